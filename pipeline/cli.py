@@ -1,0 +1,110 @@
+"""The command line: `anomalyncd <stage> [category]`, one command per node of dvc.yaml."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.artifacts import Layout
+from pipeline.config import ConfigError, load_params
+from pipeline.provenance import recorded
+
+PER_CATEGORY = {
+    "manifest": "List the images of a category and split its labels off.",
+    "maps": "Compute anomaly maps (musc, patchcore, precomputed or ground_truth).",
+    "mebin": "Binarize the maps: MEBin, Otsu or a fixed threshold.",
+    "crops": "Cut out a square sub-image around every region.",
+    "views": "Run the frozen blocks over augmented views, once, into a cache.",
+    "train": "Train the last block, the projector and the heads.",
+    "predict": "Classify every sub-image with the trained model.",
+    "merge": "Merge the classes of an image's regions into one.",
+    "evaluate": "Hold the classes against labels and masks, where there are any.",
+}
+WHOLE = {
+    "demo": "Generate the demo images (two products, four defects each).",
+    "backbone": "Fetch the weights of the frozen ViT.",
+    "base": "Cut the labelled base set (D_l) out of its masks.",
+    "report": "Write the summary and data/report/index.html.",
+}
+
+app = typer.Typer(
+    name="anomalyncd",
+    help=(
+        "Discover defect classes in unlabelled images.\n\n"
+        "Usually you run `dvc repro`, which runs every stage below whose inputs changed. Each "
+        "stage also runs alone: it reads params.yaml and the artifacts of the stages before it, "
+        "and writes its own under data/STAGE/.\n\n"
+        "Order: demo, backbone, base | manifest, maps, mebin, crops, views, train, predict, merge, "
+        "evaluate | report. Example: `anomalyncd mebin metal`."
+    ),
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+_ParamsOption = Annotated[Path, typer.Option("--params", help="The parameter file.")]
+_DataOption = Annotated[Path, typer.Option("--data", help="Folder of the artifacts.")]
+_PARAMS, _DATA = Path("params.yaml"), Path("data")
+
+
+def run_stage(stage: str, category: str | None, params_path: Path, data: Path) -> None:
+    """Run one stage; an error that the user can mend is one line and exit status 1."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        params = load_params(params_path)
+        if category is not None and category not in params.dataset.categories:
+            known = ", ".join(params.dataset.categories)
+            raise ConfigError(f"{category!r} is not in dataset.categories ({known})")
+        module = importlib.import_module(f"stages.{stage}")
+        layout = Layout(data)
+        with recorded(stage, category, layout):
+            if category is None:
+                module.run(params, layout)
+            else:
+                module.run(category, params, layout)
+    except (ValueError, OSError) as error:
+        logging.getLogger("anomalyncd").debug("traceback", exc_info=True)
+        typer.secho(f"anomalyncd {stage}: {error}", err=True, fg=typer.colors.RED)
+        raise typer.Exit(1) from error
+
+
+def _per_category(stage: str) -> Callable[..., None]:
+    def command(
+        category: Annotated[str, typer.Argument(help="One of dataset.categories.")],
+        params: _ParamsOption = _PARAMS,
+        data: _DataOption = _DATA,
+    ) -> None:
+        run_stage(stage, category, params, data)
+
+    return command
+
+
+def _whole(stage: str) -> Callable[..., None]:
+    def command(params: _ParamsOption = _PARAMS, data: _DataOption = _DATA) -> None:
+        run_stage(stage, None, params, data)
+
+    return command
+
+
+_ORDER = ("demo", "backbone", "base", *PER_CATEGORY, "report")
+for _stage in _ORDER:
+    if _stage in WHOLE:
+        app.command(_stage, help=WHOLE[_stage])(_whole(_stage))
+    else:
+        app.command(_stage, help=PER_CATEGORY[_stage])(_per_category(_stage))
+
+
+def main() -> None:
+    """Entry point of the `anomalyncd` script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

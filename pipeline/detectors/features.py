@@ -1,0 +1,144 @@
+"""Patch features of a frozen ViT: what every detector here works on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from pipeline.progress import Progress, silent
+
+Array = NDArray[np.float32] | NDArray[np.float16]
+Allocate = Callable[[tuple[int, ...], "np.dtype[np.float16] | np.dtype[np.float32]"], Array]
+"""Makes an uninitialised array; callers may hand out memory-mapped ones to keep memory flat."""
+
+Encoder = Callable[[Tensor], tuple[Sequence[Tensor], Tensor]]
+"""Images (B, 3, R, R) float32 -> (patch tokens (B, P, D) of each layer, class tokens (B, D))."""
+
+_BATCH = 16
+_EPSILON = 1e-5
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of N images: patch tokens of each layer (N, P, D), class tokens (N, D) float32.
+
+    Patches are in row-major order over `grid` = (rows, columns), P = rows * columns. They are
+    layer-normalised per image and layer, see `normalise_layer`.
+    """
+
+    layers: tuple[Array, ...]
+    class_tokens: NDArray[np.float32]
+    grid: tuple[int, int]
+
+
+def allocate_memory(
+    shape: tuple[int, ...], dtype: np.dtype[np.float16] | np.dtype[np.float32]
+) -> Array:
+    """Allocate in memory: the default `Allocate`."""
+    return np.empty(shape, dtype)
+
+
+def squash(image: NDArray[np.uint8], resolution: int) -> NDArray[np.uint8]:
+    """Resize (H, W, 3) to (resolution, resolution, 3); the aspect ratio is not kept.
+
+    Area averaging where the image has more pixels than wanted, cubic interpolation where fewer.
+    """
+    if image.shape[:2] == (resolution, resolution):
+        return image
+    shrinks = image.shape[0] * image.shape[1] > resolution * resolution
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(image, (resolution, resolution), interpolation=method), np.uint8)
+
+
+def normalise_layer(tokens: Tensor) -> Tensor:
+    """Layer-normalise tokens (B, P, D) without parameters, over all P x D values of an image.
+
+    MuSc (ICLR 2024), section 3.2. A constant image gives zeros.
+    """
+    return functional.layer_norm(tokens, tokens.shape[1:], eps=_EPSILON)
+
+
+def neighbourhood_mean(tokens: Tensor, grid: tuple[int, int], size: int) -> Tensor:
+    """Average tokens (B, P, D) over size x size patches; zero padding, divisor size * size."""
+    if size % 2 == 0 or size < 1:
+        raise ValueError(f"a neighbourhood must be an odd number of patches, got {size}")
+    if size == 1:
+        return tokens
+    b, p, d = tokens.shape
+    if grid[0] * grid[1] != p:
+        raise ValueError(f"{p} patches do not fill a grid of {grid[0]} x {grid[1]}")
+    maps = tokens.reshape(b, *grid, d).permute(0, 3, 1, 2)  # (B, D, rows, columns)
+    maps = functional.avg_pool2d(maps, size, stride=1, padding=size // 2, count_include_pad=True)
+    return maps.permute(0, 2, 3, 1).reshape(b, p, d)
+
+
+@torch.inference_mode()
+def extract(
+    encode: Encoder,
+    images: Iterable[NDArray[np.uint8]],
+    count: int,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    device: torch.device | str = "cpu",
+    half: bool = False,
+    allocate: Allocate = allocate_memory,
+    progress: Progress = silent,
+) -> Features:
+    """Run `count` equally sized square images (R, R, 3) uint8 RGB through a frozen ViT, by batches.
+
+    The grid is square, as the images are. `half` stores the patch tokens in float16 (after layer
+    normalisation their values are small), otherwise float32. Raises ValueError if `images` yields
+    another number of images than `count`, or `count` is 0.
+    """
+    if count < 1:
+        raise ValueError("there are no images to take features of")
+    dtype = np.dtype(np.float16) if half else np.dtype(np.float32)
+    shift = torch.tensor(mean, device=device).view(1, 3, 1, 1)
+    scale = torch.tensor(std, device=device).view(1, 3, 1, 1)
+    layers: list[Array] = []
+    class_tokens: list[NDArray[np.float32]] = []
+    done = 0
+    for batch in _batches(images):
+        pixels = torch.from_numpy(np.stack(batch)).to(device).permute(0, 3, 1, 2)  # (B, 3, R, R)
+        tokens, heads = encode((pixels.float() / 255 - shift) / scale)
+        if done + len(batch) > count:
+            raise ValueError(f"more images than the {count} that were announced")
+        if not layers:
+            layers = [allocate((count, *t.shape[1:]), dtype) for t in tokens]
+        for store, layer in zip(layers, tokens, strict=True):
+            store[done : done + len(batch)] = normalise_layer(layer.float()).cpu().numpy()
+        class_tokens.append(heads.float().cpu().numpy())
+        done += len(batch)
+        progress(done, count)
+    if done != count:
+        raise ValueError(f"{done} images instead of the {count} that were announced")
+    return Features(tuple(layers), np.concatenate(class_tokens), _square(layers[0].shape[1]))
+
+
+def _batches(images: Iterable[NDArray[np.uint8]]) -> Iterator[list[NDArray[np.uint8]]]:
+    iterator = iter(images)
+    while batch := list(islice(iterator, _BATCH)):
+        yield batch
+
+
+def _square(patches: int) -> tuple[int, int]:
+    side = round(patches**0.5)
+    if side * side != patches:
+        raise ValueError(f"{patches} patch tokens do not make a square grid")
+    return side, side
+
+
+def upsample(scores: NDArray[np.float32], grid: tuple[int, int], size: int) -> NDArray[np.float32]:
+    """Turn patch scores (B, P) into maps (B, size, size), bilinearly; patch centres stay put."""
+    maps = torch.from_numpy(np.asarray(scores, np.float32)).reshape(-1, 1, *grid)  # (B, 1, h, w)
+    large = functional.interpolate(maps, (size, size), mode="bilinear", align_corners=False)
+    return np.asarray(large[:, 0].numpy(), np.float32)

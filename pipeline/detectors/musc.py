@@ -1,0 +1,224 @@
+"""MuSc (ICLR 2024): zero-shot anomaly scores from the unlabelled query images alone.
+
+A patch that has no close twin in most of the other images is anomalous. The cost is quadratic in
+the number of images; memory is not, because the distances pass through a table of bounded size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from pipeline.detectors.features import Allocate, Array, allocate_memory, neighbourhood_mean
+from pipeline.detectors.normalise import rescale, value_range
+from pipeline.progress import Progress, silent
+
+_SIDE = {"cpu": 1536, "cuda": 16384}
+"""Rows and columns of one block of similarities: it should stay in the processor's cache."""
+_GRAPH_ROWS = 1024
+_SELF = 2.0
+
+
+def patch_scores(
+    layers: Sequence[Array],
+    grid: tuple[int, int],
+    *,
+    neighbourhoods: Sequence[int] = (1, 3, 5),
+    fraction: float = 0.3,
+    references: int | None = None,
+    seed: int = 0,
+    memory_mb: float = 1024,
+    device: torch.device | str = "cpu",
+    allocate: Allocate = allocate_memory,
+    progress: Progress = silent,
+) -> NDArray[np.float32]:
+    """Score every patch by mutual comparison, averaged over layers and neighbourhood sizes.
+
+    `layers` holds the layer-normalised tokens (N, P, D) of each layer. Returns (N, P) float32, the
+    mean distance, in [0, 2]. See `mutual_scores` for the score of one layer and size, and for
+    the other arguments. `progress` counts images x layers x sizes.
+    Raises ValueError for fewer than two images (or references).
+    """
+    n, p, _ = layers[0].shape
+    chosen = choose_references(n, references, seed)
+    runs = [(layer, size) for layer in layers for size in neighbourhoods]
+    total = np.zeros((n, p), np.float32)
+    prepared: Array | None = None
+    for k, (layer, size) in enumerate(runs):
+        if prepared is None or prepared.shape != layer.shape or prepared.dtype != layer.dtype:
+            prepared = allocate(layer.shape, layer.dtype)
+        unit_features(layer, grid, size, out=prepared)
+        total += mutual_scores(
+            prepared,
+            fraction=fraction,
+            references=chosen,
+            memory_mb=memory_mb,
+            device=device,
+            progress=_part(progress, k, len(runs)),
+        )
+    return total / np.float32(len(runs))
+
+
+def choose_references(count: int, references: int | None, seed: int) -> NDArray[np.int64]:
+    """Return the sorted indices of the images to compare with: all, or a random `references`."""
+    if count < 2:
+        raise ValueError(f"MuSc compares images with each other and needs at least 2, got {count}")
+    if references is None or references >= count:
+        return np.arange(count)
+    if references < 2:
+        raise ValueError(f"references must be at least 2, got {references}")
+    chosen = np.random.default_rng(seed).choice(count, references, replace=False)
+    return np.sort(chosen).astype(np.int64)
+
+
+def unit_features(layer: Array, grid: tuple[int, int], size: int, *, out: Array) -> None:
+    """Write L2-normalised neighbourhood means of tokens (N, P, D) into `out`; zeros stay zeros."""
+    for start in range(0, len(layer), 16):
+        tokens = torch.from_numpy(np.asarray(layer[start : start + 16], np.float32))
+        means = neighbourhood_mean(tokens, grid, size)
+        out[start : start + 16] = functional.normalize(means, dim=-1).numpy()
+
+
+@torch.inference_mode()
+def mutual_scores(
+    features: Array,
+    *,
+    fraction: float = 0.3,
+    references: NDArray[np.int64] | None = None,
+    memory_mb: float = 1024,
+    device: torch.device | str = "cpu",
+    progress: Progress = silent,
+) -> NDArray[np.float32]:
+    """Score patches (N, P, D) of unit length against the patches of the other images.
+
+    For each patch and each other (reference) image, the smallest Euclidean distance to that image's
+    patches; the score is the mean of the lowest floor(fraction * others), at least one, of these.
+    MuSc, equations 3 to 5. Returns (N, P) float32.
+
+    `references` are sorted indices of the R images that serve for comparison (None: all). The cost
+    is N R products of images, or N^2 / 2 with all of them, as long as the table of distances,
+    4 P R bytes an image, fits into `memory_mb` for all images; up to N^2 when only a band of images
+    fits at a time. One image always fits. Distances below about 1e-3 carry rounding errors of that
+    order, as they are taken from cosines in float32.
+    """
+    n, p, _ = features.shape
+    columns = np.arange(n) if references is None else references
+    if n < 2 or len(columns) < 2:
+        raise ValueError(f"MuSc needs at least 2 images, got {n} with {len(columns)} references")
+    step = max(1, _SIDE[torch.device(device).type] // p)
+    rows = max(1, int(memory_mb * 2**20 / (4 * p * len(columns))))
+    scores = np.empty((n, p), np.float32)
+    for first in range(0, n, rows):
+        band = range(first, min(first + rows, n))
+        table = np.empty((len(band), p, len(columns)), np.float32)
+        for done in _fill(table, features, columns, band, step, device):
+            progress(done, n)
+        for row in band:
+            scores[row] = _lowest_mean(table[row - first], columns == row, fraction)
+    return scores
+
+
+def _fill(
+    table: NDArray[np.float32],
+    features: Array,
+    columns: NDArray[np.int64],
+    band: range,
+    step: int,
+    device: torch.device | str,
+) -> Iterator[int]:
+    """Fill `table` (images of `band`, P, columns) with squared nearest distances; yield progress.
+
+    When every image is a column, a pair of blocks within the band is multiplied once for both.
+    """
+    mutual = len(columns) == len(features)
+    inside = _blocks(band.start, band.stop, step)
+    outside = _blocks(0, len(columns), step)
+    if mutual:
+        outside = _blocks(0, band.start, step) + _blocks(band.stop, len(columns), step)
+    for k, i in enumerate(inside):
+        left = _load(features[i], device)
+        here = slice(i.start - band.start, i.stop - band.start)
+        for j in outside:
+            table[here, :, j] = _nearest(_products(left, _load(features[columns[j]], device)), 3)
+        for j in inside[k:] if mutual else []:
+            products = _products(left, _load(features[j], device))
+            table[here, :, j] = _nearest(products, 3)
+            there = slice(j.start - band.start, j.stop - band.start)
+            table[there, :, i] = _nearest(products, 1).transpose(1, 2, 0)
+        yield i.stop
+
+
+def _blocks(start: int, stop: int, step: int) -> list[slice]:
+    return [slice(a, min(a + step, stop)) for a in range(start, stop, step)]
+
+
+def _load(block: Array, device: torch.device | str) -> Tensor:
+    return torch.from_numpy(np.asarray(block, np.float32)).to(device)  # (b, P, D)
+
+
+def _products(left: Tensor, right: Tensor) -> Tensor:
+    """Return all cosines between the patches of two blocks of images, (a, P, b, P)."""
+    cosines = left.flatten(0, 1) @ right.flatten(0, 1).T
+    return cosines.view(*left.shape[:2], *right.shape[:2])
+
+
+def _nearest(cosines: Tensor, dim: int) -> NDArray[np.float32]:
+    """Return squared distances of unit vectors, the smallest along `dim`."""
+    distances = (2 - 2 * cosines.amax(dim)).clamp_min(0)
+    return np.asarray(distances.cpu().numpy(), np.float32)
+
+
+def _lowest_mean(
+    table: NDArray[np.float32], own: NDArray[np.bool_], fraction: float
+) -> NDArray[np.float32]:
+    """Mean distance to the nearest share of the other images; `table` (P, R) is overwritten."""
+    table[:, own] = np.inf
+    keep = max(1, int(fraction * (len(own) - own.sum()) + 1e-9))
+    lowest = np.partition(table, keep - 1, axis=1)[:, :keep]  # (P, keep)
+    return np.asarray(np.sqrt(lowest).mean(axis=1), np.float32)
+
+
+def _part(progress: Progress, index: int, runs: int) -> Progress:
+    """Return the progress of one of `runs` equal runs."""
+
+    def report(done: int, total: int) -> None:
+        progress(index * total + done, runs * total)
+
+    return report
+
+
+def reweight_scores(
+    scores: NDArray[np.floating[Any]],
+    class_tokens: NDArray[np.floating[Any]],
+    ks: Sequence[int] = (1, 2, 3),
+) -> NDArray[np.float32]:
+    """Smooth image scores (N,) over a graph of class tokens (N, D); RsCIN, MuSc section 3.4.
+
+    Scores are min-maxed over the set, then averaged over each image's k nearest images by cosine,
+    itself included, weighted by that cosine; the mean over `ks` is returned, (N,) float32 in
+    [0, 1]. Negative cosines count as 0. Equal scores give zeros; k above N means all images; of
+    equally near images any may be taken.
+    """
+    if len(scores) != len(class_tokens):
+        raise ValueError(f"{len(scores)} scores for {len(class_tokens)} class tokens")
+    if not ks or min(ks) < 1:
+        raise ValueError(f"ks must be positive numbers of neighbours, got {list(ks)}")
+    low, high = value_range(scores)
+    flat = torch.from_numpy(rescale(scores, low, high))
+    tokens = functional.normalize(torch.from_numpy(np.asarray(class_tokens, np.float32)), dim=1)
+    parts = []
+    for start in range(0, len(tokens), _GRAPH_ROWS):
+        cosines = tokens[start : start + _GRAPH_ROWS] @ tokens.T  # (b, N)
+        rows = torch.arange(len(cosines))
+        cosines[rows, rows + start] = _SELF  # itself is always the nearest, duplicates or not
+        near = cosines.topk(min(max(ks), len(tokens)), dim=1)
+        weights, values = near.values.clamp(0, 1), flat[near.indices]  # (b, K)
+        means = [(weights[:, :k] * values[:, :k]).sum(1) / weights[:, :k].sum(1) for k in ks]
+        parts.append(torch.stack(means).mean(0))
+    return np.asarray(torch.cat(parts).numpy(), np.float32)

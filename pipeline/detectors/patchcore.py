@@ -1,0 +1,187 @@
+"""PatchCore (CVPR 2022): distance of each patch to a memory bank of normal patches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.detectors.features import Array, neighbourhood_mean
+from pipeline.progress import Progress, silent
+
+_PROJECTED = 128
+_BLOCK = 16
+_COLUMNS = 4096
+
+
+def bank(
+    layers: Sequence[Array],
+    grid: tuple[int, int],
+    *,
+    ratio: float = 0.1,
+    maximum: int = 10000,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    progress: Progress = silent,
+) -> NDArray[np.float32]:
+    """Build the memory bank from the tokens (N, P, D) of normal images, one array a layer.
+
+    Tokens are averaged over 3 x 3 patches, layers concatenated, and thinned by `k_centre` to
+    ceil(ratio * N * P) patches, `maximum` at most. Distances for that are taken after a random
+    projection to 128 dimensions (none if there are no more than that). Returns (M, sum of D)
+    float32. PatchCore, algorithm 1. Memory: 8 * 128 bytes a patch beside the layers.
+    Raises ValueError if there are no normal images.
+    """
+    if not layers or len(layers[0]) == 0:
+        raise ValueError(
+            "PatchCore needs normal reference images and the split 'normal' is empty: "
+            "give some, or use maps.method musc"
+        )
+    n, p, _ = layers[0].shape
+    keep = min(maximum, max(1, int(np.ceil(ratio * n * p))))
+    generator = np.random.default_rng(seed)
+    width = sum(layer.shape[2] for layer in layers)
+    matrix = torch.from_numpy(_projection(width, generator)).to(device)
+    small = torch.empty(n * p, matrix.shape[1], device=device)
+    for start in range(0, n, _BLOCK):
+        patches = patch_vectors(layers, grid, slice(start, start + _BLOCK)).to(device)
+        small[start * p : (start + _BLOCK) * p] = patches.flatten(0, 1) @ matrix
+    start_at = int(generator.integers(n * p))
+    chosen = np.sort(k_centre(small, keep, start=start_at, progress=progress))
+    return _gather(layers, grid, chosen)
+
+
+def patch_vectors(layers: Sequence[Array], grid: tuple[int, int], images: slice) -> Tensor:
+    """Return locally averaged tokens of some images, layers joined, (b, P, sum of D) float32."""
+    means = [
+        neighbourhood_mean(torch.from_numpy(np.asarray(layer[images], np.float32)), grid, 3)
+        for layer in layers
+    ]
+    return torch.cat(means, dim=-1)
+
+
+def _projection(width: int, generator: np.random.Generator) -> NDArray[np.float32]:
+    if width <= _PROJECTED:
+        return np.eye(width, dtype=np.float32)
+    matrix = generator.standard_normal((width, _PROJECTED)) / _PROJECTED**0.5
+    return np.asarray(matrix, np.float32)
+
+
+def _gather(
+    layers: Sequence[Array], grid: tuple[int, int], chosen: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Return the patches numbered `chosen` (sorted, over images x patches) at full width."""
+    n, p, _ = layers[0].shape
+    parts = []
+    for start in range(0, n, _BLOCK):
+        low, high = np.searchsorted(chosen, [start * p, (start + _BLOCK) * p])
+        if high > low:
+            patches = patch_vectors(layers, grid, slice(start, start + _BLOCK)).flatten(0, 1)
+            parts.append(patches[torch.from_numpy(chosen[low:high] - start * p)])
+    return np.asarray(torch.cat(parts).numpy(), np.float32)
+
+
+@torch.inference_mode()
+def k_centre(
+    points: Tensor, keep: int, *, start: int = 0, progress: Progress = silent
+) -> NDArray[np.int64]:
+    """Greedy k-centre: from `start` on, take the point of (N, D) farthest from all taken so far.
+
+    Returns `keep` indices (at most N) in the order of choice; of equally far points the first.
+    Once every point has a taken duplicate the choice stops early.
+    """
+    keep = min(keep, len(points))
+    squares = (points * points).sum(1)
+    nearest = torch.full_like(squares, torch.inf)
+    doubled = points * -2
+    chosen = [start]
+    for k in range(1, keep):
+        centre = points[chosen[-1]]
+        distances = torch.addmv(squares, doubled, centre).add_(squares[chosen[-1]])
+        torch.minimum(nearest, distances, out=nearest)
+        nearest[chosen[-1]] = -torch.inf
+        farthest = int(nearest.argmax())
+        if not nearest[farthest] > 1e-6 * squares[farthest]:
+            break  # only duplicates are left, up to rounding
+        chosen.append(farthest)
+        if k % 100 == 0:
+            progress(k, keep)
+    progress(keep, keep)
+    return np.array(chosen, np.int64)
+
+
+@torch.inference_mode()
+def patch_distances(
+    layers: Sequence[Array],
+    grid: tuple[int, int],
+    memory: NDArray[np.float32],
+    *,
+    device: torch.device | str = "cpu",
+    progress: Progress = silent,
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return the distance (N, P) of each query patch to its nearest bank patch, and its index.
+
+    PatchCore, equation 6. Distances are Euclidean, float32; of equally near patches any one.
+    """
+    n, p, _ = layers[0].shape
+    stored = torch.from_numpy(memory).to(device)
+    squares = (stored * stored).sum(1)
+    distances, indices = np.empty((n, p), np.float32), np.empty((n, p), np.int64)
+    for start in range(0, n, _BLOCK):
+        block = slice(start, min(start + _BLOCK, n))
+        patches = patch_vectors(layers, grid, block).flatten(0, 1).to(device)
+        near, index = _nearest(patches, stored, squares)
+        distances[block] = near.view(-1, p).cpu().numpy()
+        indices[block] = index.view(-1, p).cpu().numpy()
+        progress(block.stop, n)
+    return distances, indices
+
+
+def _nearest(patches: Tensor, stored: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
+    """Find the nearest row of `stored` by blocks of columns, then take its distance exactly."""
+    best = torch.full((len(patches),), torch.inf, device=patches.device)
+    index = torch.zeros(len(patches), dtype=torch.long, device=patches.device)
+    for start in range(0, len(stored), _COLUMNS):
+        columns = slice(start, start + _COLUMNS)
+        near, at = torch.addmm(squares[columns], patches, stored[columns].T, alpha=-2).min(1)
+        closer = near < best
+        best[closer], index[closer] = near[closer], at[closer] + start
+    return (patches - stored[index]).norm(dim=1), index
+
+
+@torch.inference_mode()
+def image_scores(
+    layers: Sequence[Array],
+    grid: tuple[int, int],
+    memory: NDArray[np.float32],
+    distances: NDArray[np.float32],
+    indices: NDArray[np.int64],
+    *,
+    reweight: bool = True,
+    neighbours: int = 9,
+) -> NDArray[np.float32]:
+    """Return image scores (N,): the largest patch distance, weighted by PatchCore's equation 7.
+
+    The weight is 1 - softmax of the distances from the worst patch to the `neighbours` bank patches
+    around its nearest one (that one included), taken at the nearest one. It is left out without
+    `reweight` and for a bank of one patch.
+    """
+    worst = distances.argmax(axis=1)
+    rows = np.arange(len(worst))
+    scores: NDArray[np.float32] = distances[rows, worst]
+    if not reweight or len(memory) < 2:
+        return scores
+    stored = torch.from_numpy(memory)
+    weights = np.empty(len(worst), np.float32)
+    for row in rows:
+        vector = patch_vectors(layers, grid, slice(row, row + 1))[0, worst[row]]
+        nearest = int(indices[row, worst[row]])
+        spread = (stored - stored[nearest]).norm(dim=1)
+        spread[nearest] = -1  # itself first, duplicates or not
+        around = spread.topk(min(neighbours, len(stored)), largest=False).indices
+        weights[row] = 1 - float(torch.softmax((vector - stored[around]).norm(dim=1), 0)[0])
+    scores *= weights
+    return scores

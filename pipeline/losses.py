@@ -1,0 +1,296 @@
+"""The training objective (AnomalyNCD sections 3.3.2 and appendix A): one equation, one function.
+
+Shapes: B samples of a batch, C = C_l + C_u classes (the C_l base classes first, then the novel
+ones, of which the first is normal), E the width of the contrastive embedding. Wherever logits or
+probabilities are ``(..., B, C)``, the leading axes are kept: logits of H heads, (H, B, C), give one
+loss per head, (H,). Half-precision inputs are computed in float32.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+UNLABELLED = -1
+"""Label of a sample that has none."""
+
+
+def teacher_temperature(
+    epoch: int, *, warm: float = 0.07, final: float = 0.04, steps: int = 10, hold: int = 4
+) -> float:
+    """Return tau_t of an epoch (0-based), appendix B.
+
+    ``steps`` values spaced linearly from `warm` to `final`, each for `hold` epochs, then `final`.
+    """
+    if epoch < 0 or steps < 1 or hold < 1:
+        raise ValueError(
+            f"epoch must be >= 0, steps and hold >= 1, not {epoch}, {steps} and {hold}"
+        )
+    step = epoch // hold
+    return final if step >= steps else float(np.linspace(warm, final, steps)[step])
+
+
+def pseudo_labels(
+    logits: Tensor,
+    scores: Tensor,
+    *,
+    temperature: float,
+    n_base: int,
+    plc_threshold: float | None = 0.5,
+) -> Tensor:
+    """Return the pseudo-labels q of the teacher, Eq. 9, corrected by the anomaly scores, Eq. 5.
+
+    ``q = softmax(logits / temperature)`` over the novel classes, 0 for the `n_base` base classes;
+    then ``q <- w e + (1 - w) q`` with ``w = max(plc_threshold - scores, 0)`` and e one-hot at the
+    first novel class. `logits` (..., B, C), `scores` (B,) in [0, 1]; `plc_threshold` None leaves q
+    uncorrected. The result (..., B, C) carries no gradient, and its rows sum to 1.
+    """
+    _check_novel(logits, n_base)
+    novel = torch.softmax(_full(logits.detach())[..., n_base:] / temperature, dim=-1)
+    q = F.pad(novel, (n_base, 0))  # (..., B, C)
+    if plc_threshold is None:
+        return q
+    w = (plc_threshold - scores.detach().to(q)).clamp_min(0).unsqueeze(-1)  # (B, 1)
+    q = (1 - w) * q
+    q[..., n_base] += w.squeeze(-1)
+    return q
+
+
+def soft_cross_entropy(q: Tensor, logits: Tensor, temperature: float) -> Tensor:
+    """Return ``-sum_c q_c log p_c`` with ``p = softmax(logits / temperature)``, mean over B.
+
+    `q` and `logits` (..., B, C) -> (...). A class with q = 0 adds nothing, even where its logit is
+    -inf.
+    """
+    log_p = F.log_softmax(_full(logits) / temperature, dim=-1)
+    return -(q * log_p.masked_fill(q == 0, 0.0)).sum(-1).mean(-1)
+
+
+def discovery_loss(
+    first: Tensor,
+    second: Tensor,
+    scores: Tensor,
+    *,
+    student_temperature: float,
+    teacher_temperature: float,
+    n_base: int,
+    plc_threshold: float | None = 0.5,
+) -> Tensor:
+    """Return L_cls_u: the pseudo-labels of each view supervise the other view, Eq. 12.
+
+    `first` and `second` are the logits (..., B, C) of the two views of the unlabelled samples
+    -> (...). The mean of the two directions is taken (Eq. 12 writes their sum).
+    """
+    directions = [
+        soft_cross_entropy(
+            pseudo_labels(
+                teacher,
+                scores,
+                temperature=teacher_temperature,
+                n_base=n_base,
+                plc_threshold=plc_threshold,
+            ),
+            student,
+            student_temperature,
+        )
+        for teacher, student in ((first, second), (second, first))
+    ]
+    return (directions[0] + directions[1]) / 2
+
+
+def mean_entropy_regulariser(p: Tensor) -> Tensor:
+    """Return L_reg = log(C) - H(mean of p over the samples): 0 when all classes are used equally.
+
+    `p` (..., M, C) are probabilities over all classes of both views of the unlabelled samples
+    -> (...). The sign is that of a quantity to minimise. Finite, gradient included, where a class
+    has probability 0 everywhere.
+    """
+    mean = _full(p).mean(-2)  # (..., C)
+    log_mean = mean.clamp_min(torch.finfo(mean.dtype).tiny).log()
+    return math.log(mean.shape[-1]) + (mean * log_mean).sum(-1)
+
+
+def supervised_cross_entropy(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """Return L_cls_l: cross-entropy of ``logits / temperature`` with `labels`, mean over B, Eq. 11.
+
+    `logits` (..., B, C), `labels` (B,) int64 in [0, C) -> (...). With the two views concatenated
+    along B (labels too) it is the mean over both.
+    """
+    log_p = F.log_softmax(_full(logits) / temperature, dim=-1)
+    index = labels.expand(log_p.shape[:-1]).unsqueeze(-1)  # (..., B, 1)
+    return -log_p.gather(-1, index).squeeze(-1).mean(-1)
+
+
+def info_nce(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
+    """Return L_rep: each of the 2B views against the 2B - 1 others, its partner included, Eq. 7.
+
+    `z1`, `z2` (B, E): L2-normalised embeddings of the two views of *all* samples of the batch,
+    labelled and unlabelled, in the same order.
+    """
+    n = len(z1)
+    similarity = _similarity(torch.cat([z1, z2]), temperature)  # (2B, 2B)
+    partner = torch.arange(2 * n, device=z1.device).roll(n)
+    return F.cross_entropy(similarity, partner)
+
+
+def supervised_contrastive(z: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """Return L_rep_l: each labelled view against the other labelled views, Eq. 8.
+
+    For each anchor the mean of ``-log softmax`` over its positives, the other rows of its label
+    (its second view and both views of other samples); then the mean over anchors. `z` (M, E)
+    L2-normalised, `labels` (M,), both with the views concatenated. An anchor without a positive
+    cannot occur then; rows given singly that have none are left out of the mean, and without any
+    positive pair the loss is 0.
+    """
+    positive = labels[:, None] == labels[None, :]  # (M, M)
+    positive.fill_diagonal_(False)
+    count = positive.sum(1)
+    if not bool(count.any()):
+        return _full(z).sum() * 0.0
+    log_p = F.log_softmax(_similarity(z, temperature), dim=1)
+    per_anchor = -log_p.masked_fill(~positive, 0.0).sum(1) / count.clamp_min(1)
+    return per_anchor[count > 0].mean()
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """Value of the objective and of its terms; classification terms are means over the heads."""
+
+    total: Tensor
+    """Scalar, with gradient."""
+    rep: Tensor
+    """L_rep, detached, as all that follow."""
+    cls: Tensor
+    """L_cls_u."""
+    reg: Tensor
+    """L_reg."""
+    rep_labelled: Tensor
+    """L_rep_l; 0 without labelled samples."""
+    cls_labelled: Tensor
+    """L_cls_l; 0 without labelled samples."""
+    per_head: Tensor
+    """(H,) L_cls_u + mu L_reg: the head where its mean is smallest serves for inference."""
+
+
+def total_loss(
+    logits: Tensor,
+    z: Tensor,
+    scores: Tensor,
+    labels: Tensor,
+    *,
+    n_base: int,
+    teacher_temperature: float,
+    student_temperature: float = 0.1,
+    contrast_temperature: float = 1.0,
+    contrast_temperature_labelled: float = 0.07,
+    lambda_: float = 0.3,
+    mu: float = 4.0,
+    plc_threshold: float | None = 0.5,
+) -> LossTerms:
+    """Return ``lambda (L_rep_l + L_cls_l) + (1 - lambda) (L_rep + L_cls_u + mu L_reg)``, Eq. 4.
+
+    A batch of B samples, the first views of all of them before the second views of all of them:
+    `logits` (H, 2B, C) of the heads, or (2B, C); `z` (2B, E) L2-normalised; `scores` (B,) in [0,
+    1], used for unlabelled samples alone; `labels` (B,) int64, a base class in [0, n_base) or
+    `UNLABELLED`. Classification terms are averaged over the heads. L_rep runs over all samples, as
+    the paper's section 3.3.2 says. Without labelled samples their terms vanish and the factor
+    1 - lambda stays. Computed outside autocast. Raises ValueError for shapes that do not fit, for
+    a label that is not a base class and for a batch without unlabelled samples.
+    """
+    views, unlabelled = _check_batch(logits, z, scores, labels, n_base)  # (H, 2, B, C), (B,)
+    with torch.autocast(logits.device.type, enabled=False):
+        first, second = z.chunk(2)
+        rep = info_nce(first, second, contrast_temperature)
+        novel = views[:, :, unlabelled]  # (H, 2, B_u, C)
+        cls = discovery_loss(
+            novel[:, 0],
+            novel[:, 1],
+            scores[unlabelled],
+            student_temperature=student_temperature,
+            teacher_temperature=teacher_temperature,
+            n_base=n_base,
+            plc_threshold=plc_threshold,
+        )
+        p = torch.softmax(_full(novel.flatten(1, 2)) / student_temperature, dim=-1)
+        reg = mean_entropy_regulariser(p)  # (H,)
+        rep_l, cls_l = _labelled_terms(
+            views,
+            z,
+            labels,
+            student_temperature=student_temperature,
+            contrast_temperature=contrast_temperature_labelled,
+        )
+        per_head = cls + mu * reg
+        total = lambda_ * (rep_l + cls_l.mean()) + (1 - lambda_) * (rep + per_head.mean())
+    return LossTerms(
+        total=total,
+        rep=rep.detach(),
+        cls=cls.mean().detach(),
+        reg=reg.mean().detach(),
+        rep_labelled=rep_l.detach(),
+        cls_labelled=cls_l.mean().detach(),
+        per_head=per_head.detach(),
+    )
+
+
+def _labelled_terms(
+    views: Tensor,
+    z: Tensor,
+    labels: Tensor,
+    *,
+    student_temperature: float,
+    contrast_temperature: float,
+) -> tuple[Tensor, Tensor]:
+    """Return L_rep_l, a scalar, and L_cls_l, (H,); zeros without labelled samples."""
+    labelled = labels != UNLABELLED
+    twice = labels[labelled].repeat(2)
+    if len(twice) == 0:
+        zero = _full(z).new_zeros(())
+        return zero, zero.expand(len(views))
+    rep = supervised_contrastive(z[labelled.repeat(2)], twice, contrast_temperature)
+    known = views[:, :, labelled].flatten(1, 2)  # (H, 2 B_l, C)
+    return rep, supervised_cross_entropy(known, twice, student_temperature)
+
+
+def _check_batch(
+    logits: Tensor, z: Tensor, scores: Tensor, labels: Tensor, n_base: int
+) -> tuple[Tensor, Tensor]:
+    """Return the logits as (H, 2, B, C) and which of the B samples are unlabelled."""
+    n = len(labels)
+    if logits.ndim == 2:
+        logits = logits.unsqueeze(0)
+    if logits.ndim != 3 or logits.shape[1] != 2 * n or len(z) != 2 * n or len(scores) != n:
+        raise ValueError(
+            f"a batch of {n} labels needs {n} scores, logits (H, {2 * n}, C) and z ({2 * n}, E), "
+            f"not {len(scores)} scores, {tuple(logits.shape)} and {tuple(z.shape)}"
+        )
+    _check_novel(logits, n_base)
+    unlabelled = labels == UNLABELLED
+    if not bool(unlabelled.any()):
+        raise ValueError("the batch has no unlabelled sample: skip such batches")
+    if bool((((labels < 0) | (labels >= n_base)) & ~unlabelled).any()):
+        raise ValueError(f"labels must be base classes in [0, {n_base}) or {UNLABELLED}")
+    return logits.reshape(len(logits), 2, n, -1), unlabelled
+
+
+def _check_novel(logits: Tensor, n_base: int) -> None:
+    if not 0 <= n_base < logits.shape[-1]:
+        raise ValueError(f"n_base is {n_base}: {logits.shape[-1]} logits leave no novel class")
+
+
+def _similarity(z: Tensor, temperature: float) -> Tensor:
+    """Return the scaled inner products of all rows, -inf on the diagonal."""
+    z = _full(z)
+    similarity = z @ z.T / temperature
+    itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
+    return similarity.masked_fill(itself, float("-inf"))
+
+
+def _full(x: Tensor) -> Tensor:
+    """Return half-precision tensors as float32, others as they are."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

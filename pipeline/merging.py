@@ -1,0 +1,129 @@
+"""From the logits of sub-images to one class per image (AnomalyNCD section 3.4)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Rule = Literal["area", "mean", "score"]
+
+
+def class_probabilities(
+    logits: ArrayLike, n_base: int, *, temperature: float = 0.1
+) -> NDArray[np.float64]:
+    """Return the probabilities (M, C - n_base) of the novel classes, rows summing to 1.
+
+    The softmax of ``logits / temperature`` over all C classes, its first `n_base` base classes
+    removed and the rest renormalised, which is the softmax over the rest. `logits` (M, C). Raises
+    ValueError when no novel class is left.
+    """
+    novel = np.asarray(logits, np.float64)
+    if novel.ndim != 2 or not 0 <= n_base < novel.shape[1]:
+        raise ValueError(f"logits are {novel.shape}: with n_base {n_base} no novel class is left")
+    novel = novel[:, n_base:] / temperature
+    e = np.exp(novel - novel.max(1, keepdims=True))
+    return np.asarray(e / e.sum(1, keepdims=True))
+
+
+def region_weights(
+    image_index: ArrayLike,
+    areas: ArrayLike,
+    scores: ArrayLike,
+    *,
+    rule: Rule = "area",
+    temperature: float = 100.0,
+    n_images: int,
+) -> NDArray[np.float64]:
+    """Return the weight alpha (M,) of every sub-image, summing to 1 over each image's sub-images.
+
+    `image_index` (M,) int in [0, n_images), in any order; `areas` (M,) mask pixels of the
+    sub-image in the original image; `scores` (M,) in [0, 1]. By `rule`:
+
+    * ``area``: the softmax of ``sqrt(area) / temperature`` over the image's sub-images, Eq. 6;
+    * ``mean``: equal weights;
+    * ``score``: proportional to the anomaly score; equal where all scores of an image are 0.
+
+    `temperature` (in pixels of length) is used by ``area`` alone. Raises ValueError for an image
+    without sub-images, a negative or non-finite area or score, and an unknown rule.
+    """
+    index = _check_index(image_index, n_images)
+    values = {"area": areas, "mean": np.ones(len(index)), "score": scores}
+    if rule not in values:
+        raise ValueError(f"unknown rule {rule!r}: use one of {', '.join(values)}")
+    value = np.asarray(values[rule], np.float64)
+    if value.shape != index.shape:
+        raise ValueError(f"{rule}: {value.shape} values for {index.shape} sub-images")
+    if not np.all(np.isfinite(value) & (value >= 0)):
+        raise ValueError(f"the {rule} of a sub-image is negative or not finite")
+    if rule == "area":
+        if temperature <= 0:
+            raise ValueError(f"temperature must be positive, not {temperature}")
+        value = np.sqrt(value) / temperature
+    largest = np.zeros(n_images)
+    np.maximum.at(largest, index, value)
+    if rule == "area":
+        value = np.exp(value - largest[index])
+    else:
+        flat = largest[index] == 0
+        value = np.where(flat, 1.0, value / np.where(flat, 1.0, largest[index]))
+    total = np.bincount(index, weights=value, minlength=n_images)
+    return np.asarray(value / total[index])
+
+
+def merge_regions(
+    probabilities: ArrayLike,
+    image_index: ArrayLike,
+    areas: ArrayLike,
+    scores: ArrayLike,
+    *,
+    rule: Rule = "area",
+    temperature: float = 100.0,
+    n_images: int,
+) -> NDArray[np.float64]:
+    """Return the image probabilities ``p_i = sum_k alpha_ik p_ik``, (n_images, C).
+
+    `probabilities` (M, C) of the sub-images; the other arguments, and what raises, are those of
+    `region_weights`.
+    """
+    p = np.asarray(probabilities, np.float64)
+    alpha = region_weights(
+        image_index, areas, scores, rule=rule, temperature=temperature, n_images=n_images
+    )
+    if p.ndim != 2 or len(p) != len(alpha):
+        raise ValueError(f"probabilities are {p.shape}, not ({len(alpha)}, C)")
+    merged = np.zeros((n_images, p.shape[1]))
+    np.add.at(merged, np.asarray(image_index), alpha[:, None] * p)
+    return merged
+
+
+def region_class_set(
+    classes: ArrayLike, image_index: ArrayLike, *, n_images: int
+) -> list[list[int]]:
+    """Return for every image the sorted set of the classes (M,) of its sub-images.
+
+    For images with several defect types, of which the merged class names only one. Normal (0) is
+    listed like any other class. Raises ValueError for an image without sub-images.
+    """
+    index = _check_index(image_index, n_images)
+    found: list[set[int]] = [set() for _ in range(n_images)]
+    for image, label in zip(index.tolist(), np.asarray(classes).tolist(), strict=True):
+        found[image].add(int(label))
+    return [sorted(labels) for labels in found]
+
+
+def _check_index(image_index: ArrayLike, n_images: int) -> NDArray[np.int64]:
+    index: NDArray[Any] = np.asarray(image_index)
+    if index.ndim != 1 or (index.size and index.dtype.kind not in "iu"):
+        raise ValueError(f"image_index must be (M,) integers, not {index.dtype} {index.shape}")
+    index = index.astype(np.int64)
+    if index.size and not 0 <= index.min() <= index.max() < n_images:
+        raise ValueError(f"image_index must lie in [0, {n_images})")
+    missing = np.flatnonzero(np.bincount(index, minlength=n_images) == 0)
+    if missing.size:
+        raise ValueError(
+            f"{missing.size} of {n_images} images have no sub-image (first: image {missing[0]}); "
+            "an image without a region needs its whole as the one sub-image"
+        )
+    return index

@@ -1,0 +1,119 @@
+"""Networks on disk: the frozen backbone for the stages, and the trained parts with their description."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import zarr
+from safetensors.torch import load_file, save_file
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from pipeline.artifacts import ArtifactError, Layout, open_arrays, read_json, replacing, write_json
+from pipeline.config import ConfigError, Precision, Train
+from pipeline.heads import MultiHead
+from pipeline.mgvit import ClassBlock, autocast_for, create_vit
+from pipeline.tokens import FrozenBlocks, Masking
+from pipeline.training import Network
+from pipeline.views import Augmentations
+from pipeline.weights import load_saved
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of `train.device`: 'auto' is CUDA where there is one, else the CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"train.device: {name!r} cannot be used here ({error})") from error
+    return device
+
+
+def masking(train: Train) -> Masking:
+    """Return the masking that section `train` asks for."""
+    return Masking(train.image_size, train.mask_on, train.mask_layers, train.mask_threshold)
+
+
+def augmentations(train: Train) -> Augmentations:
+    """Return the augmentations that section `train` asks for."""
+    return Augmentations(**train.augment.model_dump())
+
+
+def load_vit(layout: Layout, *, image_size: int) -> VisionTransformer:
+    """Return the backbone of `data/backbone` for square inputs of `image_size` pixels."""
+    state, info = load_saved(layout.backbone())
+    return create_vit(str(info["timm_name"]), state, image_size=image_size)
+
+
+def load_blocks(layout: Layout, train: Train) -> FrozenBlocks:
+    """Return the frozen blocks of the backbone on the device of section `train`."""
+    device = choose_device(train.device)
+    vit = load_vit(layout, image_size=train.image_size)
+    return FrozenBlocks(
+        vit, masking(train), device=device, autocast=Autocast(device, train.precision)
+    )
+
+
+@dataclass(frozen=True)
+class Autocast:
+    """Enter the autocast of a device and precision; can be entered again and again."""
+
+    device: torch.device
+    precision: Precision
+
+    def __call__(self) -> AbstractContextManager[object]:
+        """Return a new context manager."""
+        return autocast_for(self.device, self.precision)
+
+
+def crop_arrays(folder: Path) -> tuple[zarr.Array, zarr.Array]:
+    """Return `images` (M, S, S, 3) uint8 and `masks` (M, S, S) uint8 of a crops.zarr."""
+    group = open_arrays(folder / "crops.zarr")
+    images, masks = group["images"], group["masks"]
+    if not (isinstance(images, zarr.Array) and isinstance(masks, zarr.Array)):
+        raise ArtifactError(f"{folder}/crops.zarr: `images` and `masks` are not arrays")
+    return images, masks
+
+
+def save_network(folder: Path, network: Network, description: dict[str, Any]) -> None:
+    """Write model.safetensors (block, projector, heads) and model.json."""
+    tensors: dict[str, Tensor] = {}
+    for prefix, module in (
+        ("block", network.block),
+        ("projector", network.projector),
+        ("heads", network.heads),
+    ):
+        for name, tensor in module.state_dict().items():
+            tensors[f"{prefix}.{name}"] = tensor.detach().cpu().contiguous()
+    with replacing(folder / "model.safetensors") as temporary:
+        save_file(tensors, temporary)
+    write_json(folder / "model.json", description)
+
+
+def load_classifier(
+    folder: Path, vit: VisionTransformer, *, fold_layerscale: bool
+) -> tuple[ClassBlock, MultiHead, dict[str, Any]]:
+    """Return the trained block, the heads and model.json of a training folder."""
+    description = read_json(folder / "model.json")
+    path = folder / "model.safetensors"
+    if not path.exists():
+        raise ArtifactError(f"{path} does not exist: run the stage 'train' first")
+    tensors = load_file(path)
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        start = f"{prefix}."
+        return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
+
+    block = ClassBlock(vit, fold_layerscale=fold_layerscale)
+    block.load_state_dict(part("block"))
+    weight = part("heads")["weight"]
+    n_heads, n_classes, dim = weight.shape
+    heads = MultiHead(dim, n_classes, heads=n_heads, generator=torch.Generator())
+    heads.load_state_dict({"weight": weight})
+    return block.eval(), heads.eval(), description

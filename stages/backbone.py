@@ -1,0 +1,20 @@
+"""Stage `backbone`: fetch the weights of the frozen ViT and keep them in timm's naming."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from pipeline.artifacts import Layout
+from pipeline.config import Params
+from pipeline.weights import load_backbone, save
+
+log = logging.getLogger("anomalyncd")
+
+
+def run(params: Params, layout: Layout) -> None:
+    """Write `backbone/weights.safetensors` and `backbone/backbone.json`."""
+    options = params.backbone
+    log.info("backbone: %s from %s", options.name, options.source)
+    state, info = load_backbone(options.source, options.name, Path(options.path))
+    save(layout.backbone(), state, info)

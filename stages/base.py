@@ -1,0 +1,128 @@
+"""Stage `base`: sub-images of the labelled base set, cropped from their ground-truth masks."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipeline import artifacts
+from pipeline.artifacts import ArraySpec, Layout
+from pipeline.config import Params
+from pipeline.datasets import DatasetError, Sample, collect, holds_images
+from pipeline.images import read_image, read_mask
+from pipeline.progress import Progress, track
+from pipeline.regions import area_px, cut, region_squares, whole_image
+
+log = logging.getLogger("anomalyncd")
+
+
+@dataclass(frozen=True)
+class _Crop:
+    """The k-th square (x0, y0, side) of a base image."""
+
+    sample: Sample
+    k: int
+    square: NDArray[np.int64]
+    area_px: int
+
+
+def run(params: Params, layout: Layout) -> None:
+    """Write `base/crops.parquet` and `base/crops.zarr`; no row if base.root holds no image."""
+    root = Path(params.base.root)
+    with track("base") as progress:
+        crops = _find_crops(root, params, progress) if holds_images(root) else []
+    with artifacts.replacing(layout.base()) as folder:
+        folder.mkdir()
+        artifacts.write_parquet(folder / "crops.parquet", _table(crops), artifacts.BASE_CROPS)
+        _write_pixels(folder / "crops.zarr", root, crops, params.crops.size)
+    log.info("base: %d labelled sub-images", len(crops))
+
+
+def _find_crops(root: Path, params: Params, progress: Progress) -> list[_Crop]:
+    """Find the squares of every labelled defect image that has a mask with something in it."""
+    dataset = collect(
+        root,
+        layout=params.base.layout,
+        normal_label=params.base.normal_label,
+        progress=progress,
+    )
+    for path, reason in dataset.rejected:
+        log.warning("base: %s is not used: %s", path, reason)
+    defects = [
+        s for s in dataset.split("query") if s.label not in (None, *params.base.normal_label)
+    ]
+    crops = [crop for sample in defects for crop in _squares(root, sample, params)]
+    without = len(defects) - len({crop.sample.sample_id for crop in crops})
+    if without:
+        log.warning("base: %d defect images are not used: no mask, or nothing in it", without)
+    if not crops:
+        raise DatasetError(
+            f"base.root: {root} (read as layout {dataset.layout!r}) holds no labelled defect image "
+            "with a mask; an empty folder there means: train without a base set"
+        )
+    return crops
+
+
+def _squares(root: Path, sample: Sample, params: Params) -> list[_Crop]:
+    mask = _mask(root, sample)
+    if mask is None or not mask.any():
+        return []
+    options = params.crops
+    if options.enabled:
+        squares = region_squares(
+            mask,
+            padding=options.padding,
+            smallest_side=options.smallest_side,
+            merge_distance=options.merge_distance,
+            keep=params.base.per_image,
+        )
+    else:
+        squares = whole_image(mask.shape)[None]
+    return [_Crop(sample, k, square, area_px(mask, square)) for k, square in enumerate(squares)]
+
+
+def _mask(root: Path, sample: Sample) -> NDArray[np.bool_] | None:
+    return None if sample.mask is None else read_mask(root / sample.mask)
+
+
+def _table(crops: list[_Crop]) -> pd.DataFrame:
+    """One row a crop; there is no anomaly map, so the score is missing."""
+    rows = [
+        (
+            f"{crop.sample.sample_id}-{crop.k}",
+            crop.sample.sample_id,
+            crop.k,
+            *(int(value) for value in crop.square),
+            crop.area_px,
+            None,
+            crop.sample.label,
+        )
+        for crop in crops
+    ]
+    return pd.DataFrame(rows, columns=artifacts.BASE_CROPS.names)
+
+
+def _write_pixels(path: Path, root: Path, crops: list[_Crop], size: int) -> None:
+    """Cut the sub-images and write them a shard at a time."""
+    specs = {
+        "images": ArraySpec((len(crops), size, size, 3), "uint8"),
+        "masks": ArraySpec((len(crops), size, size), "uint8"),
+    }
+    step = min(artifacts.shard_items(spec) for spec in specs.values())
+    with artifacts.create_arrays(path, specs) as arrays:
+        for start in range(0, len(crops), step):
+            pairs = [_pixels(root, crop, size) for crop in crops[start : start + step]]
+            stop = start + len(pairs)
+            arrays["images"][start:stop] = np.stack([image for image, _ in pairs])
+            arrays["masks"][start:stop] = np.stack([mask for _, mask in pairs])
+
+
+def _pixels(root: Path, crop: _Crop, size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    image, mask = read_image(root / crop.sample.path), _mask(root, crop.sample)
+    assert mask is not None  # no square without a mask
+    return cut(image, mask, crop.square, size=size)

@@ -1,0 +1,168 @@
+"""Stage `crops`: the sub-images of every query image, cut around the regions of its mask."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipeline import artifacts
+from pipeline.artifacts import ArraySpec, ArtifactError, Layout
+from pipeline.config import Crops, Params
+from pipeline.images import read_image
+from pipeline.progress import Progress, track
+from pipeline.regions import area_px, crop_scores, cut, region_squares, resize_mask
+from pipeline.stability import stable_run
+
+log = logging.getLogger("anomalyncd")
+
+_THREADS = 2
+_AHEAD = 16
+"""Images whose sub-images are held in memory at a time."""
+
+Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
+class _Image:
+    """A query image: its file, size as shown, and the squares (K, 3) with their areas and
+    scores."""
+
+    sample_id: str
+    path: Path
+    shape: tuple[int, int]
+    squares: NDArray[np.int64]
+    areas_px: list[int]
+    scores: NDArray[np.float64]
+
+
+def run(category: str, params: Params, layout: Layout) -> None:
+    """Write `crops.parquet` and `crops.zarr` of one category.
+
+    Images are in the order of the maps, the sub-images of each by falling mask area. With
+    crops.enabled off, each image has one: the whole of it, with its whole mask.
+    """
+    masks = artifacts.open_arrays(layout.mebin(category) / "masks.zarr")["masks"]
+    with track(f"crops {category}: squares") as progress:
+        images = _find(category, params, layout, masks, progress)
+    with artifacts.replacing(layout.crops(category)) as folder:
+        folder.mkdir()
+        rows = [row for image in images for row in _rows(image)]
+        frame = pd.DataFrame(rows, columns=artifacts.CROPS.names)
+        artifacts.write_parquet(folder / "crops.parquet", frame, artifacts.CROPS)
+        with track(f"crops {category}: cutting") as progress:
+            pairs = _cut_all(images, masks, params.crops.size, progress)
+            _write_pixels(folder / "crops.zarr", pairs, len(rows), params.crops.size)
+    log.info("crops %s: %d sub-images of %d images", category, len(rows), len(images))
+
+
+def _find(
+    category: str, params: Params, layout: Layout, masks: Any, progress: Progress
+) -> list[_Image]:
+    """Place the squares of every image; nothing is decoded yet."""
+    table_path = layout.mebin(category) / "images.parquet"
+    table = artifacts.read_parquet(table_path, artifacts.MEBIN_IMAGES)
+    metadata = artifacts.read_metadata(table_path)
+    manifest = _queries(category, layout, table)
+    maps = artifacts.open_arrays(layout.maps(category) / "maps.zarr")["maps"]
+    if not len(table) == masks.shape[0] == maps.shape[0]:
+        raise ArtifactError(
+            f"{category}: {maps.shape[0]} maps, {masks.shape[0]} masks and {len(table)} rows in "
+            f"{table_path}; run the stages 'maps' and 'mebin' again"
+        )
+    root, images = Path(params.dataset.root) / category, []
+    for i, row in enumerate(table.itertuples()):
+        shape = (int(manifest["height"].iloc[i]), int(manifest["width"].iloc[i]))
+        mask = resize_mask(masks[i], shape)
+        squares = _squares(mask, params.crops, _n_regions(row, metadata))
+        scores = crop_scores(
+            maps[i], squares, shape, s_min=metadata["s_min"], s_max=metadata["s_max"]
+        )
+        areas = [area_px(mask, square) for square in squares]
+        path = root / str(manifest["path"].iloc[i])
+        images.append(_Image(str(row.sample_id), path, shape, squares, areas, scores))
+        progress(i + 1, len(table))
+    return images
+
+
+def _queries(category: str, layout: Layout, table: pd.DataFrame) -> pd.DataFrame:
+    """Return the manifest's rows in the order of `table`, which must hold exactly the queries."""
+    path = layout.manifest(category) / "images.parquet"
+    images = artifacts.read_parquet(path, artifacts.IMAGES)
+    queries = images[images["split"] == "query"].set_index("sample_id")
+    if set(queries.index) != set(table["sample_id"]):
+        raise ArtifactError(
+            f"{path}: its query images are not those of the masks; run the stages 'maps' and "
+            "'mebin' again"
+        )
+    return queries.loc[table["sample_id"]]
+
+
+def _n_regions(row: Any, metadata: dict[str, Any]) -> int:
+    """Return delta*, the stable number of regions, or that of the mask if none was sought."""
+    if metadata["method"] != "mebin":
+        return int(row.n_regions)
+    counts = np.asarray(row.counts, np.int32)
+    return stable_run(counts, tau=metadata["tau"], rule=metadata["rule"]).count
+
+
+def _squares(mask: NDArray[np.bool_], options: Crops, n_regions: int) -> NDArray[np.int64]:
+    keep = {"delta": n_regions + 1, "all": None}.get(str(options.keep), options.keep)
+    return region_squares(
+        mask if options.enabled else np.zeros_like(mask),
+        padding=options.padding,
+        smallest_side=options.smallest_side,
+        merge_distance=options.merge_distance,
+        keep=keep if keep is None else int(keep),
+    )
+
+
+def _rows(image: _Image) -> Iterator[tuple[object, ...]]:
+    for k, (square, area, score) in enumerate(
+        zip(image.squares.tolist(), image.areas_px, image.scores.tolist(), strict=True)
+    ):
+        yield f"{image.sample_id}-{k}", image.sample_id, k, *square, area, score
+
+
+def _cut_all(images: list[_Image], masks: Any, size: int, progress: Progress) -> Iterator[Pair]:
+    """Yield image and mask of every sub-image; a few images are decoded ahead."""
+    jobs = list(enumerate(images))
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for start in range(0, len(jobs), _AHEAD):
+            batch = jobs[start : start + _AHEAD]
+            for pairs in pool.map(lambda job: _cut(job[1], masks[job[0]], size), batch):
+                yield from pairs
+            progress(start + len(batch), len(jobs))
+
+
+def _cut(image: _Image, mask: NDArray[np.bool_], size: int) -> list[Pair]:
+    pixels = read_image(image.path)
+    if pixels.shape[:2] != image.shape:
+        raise ArtifactError(
+            f"{image.path}: is {pixels.shape[:2]} (height, width), the manifest says "
+            f"{image.shape}; run the stage 'manifest' again"
+        )
+    resized = resize_mask(mask, image.shape)
+    return [cut(pixels, resized, square, size=size) for square in image.squares]
+
+
+def _write_pixels(path: Path, pairs: Iterator[Pair], n_crops: int, size: int) -> None:
+    """Write the sub-images a shard at a time."""
+    specs = {
+        "images": ArraySpec((n_crops, size, size, 3), "uint8"),
+        "masks": ArraySpec((n_crops, size, size), "uint8"),
+    }
+    step = min(artifacts.shard_items(spec) for spec in specs.values())
+    with artifacts.create_arrays(path, specs) as arrays:
+        for start in range(0, n_crops, step):
+            block = [next(pairs) for _ in range(min(step, n_crops - start))]
+            stop = start + len(block)
+            arrays["images"][start:stop] = np.stack([image for image, _ in block])
+            arrays["masks"][start:stop] = np.stack([mask for _, mask in block])

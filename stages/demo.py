@@ -1,0 +1,50 @@
+"""Stage `demo`: write the generated images in the layout of MVTec AD."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.artifacts import Layout, replacing
+from pipeline.config import Params
+from pipeline.demo import PRODUCTS, DemoSample, generate
+from pipeline.progress import track
+
+
+def run(params: Params, layout: Layout) -> None:
+    """Write every product of the demo to `raw/demo`, all at once, in place of what was there."""
+    options = params.demo
+    with replacing(layout.raw_demo()) as root:
+        for product in PRODUCTS:
+            with track(f"demo {product}") as progress:
+                samples = generate(
+                    product,
+                    good=options.good,
+                    per_defect=options.per_defect,
+                    normals=options.normals,
+                    seed=options.seed,
+                    progress=progress,
+                )
+                for sample in samples:
+                    _write(root / product, sample)
+
+
+def _write(root: Path, sample: DemoSample) -> None:
+    """Write an image to `<split>/<label>` and, if it has a defect, its mask to `ground_truth`."""
+    bgr = np.ascontiguousarray(sample.image[..., ::-1])
+    _write_png(root / sample.split / sample.label / f"{sample.name}.png", bgr)
+    if sample.mask.any():
+        mask = sample.mask.astype(np.uint8) * 255
+        _write_png(root / "ground_truth" / sample.label / f"{sample.name}_mask.png", mask)
+
+
+def _write_png(path: Path, pixels: NDArray[np.generic]) -> None:
+    # OpenCV's own writer only returns False on failure; writing the bytes here raises.
+    encoded, data = cv2.imencode(".png", pixels)
+    if not encoded:
+        raise ValueError(f"{path}: OpenCV could not encode the image as PNG")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data.tobytes())

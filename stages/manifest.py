@@ -1,0 +1,63 @@
+"""Stage `manifest`: find and check the images of a category, and split their labels off."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pandas as pd
+
+from pipeline import artifacts
+from pipeline.artifacts import Layout
+from pipeline.config import Params
+from pipeline.datasets import Dataset, collect
+from pipeline.progress import track
+
+log = logging.getLogger("anomalyncd")
+
+
+def run(category: str, params: Params, layout: Layout) -> None:
+    """Write the four tables of `manifest/<category>`, all at once; paths relative to its root."""
+    options = params.manifest
+    root = Path(params.dataset.root) / category
+    references = Path(options.normal_root) / category
+    with track(f"manifest {category}") as progress:
+        dataset = collect(
+            root,
+            layout=options.layout,
+            normal_label=options.normal_label,
+            exclude_labels=options.exclude_labels,
+            normal_list=options.normal_list,
+            normal_root=references if references.is_dir() else None,
+            progress=progress,
+        )
+    write(layout.manifest(category), dataset)
+    log.info(
+        "%s: %d queries, %d normal references, %d files rejected (layout %s)",
+        category,
+        len(dataset.split("query")),
+        len(dataset.split("normal")),
+        len(dataset.rejected),
+        dataset.layout,
+    )
+
+
+def write(folder: Path, dataset: Dataset) -> None:
+    """Write the tables; labels and masks are those of the queries, where there are any."""
+    queries = dataset.split("query")
+    images = [
+        (s.sample_id, s.path, s.split, s.height, s.width, s.channels) for s in dataset.samples
+    ]
+    labels = [(s.sample_id, s.label) for s in queries if s.label is not None]
+    masks = [(s.sample_id, s.mask) for s in queries if s.mask is not None]
+    tables = (
+        ("images.parquet", images, artifacts.IMAGES),
+        ("labels.parquet", labels, artifacts.LABELS),
+        ("masks.parquet", masks, artifacts.MASKS),
+        ("rejected.parquet", list(dataset.rejected), artifacts.REJECTED),
+    )
+    with artifacts.replacing(folder) as temporary:
+        temporary.mkdir()
+        for name, rows, schema in tables:
+            frame = pd.DataFrame(rows, columns=schema.names)
+            artifacts.write_parquet(temporary / name, frame, schema)

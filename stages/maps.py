@@ -1,0 +1,267 @@
+"""Stage `maps`: an anomaly map of every query image, normalised over the set."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline import artifacts
+from pipeline.artifacts import ArraySpec, Layout
+from pipeline.config import Maps, Params
+from pipeline.detectors import musc, patchcore
+from pipeline.detectors.features import Array, Features, extract, squash, upsample
+from pipeline.detectors.normalise import joint_range, rescale, value_range
+from pipeline.images import read_image, read_mask
+from pipeline.map_files import find_maps, read_map, resize_map, resize_mask
+from pipeline.precision import autocast_for
+from pipeline.progress import track
+from pipeline.vit import create_vit, forward_features, normalization
+from pipeline.weights import load_saved
+
+log = logging.getLogger("anomalyncd")
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where raw maps come from: `block` makes those of [start, stop), (b, S, S), as often as asked.
+
+    `image_scores` turns the maxima (N,) of the raw maps into the detector's own image scores.
+    `normalise` is off where the maps are in [0, 1] by their nature.
+    """
+
+    block: Callable[[int, int], Floats]
+    image_scores: Callable[[Floats], Floats] = lambda maxima: maxima
+    normalise: bool = True
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the methods share: a category's images and where scratch files may go."""
+
+    category: str
+    root: Path
+    queries: pd.DataFrame
+    normals: pd.DataFrame
+    manifest: Path
+    backbone: Path
+    scratch: Path
+    maps: Maps
+
+
+def run(category: str, params: Params, layout: Layout) -> None:
+    """Write `maps.zarr` and `scores.parquet` of one category; rows in the order of the manifest.
+
+    The score of an image is the maximum of its stored map. The group's attributes keep the method
+    and the raw range.
+    """
+    manifest = layout.manifest(category)
+    images = artifacts.read_parquet(manifest / "images.parquet", artifacts.IMAGES)
+    queries = images[images["split"] == "query"]
+    with artifacts.replacing(layout.maps(category)) as folder:
+        folder.mkdir()
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            job = Job(
+                category=category,
+                root=Path(params.dataset.root) / category,
+                queries=queries,
+                normals=images[images["split"] == "normal"],
+                manifest=manifest,
+                backbone=layout.backbone(),
+                scratch=Path(scratch),
+                maps=params.maps,
+            )
+            source = _METHODS[params.maps.method](job)
+            write(folder, list(queries["sample_id"]), source, params.maps, category)
+
+
+def write(folder: Path, ids: Sequence[str], source: Source, maps: Maps, category: str) -> None:
+    """Normalise raw maps over the set and write them: two passes, a shard in memory at a time."""
+    spec = ArraySpec((len(ids), maps.map_size, maps.map_size), "float32")
+    step = artifacts.shard_items(spec)
+    blocks = [(start, min(start + step, len(ids))) for start in range(0, len(ids), step)]
+    maxima, ranges = np.zeros(len(ids), np.float32), []
+    with track(f"maps {category}: range") as progress:
+        for start, stop in blocks:
+            raw = source.block(start, stop)
+            ranges.append(value_range(raw))
+            maxima[start:stop] = raw.max(axis=(1, 2))
+            progress(stop, len(ids))
+    low, high = joint_range(ranges) if source.normalise else (0.0, 1.0)
+    if not high > low:
+        log.warning("%s: all maps are constant and equal; they are stored as zeros", category)
+    scores = np.zeros(len(ids), np.float32)
+    attributes = {"method": maps.method, "raw_min": low, "raw_max": high}
+    with (
+        artifacts.create_arrays(folder / "maps.zarr", {"maps": spec}, attributes) as arrays,
+        track(f"maps {category}: writing") as progress,
+    ):
+        for start, stop in blocks:
+            final = rescale(source.block(start, stop), low, high)
+            scores[start:stop] = final.max(axis=(1, 2))
+            arrays["maps"][start:stop] = final
+            progress(stop, len(ids))
+    columns = {"sample_id": ids, "score": scores, "image_score": source.image_scores(maxima)}
+    frame = pd.DataFrame(columns)
+    artifacts.write_parquet(folder / "scores.parquet", frame, artifacts.MAP_SCORES, attributes)
+
+
+def _musc(job: Job) -> Source:
+    maps, device = job.maps, _device()
+    memory = _Scratch(job.scratch, maps.memory_mb / 2)
+    features = _features(job, job.queries, "queries", memory)
+    with track(f"maps {job.category}: comparing") as progress:
+        scores = musc.patch_scores(
+            features.layers,
+            features.grid,
+            neighbourhoods=maps.neighbourhoods,
+            fraction=maps.fraction,
+            references=maps.references,
+            seed=maps.seed,
+            memory_mb=maps.memory_mb / 2,
+            device=device,
+            allocate=memory,
+            progress=progress,
+        )
+
+    def image_scores(maxima: Floats) -> Floats:
+        return musc.reweight_scores(maxima, features.class_tokens) if maps.reweight else maxima
+
+    return Source(_upsampler(scores, features.grid, maps.map_size), image_scores)
+
+
+def _patchcore(job: Job) -> Source:
+    maps, device = job.maps, _device()
+    if len(job.normals) == 0:
+        raise artifacts.ArtifactError(
+            f"{job.category}: maps.method patchcore needs normal reference images and the "
+            "manifest's split 'normal' is empty: add some (train/good, manifest.normal_list or "
+            "manifest.normal_root) or use maps.method musc"
+        )
+    memory = _Scratch(job.scratch, maps.memory_mb / 2)
+    normals = _features(job, job.normals, "normal references", memory)
+    with track(f"maps {job.category}: coreset") as progress:
+        bank = patchcore.bank(
+            normals.layers,
+            normals.grid,
+            ratio=maps.coreset_ratio,
+            maximum=maps.coreset_max,
+            seed=maps.seed,
+            device=device,
+            progress=progress,
+        )
+    memory = _Scratch(job.scratch, maps.memory_mb / 2)
+    features = _features(job, job.queries, "queries", memory)
+    layers, grid = features.layers, features.grid
+    with track(f"maps {job.category}: comparing") as progress:
+        distances, nearest = patchcore.patch_distances(
+            layers, grid, bank, device=device, progress=progress
+        )
+    scores = patchcore.image_scores(layers, grid, bank, distances, nearest, reweight=maps.reweight)
+    return Source(_upsampler(distances, grid, maps.map_size), lambda maxima: scores)
+
+
+def _precomputed(job: Job) -> Source:
+    rejected = artifacts.read_parquet(job.manifest / "rejected.parquet", artifacts.REJECTED)
+    others = [*job.normals["path"], *rejected["path"]]
+    root = Path(job.maps.precomputed_root)
+    files = find_maps(root, job.category, list(job.queries["path"]), others)
+    size = job.maps.map_size
+
+    def block(start: int, stop: int) -> Floats:
+        return np.stack([resize_map(read_map(file), size) for file in files[start:stop]])
+
+    return Source(block)
+
+
+def _ground_truth(job: Job) -> Source:
+    table = artifacts.read_parquet(job.manifest / "masks.parquet", artifacts.MASKS)
+    files = dict(zip(table["sample_id"], table["mask_path"], strict=True))
+    ids = list(job.queries["sample_id"])
+    if not files:
+        log.warning("%s: no query image has a mask, all maps are zero", job.category)
+
+    def block(start: int, stop: int) -> Floats:
+        result = np.zeros((stop - start, job.maps.map_size, job.maps.map_size), np.float32)
+        for row, sample_id in zip(result, ids[start:stop], strict=True):
+            if sample_id in files:
+                row[:] = resize_mask(read_mask(job.root / files[sample_id]), job.maps.map_size)
+        return result
+
+    return Source(block, normalise=False)
+
+
+_METHODS: dict[str, Callable[[Job], Source]] = {
+    "musc": _musc,
+    "patchcore": _patchcore,
+    "precomputed": _precomputed,
+    "ground_truth": _ground_truth,
+}
+
+
+def _upsampler(scores: Floats, grid: tuple[int, int], size: int) -> Callable[[int, int], Floats]:
+    return lambda start, stop: upsample(scores[start:stop], grid, size)
+
+
+class _Scratch:
+    """An allocator: in memory up to `memory_mb` in all, memory-mapped files in `folder` beyond."""
+
+    def __init__(self, folder: Path, memory_mb: float) -> None:
+        self.folder, self.left = folder, memory_mb * 2**20
+
+    def __call__(
+        self, shape: tuple[int, ...], dtype: np.dtype[np.float16] | np.dtype[np.float32]
+    ) -> Array:
+        size = int(np.prod(shape)) * dtype.itemsize
+        if size <= self.left:
+            self.left -= size
+            return np.empty(shape, dtype)
+        handle, name = tempfile.mkstemp(suffix=".bin", dir=self.folder)
+        os.close(handle)
+        return np.memmap(name, dtype, "w+", shape=shape)
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _features(job: Job, images: pd.DataFrame, what: str, memory: _Scratch) -> Features:
+    """Run the frozen ViT over some images of the manifest."""
+    maps, device = job.maps, _device()
+    state, info = load_saved(job.backbone)
+    vit = create_vit(str(info["timm_name"]), state, image_size=maps.resolution).to(device).eval()
+    mean, std = normalization(vit)
+
+    def encode(pixels: Tensor) -> tuple[Sequence[Tensor], Tensor]:
+        with autocast_for(device, maps.precision):
+            tokens, heads = forward_features(vit, pixels, layers=maps.layers)
+        return tokens, heads
+
+    def squashed() -> Iterator[NDArray[np.uint8]]:
+        for path in images["path"]:
+            yield squash(read_image(job.root / path), maps.resolution)
+
+    with track(f"maps {job.category}: features of {what}") as progress:
+        return extract(
+            encode,
+            squashed(),
+            len(images),
+            mean=mean,
+            std=std,
+            device=device,
+            half=maps.precision == "bfloat16"
+            or (maps.precision == "auto" and device.type == "cuda"),
+            allocate=memory,
+            progress=progress,
+        )

@@ -1,0 +1,113 @@
+"""Stage `mebin`: a binary mask of every query image from its anomaly map."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipeline import artifacts
+from pipeline.artifacts import ArraySpec, ArtifactError, Layout
+from pipeline.config import Mebin, Params
+from pipeline.mebin import ScoreRange, binarize_map, score_range
+from pipeline.progress import Progress, track
+from pipeline.thresholding import MapBinarization, binarize_fixed, binarize_otsu, count_regions
+
+log = logging.getLogger("anomalyncd")
+
+Binarize = Callable[[NDArray[np.float32]], MapBinarization]
+
+
+def run(category: str, params: Params, layout: Layout) -> None:
+    """Write `masks.zarr` and `images.parquet` of one category, rows in the order of the maps.
+
+    The table's metadata keep the method, rule, tau, s_min and s_max. Maps made from ground-truth
+    masks pass through unchanged and uneroded, whatever the method.
+    """
+    source = layout.maps(category)
+    scores = artifacts.read_parquet(source / "scores.parquet", artifacts.MAP_SCORES)
+    group = artifacts.open_arrays(source / "maps.zarr")
+    maps = group["maps"]
+    if len(scores) != maps.shape[0]:
+        raise ArtifactError(
+            f"{source}: {len(scores)} scores and {maps.shape[0]} maps; run the stage 'maps' again"
+        )
+    ground_truth = group.attrs.get("method") == "ground_truth"
+    ends = ScoreRange(0.0, 1.0) if ground_truth else _range(category, scores, params.mebin)
+    binarize = _pass_through if ground_truth else _method(params.mebin, ends)
+    metadata = {
+        "method": "ground_truth" if ground_truth else params.mebin.method,
+        "rule": params.mebin.rule,
+        "tau": params.mebin.tau,
+        "s_min": ends.s_min,
+        "s_max": ends.s_max,
+    }
+    with artifacts.replacing(layout.mebin(category)) as folder:
+        folder.mkdir()
+        ids = scores["sample_id"].tolist()
+        with track(f"mebin {category}") as progress:
+            rows = _write_masks(folder / "masks.zarr", ids, maps, binarize, progress)
+        frame = pd.DataFrame(rows, columns=artifacts.MEBIN_IMAGES.names)
+        artifacts.write_parquet(folder / "images.parquet", frame, artifacts.MEBIN_IMAGES, metadata)
+    found = int((frame["n_regions"] > 0).sum())
+    log.info("mebin %s: %d of %d images have regions", category, found, len(frame))
+
+
+def _write_masks(
+    path: Path, ids: list[str], maps: Any, binarize: Binarize, progress: Progress
+) -> list[tuple[object, ...]]:
+    """Binarize map by map and write the masks a shard at a time; return the table's rows."""
+    spec = ArraySpec(maps.shape, "bool")
+    step = artifacts.shard_items(spec)
+    rows: list[tuple[object, ...]] = []
+    with artifacts.create_arrays(path, {"masks": spec}) as arrays:
+        for start in range(0, len(ids), step):
+            masks = np.zeros((min(step, len(ids) - start), *maps.shape[1:]), np.bool_)
+            for i, sample_id in enumerate(ids[start : start + step]):
+                try:
+                    found = binarize(maps[start + i])
+                except ValueError as error:
+                    raise ArtifactError(f"map of sample {sample_id}: {error}") from error
+                masks[i] = found.mask
+                # NaN is written as null.
+                rows.append(
+                    (sample_id, found.threshold, found.n_regions, found.run_length, found.counts)
+                )
+                progress(start + i + 1, len(ids))
+            arrays["masks"][start : start + len(masks)] = masks
+    return rows
+
+
+def _range(category: str, scores: pd.DataFrame, options: Mebin) -> ScoreRange:
+    try:
+        values = scores["score"].to_numpy(np.float64)
+        return score_range(values, rule=options.rule, floor=options.floor)
+    except ValueError as error:
+        raise ArtifactError(f"{category}: {error}") from error
+
+
+def _method(options: Mebin, ends: ScoreRange) -> Binarize:
+    if options.method == "fixed":
+        return lambda amap: binarize_fixed(
+            amap, threshold=options.threshold, erode_px=options.erode_px
+        )
+    if options.method == "otsu":
+        return lambda amap: binarize_otsu(amap, erode_px=options.erode_px)
+    return lambda amap: binarize_map(
+        amap,
+        ends,
+        thresholds=options.thresholds,
+        tau=options.tau,
+        erode_px=options.erode_px,
+        rule=options.rule,
+    )
+
+
+def _pass_through(amap: NDArray[np.float32]) -> MapBinarization:
+    mask = amap > 0
+    return MapBinarization(mask, float("nan"), count_regions(mask), 0, np.empty(0, np.int32))

@@ -1,0 +1,48 @@
+"""Stage `merge`: one class per image from the classes of its regions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from pipeline.artifacts import (
+    CROPS,
+    MERGED,
+    REGIONS,
+    ArtifactError,
+    Layout,
+    read_parquet,
+    write_parquet,
+)
+from pipeline.config import Params
+from pipeline.merging import merge_regions, region_class_set
+
+
+def run(category: str, params: Params, layout: Layout) -> None:
+    """Write images.parquet of a category, one row per query image, in the order of the crops."""
+    crops = read_parquet(layout.crops(category) / "crops.parquet", CROPS)
+    regions = read_parquet(layout.predict(category) / "regions.parquet", REGIONS)
+    if crops["crop_id"].tolist() != regions["crop_id"].tolist():
+        raise ArtifactError(f"{layout.predict(category)}: made from other crops; run `predict`")
+    index, sample_ids = pd.factorize(regions["sample_id"])
+    region_probabilities = np.stack([np.asarray(p) for p in regions["probabilities"]])
+    probabilities = merge_regions(
+        region_probabilities,
+        index.astype(np.int64),
+        crops["area_px"].to_numpy(np.float64),
+        crops["score"].to_numpy(np.float64),
+        rule=params.merge.weights,
+        temperature=params.merge.temperature,
+        n_images=len(sample_ids),
+    )
+    classes = regions["class"].to_numpy(np.int64)
+    frame = pd.DataFrame(
+        {
+            "sample_id": sample_ids,
+            "class": probabilities.argmax(1),
+            "confidence": probabilities.max(1),
+            "probabilities": list(probabilities.astype(np.float32)),
+            "region_classes": region_class_set(classes, index, n_images=len(sample_ids)),
+        }
+    )
+    write_parquet(layout.merge(category) / "images.parquet", frame, MERGED)

@@ -1,0 +1,134 @@
+"""Stage `train`: the last block, the projector and the heads learn from pairs of views."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from pipeline.artifacts import (
+    BASE_CROPS,
+    CROPS,
+    ArtifactError,
+    Layout,
+    read_json,
+    read_parquet,
+    replacing,
+)
+from pipeline.config import Params
+from pipeline.mgvit import ClassBlock
+from pipeline.model_store import (
+    Autocast,
+    augmentations,
+    choose_device,
+    crop_arrays,
+    load_blocks,
+    load_vit,
+    save_network,
+)
+from pipeline.progress import track
+from pipeline.tokens import CachedViews, FreshViews, Joined, RaggedTokens
+from pipeline.training import (
+    TokenSource,
+    TrainingResult,
+    TrainingSettings,
+    new_network,
+    train,
+)
+
+
+def run(category: str, params: Params, layout: Layout) -> None:
+    """Train a category and write model.safetensors, model.json and history.csv."""
+    section = params.train
+    crops = read_parquet(layout.crops(category) / "crops.parquet", CROPS)
+    base = read_parquet(layout.base() / "crops.parquet", BASE_CROPS)
+    base_classes = sorted(base["label"].unique())
+    n_novel_classes = section.n_classes(category)
+    vit = load_vit(layout, image_size=section.image_size)
+    device = choose_device(section.device)
+    settings = _settings(params)
+    network = new_network(
+        ClassBlock(vit, fold_layerscale=section.fold_layerscale),
+        int(vit.embed_dim),
+        len(base_classes) + n_novel_classes,
+        heads=section.heads,
+        seed=section.seed,
+    )
+    with track(f"training {category}") as progress:
+        result = train(
+            _source(category, params, layout, len(base), len(crops)),
+            network,
+            base_labels=np.searchsorted(base_classes, base["label"]).astype(np.int64),
+            scores=crops["score"].to_numpy(np.float32),
+            n_base_classes=len(base_classes),
+            settings=settings,
+            device=device,
+            autocast=Autocast(device, "float32" if device.type == "cpu" else section.precision),
+            progress=progress,
+        )
+    folder = layout.train(category)
+    description = {
+        "category": category,
+        "n_base_classes": len(base_classes),
+        "base_classes": base_classes,
+        "n_classes": n_novel_classes,
+        "head": result.best_head,
+        "settings": asdict(settings),
+        "params": params.model_dump(mode="json", by_alias=True),
+        "torch": torch.__version__,
+    }
+    save_network(folder, result.network, description)
+    write_history(folder / "history.csv", result)
+
+
+def _settings(params: Params) -> TrainingSettings:
+    names = TrainingSettings.__dataclass_fields__
+    values = params.train.model_dump()
+    return TrainingSettings(**{name: values[name] for name in names})
+
+
+def _source(
+    category: str, params: Params, layout: Layout, n_base: int, n_novel: int
+) -> TokenSource:
+    section = params.train
+    if section.views == 0:
+        base, novel = crop_arrays(layout.base()), crop_arrays(layout.crops(category))
+        return FreshViews(
+            load_blocks(layout, section),
+            Joined(base[0], novel[0]),
+            Joined(base[1], novel[1]),
+            augmentations(section),
+            section.seed,
+        )
+    folder = layout.views(category)
+    cached = read_json(folder / "views.json")
+    expected = {"views": section.views, "n_base": n_base, "n_novel": n_novel}
+    if {name: cached.get(name) for name in expected} != expected:
+        raise ArtifactError(f"{folder}: made from other crops or views; run `views` again")
+    offsets = np.load(folder / "offsets.npy", allow_pickle=False)
+    shape = (int(offsets[-1]), int(cached["dim"]))
+    flat = np.memmap(folder / "tokens.bin", np.float16, mode="r", shape=shape)
+    return CachedViews(RaggedTokens(flat, offsets), section.views)
+
+
+def write_history(path: Path, result: TrainingResult) -> None:
+    """Write one row an epoch: the terms of the loss, and L_cls_u + mu L_reg of each head."""
+    rows = [
+        {
+            "epoch": row.epoch,
+            "lr": row.lr,
+            "loss_total": row.total,
+            "loss_rep": row.rep,
+            "loss_cls_u": row.cls_u,
+            "loss_reg": row.reg,
+            "loss_rep_l": row.rep_l,
+            "loss_cls_l": row.cls_l,
+            **{f"loss_head_{i}": loss for i, loss in enumerate(row.per_head)},
+        }
+        for row in result.history
+    ]
+    with replacing(path) as temporary:
+        pd.DataFrame(rows).to_csv(temporary, index=False, float_format="%.6g")

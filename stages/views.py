@@ -1,0 +1,62 @@
+"""Stage `views`: frozen-block tokens of the augmented views of base and novel crops, computed once.
+
+Writes data/views/<category>/ with `tokens.bin` (rows of float16), `offsets.npy` and `views.json`.
+It is a cache: not pushed, and not needed after training. `train.views: 0` leaves it empty.
+"""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.artifacts import Layout, replacing, write_json
+from pipeline.config import Params
+from pipeline.model_store import augmentations, crop_arrays, load_blocks
+from pipeline.progress import track
+from pipeline.tokens import FrozenBlocks, iter_augmented
+
+
+def run(category: str, params: Params, layout: Layout) -> None:
+    """Fill the view cache of a category."""
+    train = params.train
+    with replacing(layout.views(category)) as folder:
+        folder.mkdir()
+        description: dict[str, object] = {"views": train.views}
+        if train.views:
+            blocks = load_blocks(layout, train)
+            description |= _fill(folder, category, params, layout, blocks)
+        write_json(folder / "views.json", description)
+
+
+def _fill(
+    folder: Path, category: str, params: Params, layout: Layout, blocks: FrozenBlocks
+) -> dict[str, object]:
+    lengths: list[np.ndarray] = []
+    base, novel = crop_arrays(layout.base()), crop_arrays(layout.crops(category))
+    n_base, dim = base[0].shape[0], blocks.vit.embed_dim
+    with (
+        (folder / "tokens.bin").open("wb") as file,
+        track(f"views of {category}: base") as base_progress,
+        track(f"views of {category}: novel") as novel_progress,
+    ):
+        sources = ((base, 0, base_progress), (novel, n_base, novel_progress))
+        pieces = itertools.chain.from_iterable(
+            iter_augmented(
+                blocks,
+                *crops,
+                n_views=params.train.views,
+                seed=params.train.view_seed,
+                augmentations=augmentations(params.train),
+                first_sample=first,
+                progress=progress,
+            )
+            for crops, first, progress in sources
+        )
+        for piece in pieces:
+            piece.flat.tofile(file)
+            lengths.append(np.diff(piece.offsets))
+    offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
+    np.save(folder / "offsets.npy", offsets)
+    return {"n_base": n_base, "n_novel": novel[0].shape[0], "dim": int(dim)}

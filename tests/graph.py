@@ -1,0 +1,84 @@
+"""The import graph of the project, read from the source, and the code deps of dvc.yaml that follow.
+
+`python -m tests.graph` rewrites the code deps of dvc.yaml.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("pipeline", "stages")
+
+
+def module_path(name: str) -> Path | None:
+    """Return the file of a project module, relative to the root, or None."""
+    if name.split(".")[0] not in PACKAGES:
+        return None
+    path = Path(*name.split("."))
+    for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+        if (ROOT / candidate).exists():
+            return candidate
+    return None
+
+
+def imports(path: Path) -> set[Path]:
+    """Return the project files that a project file imports directly."""
+    found: set[Path] = set()
+    for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        found |= {file for name in names if (file := module_path(name)) is not None}
+    return {file for file in found if (ROOT / file).stat().st_size > 0}
+
+
+def closure(path: Path) -> set[Path]:
+    """Return a file and everything of the project that it imports, directly or not."""
+    seen: set[Path] = set()
+    todo = [path]
+    while todo:
+        current = todo.pop()
+        if current not in seen:
+            seen.add(current)
+            todo.extend(imports(current))
+    return seen
+
+
+def expected_code(stage: str) -> list[str]:
+    """Return the code deps that dvc.yaml should list for a stage."""
+    templates = sorted(
+        file.relative_to(ROOT).as_posix()
+        for file in (ROOT / "pipeline").rglob("*")
+        if stage == "report" and file.suffix in {".j2", ".css", ".js"}
+    )
+    return sorted(file.as_posix() for file in closure(Path("stages") / f"{stage}.py")) + templates
+
+
+def is_code(dep: str) -> bool:
+    """Tell code deps of dvc.yaml from data deps."""
+    return dep.split("/")[0] in PACKAGES
+
+
+def rewrite() -> None:
+    """Put the expected code deps into dvc.yaml, before the data deps."""
+    yaml = YAML()
+    yaml.width = 120
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    path = ROOT / "dvc.yaml"
+    content = yaml.load(path)
+    for name, stage in content["stages"].items():
+        data = [dep for dep in stage.get("deps", []) if not is_code(dep)]
+        stage["deps"] = expected_code(name) + data
+    with path.open("w", encoding="utf-8") as file:
+        yaml.dump(content, file)
+
+
+if __name__ == "__main__":
+    rewrite()

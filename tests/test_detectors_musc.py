@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.detectors import musc
+
+
+def _unit(n: int, p: int, d: int, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    values = rng.standard_normal((n, p, d)) + 0.7 * rng.standard_normal((1, p, d))
+    return (values / np.linalg.norm(values, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def _naive(features: np.ndarray, fraction: float, references: list[int]) -> np.ndarray:
+    """The score of every patch from the definition, in float64, one pair of images at a time."""
+    f = features.astype(np.float64)
+    scores = np.zeros(f.shape[:2])
+    for i in range(len(f)):
+        nearest = []
+        for j in references:
+            if j != i:
+                difference = f[i][:, None] - f[j][None]  # (P, P, D)
+                nearest.append(np.sqrt((difference**2).sum(-1)).min(1))
+        keep = max(1, int(np.floor(fraction * len(nearest) + 1e-9)))
+        scores[i] = np.sort(np.stack(nearest), axis=0)[:keep].mean(0)
+    return scores
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 11])
+@pytest.mark.parametrize("memory_mb", [1024, 0.0025, 1e-9])
+@pytest.mark.parametrize("side", [8, 27, 10_000])
+def test_scores_equal_the_definition(monkeypatch, n, memory_mb, side):
+    """Whatever the block and band sizes are: with p = 9 blocks of 1, 3 and all images."""
+    monkeypatch.setitem(musc._SIDE, "cpu", side)
+    features = _unit(n, 9, 12)
+    out = musc.mutual_scores(features, memory_mb=memory_mb)
+    assert out.dtype == np.float32
+    np.testing.assert_allclose(out, _naive(features, 0.3, list(range(n))), atol=1e-5)
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.5, 1.0])
+def test_fraction(fraction):
+    features = _unit(7, 4, 6)
+    expected = _naive(features, fraction, list(range(7)))
+    np.testing.assert_allclose(musc.mutual_scores(features, fraction=fraction), expected, atol=1e-5)
+
+
+def test_float16_features_stay_within_a_thousandth():
+    features = _unit(8, 16, 64)
+    expected = _naive(features, 0.3, list(range(8)))
+    np.testing.assert_allclose(musc.mutual_scores(features.astype(np.float16)), expected, atol=1e-3)
+
+
+def test_references_limit_the_comparison():
+    features = _unit(10, 4, 6)
+    chosen = musc.choose_references(10, 4, seed=1)
+    assert len(set(chosen)) == 4
+    assert list(chosen) == sorted(chosen)
+    out = musc.mutual_scores(features, references=chosen, memory_mb=0.0003)
+    np.testing.assert_allclose(out, _naive(features, 0.3, list(chosen)), atol=1e-5)
+
+
+def test_references_are_seeded():
+    draws = {tuple(musc.choose_references(100, 10, seed)) for seed in range(5)}
+    assert len(draws) == 5
+    assert tuple(musc.choose_references(100, 10, 3)) in draws
+    assert list(musc.choose_references(5, None, 0)) == list(range(5))
+    assert list(musc.choose_references(5, 9, 0)) == list(range(5))
+
+
+@settings(max_examples=25, deadline=None)
+@given(n=st.integers(2, 6), seed=st.integers(0, 1000))
+def test_order_of_images_plays_no_part(n, seed):
+    features = _unit(n, 5, 4, seed)
+    order = np.random.default_rng(seed).permutation(n)
+    out = musc.mutual_scores(features)[order]
+    np.testing.assert_allclose(musc.mutual_scores(features[order]), out, atol=1e-5)
+
+
+def test_a_copy_in_another_image_lowers_the_score_to_zero():
+    features = _unit(4, 5, 8)
+    features[2] = features[0][::-1]
+    scores = musc.mutual_scores(features)
+    assert scores[[0, 2]].max() < 1e-3
+    assert scores[[1, 3]].min() > 0.1
+
+
+def test_average_over_layers_and_neighbourhoods():
+    rng = np.random.default_rng(5)
+    layers = [rng.standard_normal((5, 12, d)).astype(np.float32) for d in (6, 8)]
+    expected = np.zeros((5, 12))
+    for layer in layers:
+        for size in (1, 3):
+            unit = np.zeros_like(layer)
+            maps = layer.reshape(5, 3, 4, -1)
+            padded = np.pad(maps, ((0, 0), (size // 2,) * 2, (size // 2,) * 2, (0, 0)))
+            total = sum(padded[:, y : y + 3, x : x + 4] for y in range(size) for x in range(size))
+            unit = np.asarray(total).reshape(5, 12, -1)
+            unit = unit / np.linalg.norm(unit, axis=-1, keepdims=True)
+            expected += _naive(unit, 0.3, list(range(5))) / 4
+    calls = []
+    out = musc.patch_scores(
+        layers,
+        (3, 4),
+        neighbourhoods=(1, 3),
+        progress=lambda done, total: calls.append((done, total)),
+    )
+    np.testing.assert_allclose(out, expected, atol=1e-5)
+    assert calls[-1] == (20, 20)
+    assert calls == sorted(calls)
+
+
+def test_one_image_is_an_error():
+    with pytest.raises(ValueError, match="at least 2, got 1"):
+        musc.patch_scores([np.zeros((1, 4, 3), np.float32)], (2, 2))
+    with pytest.raises(ValueError, match="at least 2"):
+        musc.mutual_scores(_unit(1, 4, 3))
+    with pytest.raises(ValueError, match="references"):
+        musc.choose_references(5, 1, 0)
+
+
+def _naive_reweighted(scores: np.ndarray, tokens: np.ndarray, ks: tuple[int, ...]) -> np.ndarray:
+    flat = (scores - scores.min()) / (scores.max() - scores.min())
+    unit = tokens / np.linalg.norm(tokens, axis=1, keepdims=True)
+    result = np.zeros(len(scores))
+    for k in ks:
+        for i, token in enumerate(unit):
+            cosines = unit @ token
+            near = np.argsort(-cosines)[:k]
+            weights = np.maximum(cosines[near], 0)
+            result[i] += (weights / weights.sum() * flat[near]).sum() / len(ks)
+    return result
+
+
+@pytest.mark.parametrize("rows", [4, 1024])
+def test_reweighting_equals_the_definition(monkeypatch, rows):
+    monkeypatch.setattr(musc, "_GRAPH_ROWS", rows)
+    rng = np.random.default_rng(3)
+    scores, tokens = rng.random(13) * 5 + 2, rng.standard_normal((13, 4))
+    out = musc.reweight_scores(scores, tokens)
+    np.testing.assert_allclose(out, _naive_reweighted(scores, tokens, (1, 2, 3)), atol=1e-6)
+
+
+def test_reweighting_with_k_of_one_is_min_max():
+    scores = np.array([3.0, 1.0, 2.0])
+    out = musc.reweight_scores(scores, np.ones((3, 2)), ks=(1,))
+    np.testing.assert_allclose(out, [1, 0, 0.5])
+
+
+def test_reweighting_of_few_or_equal_scores():
+    two = musc.reweight_scores(np.array([0.0, 1.0]), np.eye(2))
+    np.testing.assert_allclose(two, [0, 1])
+    assert not musc.reweight_scores(np.ones(4), np.eye(4)).any()
+    with pytest.raises(ValueError, match="class tokens"):
+        musc.reweight_scores(np.ones(4), np.eye(3))
+    with pytest.raises(ValueError, match="ks"):
+        musc.reweight_scores(np.ones(4), np.eye(4), ks=())
