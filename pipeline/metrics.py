@@ -6,6 +6,7 @@ counts once. Maps and boxes are measured in `pipeline.localization`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,3 +109,14 @@ def image_auroc(anomalous: ArrayLike, scores: ArrayLike) -> float | None:
     if pairs == 0:
         return None
     return float((rankdata(s)[positive].sum() - n * (n + 1) / 2) / pairs)
+
+
+def mean_figures(figures: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
+    """Return the mean of every figure over products; None where a product has none."""
+    names = list(dict.fromkeys(name for row in figures for name in row))
+    summary: dict[str, float | None] = {}
+    for name in names:
+        values = [value for row in figures if (value := row.get(name)) is not None]
+        complete = bool(values) and len(values) == len(figures)
+        summary[name] = float(np.mean(values)) if complete else None
+    return summary

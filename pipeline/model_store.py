@@ -1,4 +1,4 @@
-"""Networks on disk: the frozen backbone for the stages, and the trained parts with their description."""
+"""Networks on disk: the frozen backbone, and the trained parts with their description."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tokens that enter the trainable block: computed from crops, kept ragged, handed out in pairs of views.
+"""Tokens that enter the trainable block: computed from crops, kept ragged, handed out in pairs.
 
 Only tokens that the class token sees (itself, other prefix tokens, kept patches) reach the last
 block's output, so only those are kept; a batch is padded to its longest row.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from pipeline.artifacts import CROPS, REGIONS, Layout, read_parquet, write_parquet
+from pipeline.artifacts import CROPS, REGIONS, Layout, read_json, read_parquet, write_parquet
 from pipeline.config import Params, Train
 from pipeline.inference import predict
 from pipeline.merging import class_probabilities
@@ -52,7 +52,5 @@ def run(category: str, params: Params, layout: Layout) -> None:
 
 def trained_section(layout: Layout, category: str) -> Train:
     """Return section `train` as it was when the model was trained."""
-    from pipeline.artifacts import read_json
-
     description = read_json(layout.train(category) / "model.json")
     return Train.model_validate(description["params"]["train"])

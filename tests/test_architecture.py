@@ -92,6 +92,6 @@ def test_labels_are_a_dependency_of_evaluate_and_report_alone() -> None:
 
 @pytest.mark.parametrize("path", STAGES, ids=str)
 def test_only_three_stages_name_the_labels(path: Path) -> None:
-    """`manifest` writes labels.parquet, `evaluate` and `report` read it; no other stage names it."""
+    """`manifest` writes labels.parquet, `evaluate` and `report` read it."""
     named = "labels.parquet" in (ROOT / path).read_text(encoding="utf-8")
     assert named == (path.stem in {"manifest", "evaluate", "report"})

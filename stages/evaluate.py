@@ -1,0 +1,168 @@
+"""Stage `evaluate`: classes and maps against labels and masks, where there are any."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipeline.artifacts import (
+    IMAGES,
+    LABELS,
+    MAP_SCORES,
+    MASKS,
+    MERGED,
+    REGIONS,
+    Layout,
+    open_arrays,
+    read_parquet,
+    write_json,
+)
+from pipeline.config import Params
+from pipeline.images import ImageError, read_mask
+from pipeline.localization import ProCurve, region_rates
+from pipeline.metrics import clustering_scores, image_auroc, normal_precision_recall
+from pipeline.progress import track
+from pipeline.regions import find_regions, resize_mask
+
+log = logging.getLogger("anomalyncd")
+
+_NULL = {
+    "nmi": None,
+    "ari": None,
+    "f1": None,
+    "image_auroc": None,
+    "image_score_auroc": None,
+    "pixel_auroc": None,
+    "aupro": None,
+    "normal_precision": None,
+    "normal_recall": None,
+    "region_nmi": None,
+    "region_ari": None,
+    "region_f1": None,
+    "region_fpr": None,
+    "region_fnr": None,
+}
+
+
+def run(category: str, params: Params, layout: Layout) -> None:
+    """Write metrics.json of a category; what needs missing labels or masks is null."""
+    merged = read_parquet(layout.merge(category) / "images.parquet", MERGED)
+    regions = read_parquet(layout.predict(category) / "regions.parquet", REGIONS)
+    labels = read_parquet(layout.manifest(category) / "labels.parquet", LABELS)
+    label_of = dict(zip(labels["sample_id"], labels["label"], strict=True))
+    metrics: dict[str, Any] = {**_NULL, "n_query": len(merged), "n_regions": len(regions)}
+    normal = params.manifest.normal_label
+    if len(labels):
+        metrics |= _class_figures(merged, label_of, normal)
+        metrics |= _region_figures(regions, label_of, normal)
+        metrics |= _score_figures(category, layout, label_of, normal)
+    else:
+        log.info("evaluate %s: there are no labels; only counts are written", category)
+    metrics |= _mask_figures(category, params, layout, label_of)
+    write_json(layout.evaluate(category) / "metrics.json", metrics)
+
+
+def _class_figures(
+    merged: pd.DataFrame, label_of: dict[str, str], normal: list[str]
+) -> dict[str, float | None]:
+    known = merged[merged["sample_id"].isin(label_of.keys())]
+    true = [_class_name(label_of[s], normal) for s in known["sample_id"]]
+    predicted = known["class"].to_numpy()
+    scores = clustering_scores(true, predicted)
+    precision, recall = normal_precision_recall(true, predicted, _NORMAL)
+    return {
+        "nmi": scores.nmi,
+        "ari": scores.ari,
+        "f1": scores.f1,
+        "normal_precision": precision,
+        "normal_recall": recall,
+    }
+
+
+_NORMAL = ""
+"""Stands for every label that means normal; no folder has an empty name."""
+
+
+def _class_name(label: str, normal: list[str]) -> str:
+    return _NORMAL if label in normal else label
+
+
+def _region_figures(
+    regions: pd.DataFrame, label_of: dict[str, str], normal: list[str]
+) -> dict[str, float | None]:
+    """Agreement of the classes of all sub-images with the labels of their images."""
+    known = regions[regions["sample_id"].isin(label_of.keys())]
+    true = [_class_name(label_of[s], normal) for s in known["sample_id"]]
+    scores = clustering_scores(true, known["class"].to_numpy())
+    return {"region_nmi": scores.nmi, "region_ari": scores.ari, "region_f1": scores.f1}
+
+
+def _score_figures(
+    category: str, layout: Layout, label_of: dict[str, str], normal: list[str]
+) -> dict[str, float | None]:
+    scores = read_parquet(layout.maps(category) / "scores.parquet", MAP_SCORES)
+    scores = scores[scores["sample_id"].isin(label_of.keys())]
+    anomalous = [label_of[s] not in normal for s in scores["sample_id"]]
+    return {
+        "image_auroc": image_auroc(anomalous, scores["score"]),
+        "image_score_auroc": image_auroc(anomalous, scores["image_score"]),
+    }
+
+
+def _mask_figures(
+    category: str, params: Params, layout: Layout, label_of: dict[str, str]
+) -> dict[str, float | None]:
+    """Figures against masks; an image that should have one and has none is left out of them."""
+    table = read_parquet(layout.manifest(category) / "masks.parquet", MASKS)
+    if len(table) == 0:
+        return {}
+    mask_of = dict(zip(table["sample_id"], table["mask_path"], strict=True))
+    maps = open_arrays(layout.maps(category) / "maps.zarr")["maps"]
+    binary = open_arrays(layout.mebin(category) / "masks.zarr")["masks"]
+    ids = read_parquet(layout.maps(category) / "scores.parquet", MAP_SCORES)["sample_id"].tolist()
+    images = read_parquet(layout.manifest(category) / "images.parquet", IMAGES)
+    sizes = zip(images["height"].tolist(), images["width"].tolist(), strict=True)
+    shapes = dict(zip(images["sample_id"].tolist(), sizes, strict=True))
+    root = Path(params.dataset.root) / category
+    curve = ProCurve()
+    true_boxes, predicted_boxes = [], []
+    with track(f"evaluating {category}") as progress:
+        for i, sample_id, mask in _true_masks(
+            ids, root, mask_of, label_of, shapes, params.manifest.normal_label
+        ):
+            curve.add(maps[i], resize_mask(mask, maps.shape[1:]))
+            predicted = resize_mask(np.asarray(binary[i], bool), shapes[sample_id])
+            true_boxes.append(find_regions(mask).boxes)
+            predicted_boxes.append(find_regions(predicted).boxes)
+            progress(i + 1, len(ids))
+    fpr, fnr = region_rates(true_boxes, predicted_boxes, iou=params.evaluate.region_iou)
+    return {
+        "pixel_auroc": curve.auroc(),
+        "aupro": curve.aupro(max_fpr=params.evaluate.max_fpr),
+        "region_fpr": fpr,
+        "region_fnr": fnr,
+    }
+
+
+def _true_masks(
+    ids: list[str],
+    root: Path,
+    mask_of: dict[str, str],
+    label_of: dict[str, str],
+    shapes: dict[str, tuple[int, int]],
+    normal: list[str],
+) -> Iterator[tuple[int, str, NDArray[np.bool_]]]:
+    for i, sample_id in enumerate(ids):
+        if sample_id in mask_of:
+            try:
+                yield i, sample_id, read_mask(root / mask_of[sample_id])
+            except ImageError as error:
+                log.warning("evaluate: %s; its image is left out", error)
+        elif label_of.get(sample_id) in normal:
+            yield i, sample_id, np.zeros(shapes[sample_id], np.bool_)
