@@ -56,7 +56,8 @@ _PARAMS, _DATA = Path("params.yaml"), Path("data")
 
 def run_stage(stage: str, category: str | None, params_path: Path, data: Path) -> None:
     """Run one stage; an error that the user can mend is one line and exit status 1."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("anomalyncd").setLevel(logging.INFO)
     try:
         params = load_params(params_path)
         if category is not None and category not in params.dataset.categories:
