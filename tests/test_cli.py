@@ -1,0 +1,100 @@
+"""The command line: help, one-line errors, and a stage that is killed and run again."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from pipeline.cli import PER_CATEGORY, WHOLE, app
+from tests.graph import ROOT
+
+runner = CliRunner()
+
+
+def invoke(*arguments: str) -> tuple[int, str]:
+    result = runner.invoke(app, list(arguments))
+    return result.exit_code, result.output
+
+
+def small_params(folder: Path) -> Path:
+    path = folder / "params.yaml"
+    path.write_text("dataset: {categories: [metal]}\ndemo: {good: 2, per_defect: 2, normals: 2}\n")
+    return path
+
+
+def test_help_lists_every_stage_with_a_line() -> None:
+    code, text = invoke("--help")
+    assert code == 0
+    for name in (*PER_CATEGORY, *WHOLE):
+        assert f" {name} " in text
+    assert "dvc repro" in text
+    assert invoke("mebin", "--help")[0] == 0
+
+
+def test_every_stage_module_has_a_command() -> None:
+    stages = {path.stem for path in (ROOT / "stages").glob("*.py")} - {"__init__"}
+    assert stages == {*PER_CATEGORY, *WHOLE}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("mebin", "wood"), "'wood' is not in dataset.categories"),
+        (("mebin", "metal"), "run the stage 'maps' first"),
+        (("crops", "metal"), "first"),
+        (("train", "metal"), "first"),
+        (("merge", "metal"), "first"),
+        (("evaluate", "metal"), "first"),
+        (("report",), "run the stage 'evaluate' first"),
+        (("manifest", "metal"), "metal"),
+    ],
+)
+def test_errors_are_one_line_that_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    small_params(tmp_path)
+    code, text = invoke(*arguments)
+    assert code == 1
+    assert message in text
+    assert "Traceback" not in text
+    assert text.count("\n") == 1
+
+
+def test_missing_params_are_named(tmp_path: Path) -> None:
+    code, text = invoke("demo", "--params", str(tmp_path / "none.yaml"))
+    assert code == 1
+    assert "none.yaml does not exist" in text
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {
+        file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+
+
+def test_a_killed_stage_leaves_nothing_and_runs_again(tmp_path: Path) -> None:
+    params = small_params(tmp_path)
+    data, other = tmp_path / "data", tmp_path / "other"
+    command = [sys.executable, "-m", "pipeline.cli", "demo", "--params", str(params), "--data"]
+    process = subprocess.Popen([*command, str(data)], cwd=ROOT, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list(data.rglob("*.png")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert list(data.rglob("*.png")), "the stage was killed before it wrote anything"
+    assert not (data / "raw" / "demo").exists()
+    for folder in (data, other):
+        subprocess.run([*command, str(folder)], cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
+    assert digests(data / "raw" / "demo") == digests(other / "raw" / "demo")
+    assert len(digests(data / "raw" / "demo")) > 20
