@@ -198,6 +198,16 @@ class Train(_Section):
         return self.classes[category]
 
 
+class Predict(_Section):
+    """Which of the two classifiers names the regions."""
+
+    classifier: Literal["mixture", "heads"] = "mixture"
+    layers: Annotated[list[Natural], Field(min_length=1)] = [6]
+    geometry_weight: Annotated[float, Field(ge=0)] = 0.35
+    dimensions: Positive = 16
+    seed: Natural = 0
+
+
 class Merge(_Section):
     """Region merging (section 3.4 of the paper)."""
 
@@ -231,6 +241,7 @@ class Params(_Section):
     base: Base = Base()
     crops: Crops = Crops()
     train: Train = Train()
+    predict: Predict = Predict()
     merge: Merge = Merge()
     evaluate: Evaluate = Evaluate()
     report: Report = Report()

@@ -1,21 +1,35 @@
-"""Stage `predict`: the class of every sub-image, without augmentation."""
+"""Stage `predict`: the class of every sub-image, without augmentation.
+
+By the trained heads, as in the paper, or by a mixture over descriptors of the regions of this very
+set. Embeddings are the trained network's either way.
+"""
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from pipeline.artifacts import CROPS, REGIONS, Layout, read_json, read_parquet, write_parquet
 from pipeline.config import Params, Train
+from pipeline.descriptors import PooledTokens, region_descriptors
 from pipeline.inference import predict
 from pipeline.merging import class_probabilities
-from pipeline.model_store import crop_arrays, load_blocks, load_classifier
+from pipeline.mixture import mixture_probabilities
+from pipeline.model_store import (
+    Autocast,
+    choose_device,
+    crop_arrays,
+    load_blocks,
+    load_classifier,
+    load_vit,
+)
 from pipeline.progress import track
 from pipeline.tokens import iter_plain
 
 
 def run(category: str, params: Params, layout: Layout) -> None:
     """Write regions.parquet of a category; the network's settings come from model.json."""
-    del params
     crops = read_parquet(layout.crops(category) / "crops.parquet", CROPS)
     section = trained_section(layout, category)
     blocks = load_blocks(layout, section)
@@ -31,11 +45,14 @@ def run(category: str, params: Params, layout: Layout) -> None:
             head=int(description["head"]),
             device=blocks.device,
         )
-    probabilities = class_probabilities(
-        result.logits,
-        int(description["n_base_classes"]),
-        temperature=section.student_temperature,
-    )
+    if params.predict.classifier == "heads":
+        probabilities = class_probabilities(
+            result.logits,
+            int(description["n_base_classes"]),
+            temperature=section.student_temperature,
+        )
+    else:
+        probabilities = _by_mixture(category, params, layout, int(description["n_classes"]))
     frame = pd.DataFrame(
         {
             "crop_id": crops["crop_id"],
@@ -47,7 +64,32 @@ def run(category: str, params: Params, layout: Layout) -> None:
         }
     )
     path = layout.predict(category) / "regions.parquet"
-    write_parquet(path, frame, REGIONS, {"head": description["head"]})
+    metadata = {"head": description["head"], "classifier": params.predict.classifier}
+    write_parquet(path, frame, REGIONS, metadata)
+
+
+def _by_mixture(
+    category: str, params: Params, layout: Layout, n_classes: int
+) -> NDArray[np.float64]:
+    crops = read_parquet(layout.crops(category) / "crops.parquet", CROPS)
+    section, train = params.predict, trained_section(layout, category)
+    device = choose_device(train.device)
+    pooling = PooledTokens(
+        load_vit(layout, image_size=train.image_size),
+        section.layers,
+        device=device,
+        autocast=Autocast(device, train.precision),
+    )
+    with track(f"describing {category}") as progress:
+        pooled = pooling.over(
+            *crop_arrays(layout.crops(category)), size=train.image_size, progress=progress
+        )
+    descriptors = region_descriptors(
+        pooled, crops["area_px"], crops["score"], geometry_weight=section.geometry_weight
+    )
+    return mixture_probabilities(
+        descriptors, crops["score"], n_classes, dimensions=section.dimensions, seed=section.seed
+    )
 
 
 def trained_section(layout: Layout, category: str) -> Train:

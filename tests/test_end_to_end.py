@@ -117,6 +117,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
         maps={"layers": [1, 3], "neighbourhoods": [1], "resolution": 64, "map_size": 64},
         mebin={"erode_px": 2, "tau": 4},
         train={"image_size": 64, "views": 2, "epochs": 2, "batch": 8, "device": "cpu"},
+        predict={"layers": [3]},
         report={"gallery": 3, "examples": 2},
     )
     made.run("git", "init", "-q")

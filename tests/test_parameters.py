@@ -74,6 +74,7 @@ def settings(root: Path) -> dict[str, dict[str, Any]]:
             "teacher_steps": 2,
             "teacher_hold": 1,
         },
+        "predict": {"layers": [3]},
     }
 
 
@@ -172,6 +173,10 @@ CASES: list[tuple[tuple[str, ...], str, dict[str, Any]]] = [
     (("train",), "train", {"lr_end_factor": 0.5}),
     (("train",), "train", {"momentum": 0.5}),
     (("train",), "train", {"weight_decay": 0.1}),
+    (("predict",), "predict", {"classifier": "heads"}),
+    (("predict",), "predict", {"layers": [1, 3]}),
+    (("predict",), "predict", {"geometry_weight": 2.0}),
+    (("predict",), "predict", {"dimensions": 1}),
     (("merge",), "merge", {"weights": "mean"}),
     (("merge",), "merge", {"weights": "score"}),
     (("merge",), "merge", {"temperature": 2.0}),
