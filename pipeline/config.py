@@ -203,7 +203,6 @@ class Predict(_Section):
 
     classifier: Literal["mixture", "heads"] = "mixture"
     layers: Annotated[list[Natural], Field(min_length=1)] = [6]
-    geometry_weight: Annotated[float, Field(ge=0)] = 0.35
     dimensions: Positive = 16
     seed: Natural = 0
 

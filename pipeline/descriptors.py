@@ -1,8 +1,4 @@
-"""What a region looks like and how large it is, without training: the mixture's input.
-
-The middle blocks of a self-supervised ViT tell defects apart better than the class token of its
-last (docs/results.md), and a sub-image of fixed size no longer shows how large its region was.
-"""
+"""What a region looks like, without training: the mixture's input."""
 
 from __future__ import annotations
 
@@ -22,7 +18,6 @@ from pipeline.views import plain_view
 from pipeline.vit import embed, normalization
 
 Floats = NDArray[np.float32]
-_CLIP = 3.0
 
 
 class PooledTokens:
@@ -88,39 +83,19 @@ def _ranges(total: int, step: int) -> Iterator[tuple[int, int]]:
     return ((start, min(start + step, total)) for start in range(0, total, step))
 
 
-def region_descriptors(
-    pooled: ArrayLike, areas_px: ArrayLike, scores: ArrayLike, *, geometry_weight: float = 0.35
-) -> NDArray[np.float64]:
-    """Return one vector (M, L * D + 2) for each region, appearance first.
+def region_descriptors(pooled: ArrayLike) -> NDArray[np.float64]:
+    """Return one vector (M, L * D) for each region from pooled tokens (M, L, D).
 
-    `pooled` (M, L, D) is centred over the set and L2-normalised, each layer by itself. The last two
-    are the logarithm of the region's size (the root of `areas_px`, mask pixels) and its anomaly
-    score (`scores`), standardised over the regions that have a mask and clipped at 3 deviations; a
-    sub-image with an empty mask has 0 in both, so that an empty mask tells nothing there. Each of
-    the two parts has total variance 1 over the set, geometry then multiplied by `geometry_weight`.
-    Raises ValueError where the numbers of regions differ.
+    Each layer is centred over the set, which takes away what all regions of a product share, and
+    L2-normalised; the whole is scaled to total variance 1.
     """
     tokens = np.asarray(pooled, np.float64)
-    area = np.asarray(areas_px, np.float64)
-    if tokens.ndim != 3 or not len(tokens) == len(area) == len(np.asarray(scores)):
-        raise ValueError(f"tokens {tokens.shape}, {len(area)} areas: not of the same regions")
+    if tokens.ndim != 3:
+        raise ValueError(f"pooled tokens are {tokens.shape}, not (M, L, D)")
     if not len(tokens):
-        return np.zeros((0, tokens.shape[1] * tokens.shape[2] + 2))
+        return np.zeros((0, tokens.shape[1] * tokens.shape[2]))
     tokens = tokens - tokens.mean(0)
     norm = np.linalg.norm(tokens, axis=-1, keepdims=True)
-    appearance = (tokens / np.maximum(norm, 1e-9)).reshape(len(tokens), -1)
-    columns = [np.log(np.maximum(area, 1.0)) / 2, np.asarray(scores, np.float64)]
-    geometry = np.stack([_standardised(column, area > 0) for column in columns], 1)
-    return np.concatenate([_unit(appearance), geometry_weight * _unit(geometry)], 1)
-
-
-def _standardised(values: NDArray[np.float64], known: NDArray[np.bool_]) -> NDArray[np.float64]:
-    if not known.any() or values[known].std() < 1e-9:
-        return np.zeros_like(values)
-    standard = (values - values[known].mean()) / values[known].std()
-    return np.where(known, np.clip(standard, -_CLIP, _CLIP), 0.0)
-
-
-def _unit(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    total = float(np.sqrt(x.var(0).sum()))
-    return x / total if total > 1e-9 else x
+    x = (tokens / np.maximum(norm, 1e-9)).reshape(len(tokens), -1)
+    spread = float(np.sqrt(x.var(0).sum()))
+    return np.asarray(x / spread if spread > 1e-9 else x)

@@ -84,11 +84,16 @@ def _by_mixture(
         pooled = pooling.over(
             *crop_arrays(layout.crops(category)), size=train.image_size, progress=progress
         )
-    descriptors = region_descriptors(
-        pooled, crops["area_px"], crops["score"], geometry_weight=section.geometry_weight
-    )
+    empty = crops["area_px"].to_numpy() == 0
+    descriptors = np.zeros((len(crops), pooled.shape[1] * pooled.shape[2]))
+    descriptors[~empty] = region_descriptors(pooled[~empty])
     return mixture_probabilities(
-        descriptors, crops["score"], n_classes, dimensions=section.dimensions, seed=section.seed
+        descriptors,
+        crops["score"],
+        empty,
+        n_classes,
+        dimensions=section.dimensions,
+        seed=section.seed,
     )
 
 

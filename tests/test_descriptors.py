@@ -69,43 +69,22 @@ def test_unknown_layer(vit) -> None:
         PooledTokens(vit, [99], device=torch.device("cpu"))
 
 
-def described(**changes):
-    rng = np.random.default_rng(1)
-    values = {
-        "pooled": rng.normal(size=(30, 2, 8)),
-        "areas_px": rng.integers(1, 4000, 30).astype(float),
-        "scores": rng.random(30),
-    } | changes
-    return region_descriptors(**values)
+def test_scale_and_common_appearance_do_not_matter() -> None:
+    pooled = np.random.default_rng(1).normal(size=(30, 2, 8))
+    d = region_descriptors(pooled)
+    assert d.shape == (30, 16)
+    np.testing.assert_allclose(d.var(0).sum(), 1)
+    np.testing.assert_allclose(region_descriptors(pooled * [[[3.0], [0.2]]] + 7), d, atol=1e-9)
 
 
-def test_the_parts_have_the_stated_variance() -> None:
-    d = described(geometry_weight=0.5)
-    assert d.shape == (30, 18)
-    np.testing.assert_allclose(d[:, :16].var(0).sum(), 1)
-    np.testing.assert_allclose(d[:, 16:].var(0).sum(), 0.25)
+def test_layers_count_alike() -> None:
+    pooled = np.random.default_rng(1).normal(size=(30, 2, 8)) * [[[100.0], [1.0]]]
+    norms = np.linalg.norm(region_descriptors(pooled).reshape(30, 2, 8), axis=-1)
+    np.testing.assert_allclose(norms[:, 0], norms[:, 1])
 
 
-def test_units_of_length_and_common_appearance_do_not_matter() -> None:
-    rng = np.random.default_rng(1)
-    pooled = rng.normal(size=(30, 2, 8))
-    areas = rng.integers(1, 4000, 30).astype(float)
-    d = described()
-    np.testing.assert_allclose(described(areas_px=areas * 9), d, atol=1e-9)
-    np.testing.assert_allclose(described(pooled=pooled + 7.0), d, atol=1e-9)
-
-
-def test_an_empty_mask_has_neutral_geometry() -> None:
-    areas = np.r_[np.zeros(5), np.linspace(10, 900, 25)]
-    scores = np.r_[np.full(5, 0.9), np.linspace(0.1, 0.8, 25)]
-    d = described(areas_px=areas, scores=scores)
-    assert np.all(d[:5, 16:] == 0)
-    assert np.all(np.isfinite(d))
-
-
-def test_constant_inputs_stay_finite() -> None:
-    d = region_descriptors(np.ones((4, 1, 3)), np.zeros(4), np.zeros(4))
-    assert np.all(d == 0)
-    assert region_descriptors(np.zeros((0, 1, 3)), [], []).shape == (0, 5)
-    with pytest.raises(ValueError, match="not of the same regions"):
-        region_descriptors(np.ones((4, 1, 3)), np.zeros(3), np.zeros(4))
+def test_degenerate_sets() -> None:
+    assert np.all(region_descriptors(np.ones((4, 1, 3))) == 0)
+    assert region_descriptors(np.zeros((0, 1, 3))).shape == (0, 3)
+    with pytest.raises(ValueError, match="not \\(M, L, D\\)"):
+        region_descriptors(np.ones((4, 3)))

@@ -16,20 +16,43 @@ def blobs(sizes: list[int], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return centres[labels] + rng.normal(size=(len(labels), 24)) * 0.4, labels
 
 
+def none(x: np.ndarray) -> np.ndarray:
+    return np.zeros(len(x), np.bool_)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_unbalanced_clusters_are_found_and_the_lowest_scores_are_normal(seed: int) -> None:
     x, labels = blobs([80, 40, 20, 8], seed)
     scores = np.where(labels == 2, 0.1, 0.8)
-    p = mixture_probabilities(x, scores, 4, seed=seed)
+    p = mixture_probabilities(x, scores, none(x), 4, seed=seed)
     np.testing.assert_allclose(p.sum(1), 1)
     assert adjusted_rand_score(labels, p.argmax(1)) == 1
     assert set(p.argmax(1)[labels == 2]) == {0}
     assert set(p.argmax(1)[labels == 0]) == {1}
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_without_a_region_is_normal_and_the_mixture_finds_the_other_classes(seed: int) -> None:
+    x, labels = blobs([30, 80, 20, 10], seed)
+    empty = labels == 0
+    x[empty] = 0
+    p = mixture_probabilities(x, np.full(len(x), 0.8), empty, 4, seed=seed)
+    assert np.all(p[empty, 0] == 1)
+    assert np.all(p[~empty, 0] == 0)
+    assert adjusted_rand_score(labels, p.argmax(1)) == 1
+
+
+def test_regions_of_low_score_join_those_without_a_region() -> None:
+    x, labels = blobs([10, 15, 40, 40])
+    scores = np.where(labels <= 1, 0.2, 0.8)
+    p = mixture_probabilities(x, scores, labels == 0, 3)
+    assert np.all(p.argmax(1)[labels <= 1] == 0)
+    assert adjusted_rand_score(np.maximum(labels, 1), p.argmax(1)) == 1
+
+
 def test_the_same_seed_gives_the_same_classes() -> None:
     x, labels = blobs([20, 20, 20])
-    first, second = (mixture_probabilities(x, labels, 3, seed=4) for _ in range(2))
+    first, second = (mixture_probabilities(x, labels, none(x), 3, seed=4) for _ in range(2))
     np.testing.assert_array_equal(first, second)
 
 
@@ -37,25 +60,29 @@ def test_fewer_dimensions_can_lose_a_cluster() -> None:
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(4), 30)
     x = np.stack([10.0 * (labels // 2), 2.0 * (labels % 2)], 1) + rng.normal(size=(120, 2)) * 0.1
-    two = mixture_probabilities(x, labels, 4, dimensions=2).argmax(1)
-    one = mixture_probabilities(x, labels, 4, dimensions=1).argmax(1)
+    two = mixture_probabilities(x, labels, none(x), 4, dimensions=2).argmax(1)
+    one = mixture_probabilities(x, labels, none(x), 4, dimensions=1).argmax(1)
     assert adjusted_rand_score(labels, two) == 1
     assert adjusted_rand_score(labels, one) < 0.9
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 3])
-def test_few_regions(n: int) -> None:
+@pytest.mark.parametrize("empty", [False, True])
+def test_few_regions(n: int, empty: bool) -> None:
     x, _ = blobs([max(n, 1)])
-    p = mixture_probabilities(x[:n], np.arange(n), 4)
+    flags = np.arange(n) == (0 if empty else -1)
+    p = mixture_probabilities(x[:n], np.arange(n), flags, 4)
     assert p.shape == (n, 4)
     np.testing.assert_allclose(p.sum(1), 1)
 
 
-def test_equal_regions_are_one_class() -> None:
-    p = mixture_probabilities(np.ones((6, 3)), np.zeros(6), 3)
-    assert np.all(p.argmax(1) == 0)
+def test_nothing_found_is_all_normal() -> None:
+    p = mixture_probabilities(np.zeros((6, 3)), np.zeros(6), np.ones(6, np.bool_), 3)
+    assert np.all(p[:, 0] == 1)
 
 
-def test_shapes_must_fit() -> None:
-    with pytest.raises(ValueError, match="scores for descriptors"):
-        mixture_probabilities(np.ones((6, 3)), np.zeros(5), 3)
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="scores"):
+        mixture_probabilities(np.ones((6, 3)), np.zeros(5), np.zeros(6, np.bool_), 3)
+    with pytest.raises(ValueError, match="2 classes"):
+        mixture_probabilities(np.ones((6, 3)), np.zeros(6), np.zeros(6, np.bool_), 1)

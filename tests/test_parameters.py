@@ -175,7 +175,6 @@ CASES: list[tuple[tuple[str, ...], str, dict[str, Any]]] = [
     (("train",), "train", {"weight_decay": 0.1}),
     (("predict",), "predict", {"classifier": "heads"}),
     (("predict",), "predict", {"layers": [1, 3]}),
-    (("predict",), "predict", {"geometry_weight": 2.0}),
     (("predict",), "predict", {"dimensions": 1}),
     (("merge",), "merge", {"weights": "mean"}),
     (("merge",), "merge", {"weights": "score"}),
