@@ -42,6 +42,9 @@ _NULL = {
     "aupro": None,
     "normal_precision": None,
     "normal_recall": None,
+    "defect_nmi": None,
+    "defect_ari": None,
+    "defect_f1": None,
     "region_nmi": None,
     "region_ari": None,
     "region_f1": None,
@@ -76,7 +79,18 @@ def _class_figures(
     predicted = known["class"].to_numpy()
     scores = clustering_scores(true, predicted)
     precision, recall = normal_precision_recall(true, predicted, _NORMAL)
+    defective = [label != _NORMAL for label in true]
+    among_defects: dict[str, float | None] = {}
+    if any(defective):
+        kinds = [label for label in true if label != _NORMAL]
+        defects = clustering_scores(kinds, predicted[defective])
+        among_defects = {
+            "defect_nmi": defects.nmi,
+            "defect_ari": defects.ari,
+            "defect_f1": defects.f1,
+        }
     return {
+        **among_defects,
         "nmi": scores.nmi,
         "ari": scores.ari,
         "f1": scores.f1,

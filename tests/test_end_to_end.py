@@ -158,6 +158,7 @@ def test_every_artifact_of_the_contract_is_there(project: Project) -> None:
     metrics = read_json(layout.evaluate(c) / "metrics.json")
     assert metrics["n_query"] == 10
     assert 0 <= metrics["nmi"] <= 1
+    assert 0 <= metrics["defect_nmi"] <= 1
     assert metrics["aupro"] is not None
     assert read_json(layout.evaluate() / "summary.json")["nmi"] == metrics["nmi"]
     assert "a b" in (layout.report() / "index.html").read_text()

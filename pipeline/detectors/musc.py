@@ -68,7 +68,10 @@ def patch_scores(
 def choose_references(count: int, references: int | None, seed: int) -> NDArray[np.int64]:
     """Return the sorted indices of the images to compare with: all, or a random `references`."""
     if count < 2:
-        raise ValueError(f"MuSc compares images with each other and needs at least 2, got {count}")
+        raise ValueError(
+            f"MuSc compares images with each other and needs at least 2, got {count}: add images, or "
+            "use maps.method patchcore with normal references"
+        )
     if references is None or references >= count:
         return np.arange(count)
     if references < 2:
