@@ -69,8 +69,8 @@ def choose_references(count: int, references: int | None, seed: int) -> NDArray[
     """Return the sorted indices of the images to compare with: all, or a random `references`."""
     if count < 2:
         raise ValueError(
-            f"MuSc compares images with each other and needs at least 2, got {count}: add images, or "
-            "use maps.method patchcore with normal references"
+            f"MuSc compares images with each other and needs at least 2, got {count}: add images "
+            "or use maps.method patchcore with normal references"
         )
     if references is None or references >= count:
         return np.arange(count)
