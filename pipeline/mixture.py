@@ -12,9 +12,9 @@ from sklearn.mixture import GaussianMixture
 Floats = NDArray[np.float64]
 
 _REGULARISATION = 1e-3
-_RESTARTS = 10
+_RESTARTS = 20
 _SAMPLES_PER_DIMENSION = 4
-_NORMAL_RATIO = 0.5
+_NORMAL_RATIO = 2 / 3
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ def mixture_probabilities(
 
     A sub-image without a region (`empty` (M,) bool: MEBin found nothing) is normal. The others,
     descriptors (M, F), go into a mixture of `n_classes` components; when the component with the
-    lowest mean of `scores` (M,), the anomaly scores, has less than half the mean of all others, or
-    nothing is empty, it is normal as well. Otherwise the sub-images without a region are the whole
+    lowest mean of `scores` (M,), the anomaly scores, has less than 2/3 of the mean of all others,
+    or nothing is empty, it is normal as well. Otherwise the sub-images without a region are the whole
     of normal, and a mixture of one component less finds the defects. Defects follow by falling
     size. Descriptors are projected on their first `dimensions` principal components, fewer where
     there are not four regions a dimension. With fewer different regions than classes the last
