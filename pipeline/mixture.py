@@ -39,9 +39,8 @@ def mixture_probabilities(
     A sub-image without a region (`empty` (M,) bool: MEBin found nothing) is normal. The others,
     descriptors (M, F), go into a mixture of `n_classes` components; when the component with the
     lowest mean of `scores` (M,), the anomaly scores, has less than 2/3 of the mean of all others,
-    or nothing is empty, it is normal as well. Otherwise the sub-images without a region are the whole
-    of normal, and a mixture of one component less finds the defects. Defects follow by falling
-    size. Descriptors are projected on their first `dimensions` principal components, fewer where
+    or nothing is empty, it is normal as well. Otherwise the sub-images without a region are all of
+    normal, and a mixture of one component less finds the defects. Defects follow by falling size. Descriptors are projected on their first `dimensions` principal components, fewer where
     there are not four regions a dimension. With fewer different regions than classes the last
     classes stay empty. Raises ValueError for lengths that differ and fewer than two classes.
     """
