@@ -40,9 +40,11 @@ def mixture_probabilities(
     descriptors (M, F), go into a mixture of `n_classes` components; when the component with the
     lowest mean of `scores` (M,), the anomaly scores, has less than 2/3 of the mean of all others,
     or nothing is empty, it is normal as well. Otherwise the sub-images without a region are all of
-    normal, and a mixture of one component less finds the defects. Defects follow by falling size. Descriptors are projected on their first `dimensions` principal components, fewer where
-    there are not four regions a dimension. With fewer different regions than classes the last
-    classes stay empty. Raises ValueError for lengths that differ and fewer than two classes.
+    normal, and a mixture of one component less finds the defects. Defects follow by falling size.
+
+    Descriptors are projected on their first `dimensions` principal components, fewer where there
+    are not four regions a dimension. With fewer different regions than classes the last classes
+    stay empty. Raises ValueError for lengths that differ and fewer than two classes.
     """
     x, s = np.asarray(descriptors, np.float64), np.asarray(scores, np.float64)
     without = np.asarray(empty, np.bool_)
