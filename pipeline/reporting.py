@@ -1,21 +1,15 @@
-"""The HTML page: thumbnails, tables and curves as one self-contained file (an edge: it renders)."""
+"""The HTML page: what it shows, and its rendering as one self-contained file (an edge)."""
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import jinja2
-import numpy as np
-from markupsafe import Markup, escape
-from numpy.typing import NDArray
+from markupsafe import Markup
 
 from pipeline.metrics import contingency, match_clusters
-
-Image = NDArray[np.uint8]
 
 FIGURES = {
     "nmi": "NMI",
@@ -30,7 +24,6 @@ FIGURES = {
     "n_query": "images",
     "n_regions": "sub-images",
 }
-_OUTLINE = (255, 60, 60)
 
 
 @dataclass(frozen=True)
@@ -53,6 +46,32 @@ class ClassGallery:
 
 
 @dataclass(frozen=True)
+class Panel:
+    """One picture of a row with a short note below it."""
+
+    uri: str
+    alt: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class PanelRow:
+    """One image: its file name, its score and its pictures, one a column."""
+
+    caption: str
+    score: str
+    panels: Sequence[Panel]
+
+
+@dataclass(frozen=True)
+class PanelTable:
+    """Images under column heads."""
+
+    columns: Sequence[str]
+    rows: Sequence[PanelRow]
+
+
+@dataclass(frozen=True)
 class Confusion:
     """True labels (rows) against discovered classes; a cell is (count, whether it is matched)."""
 
@@ -66,7 +85,7 @@ class CategoryReport:
 
     name: str
     classes: Sequence[ClassGallery]
-    examples: Sequence[Thumbnail]
+    binarized: PanelTable
     confusion: Confusion | None
     losses: Markup
 
@@ -102,50 +121,6 @@ def figure_row(metrics: Mapping[str, float | None]) -> list[str | None]:
     return row
 
 
-def data_uri(image: Image, *, quality: int = 85) -> str:
-    """Encode an RGB image (H, W, 3) uint8 as a JPEG data URI."""
-    done, encoded = cv2.imencode(
-        ".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
-    )
-    if not done:
-        raise ValueError("the image could not be encoded as JPEG")
-    return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode()
-
-
-def outlined(image: Image, mask: NDArray[np.uint8], *, thickness: int = 1) -> Image:
-    """Return a copy of image (H, W, 3) with the outline of mask (H, W), non-zero inside, drawn."""
-    contours, _ = cv2.findContours(
-        (mask != 0).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE
-    )
-    drawn = cv2.drawContours(image.copy(), contours, -1, _OUTLINE, thickness)
-    return np.asarray(drawn, np.uint8)
-
-
-def crop_thumbnail(image: Image, mask: NDArray[np.uint8], *, side: int = 112) -> str:
-    """Return a sub-image at `side` pixels with its mask outlined, as a data URI."""
-    small = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
-    mask_small = cv2.resize(mask, (side, side), interpolation=cv2.INTER_NEAREST)
-    return data_uri(outlined(np.asarray(small, np.uint8), np.asarray(mask_small, np.uint8)))
-
-
-def panels(
-    image: Image, anomaly_map: NDArray[np.float32], mask: NDArray[np.bool_], *, height: int = 160
-) -> str:
-    """Return image, heat map and mask outline side by side; map and mask have one size."""
-    width = max(1, round(image.shape[1] * height / image.shape[0]))
-    size = (min(width, 4 * height), height)
-    small = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
-    heat = cv2.resize(np.clip(anomaly_map, 0, 1), size, interpolation=cv2.INTER_LINEAR)
-    colours = cv2.applyColorMap((heat * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
-    overlay = cv2.addWeighted(small, 0.45, cv2.cvtColor(colours, cv2.COLOR_BGR2RGB), 0.55, 0)
-    binary = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
-    return data_uri(
-        np.concatenate(
-            [small, np.asarray(overlay, np.uint8), outlined(small, np.asarray(binary, np.uint8))], 1
-        )
-    )
-
-
 def confusion(true: Sequence[str], predicted: Sequence[int]) -> Confusion:
     """Count labels against classes and mark the matched cells."""
     table = contingency(true, predicted)
@@ -162,44 +137,3 @@ def confusion(true: Sequence[str], predicted: Sequence[int]) -> Confusion:
         for i, label in enumerate(table.classes.tolist())
     ]
     return Confusion(clusters, rows)
-
-
-_COLOURS = ("#0b6bcb", "#d1495b", "#2a9d55", "#b07aa1", "#e08e0b", "#4c7a89")
-
-
-def line_chart(
-    series: Mapping[str, Sequence[float]], *, width: int = 720, height: int = 240
-) -> Markup:
-    """Return an SVG line chart of curves over epochs that share the vertical axis."""
-    left, right, top, bottom = 48, 130, 12, 28
-    values = np.array([v for curve in series.values() for v in curve if np.isfinite(v)])
-    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
-    high = high if high > low else low + 1
-    n = max(len(curve) for curve in series.values())
-
-    def point(i: int, value: float) -> str:
-        x = left + (width - left - right) * i / max(n - 1, 1)
-        y = top + (height - top - bottom) * (high - value) / (high - low)
-        return f"{x:.1f},{y:.1f}"
-
-    parts = [
-        f'<svg viewBox="0 0 {width} {height}" role="img" '
-        f'aria-label="Training losses over {n} epochs" style="max-width:{width}px;width:100%">',
-        f'<line class="axis" x1="{left}" y1="{height - bottom}" x2="{width - right}" '
-        f'y2="{height - bottom}"/><line class="axis" x1="{left}" y1="{top}" x2="{left}" '
-        f'y2="{height - bottom}"/>',
-        f'<text x="{left}" y="{height - 8}">epoch 0</text>'
-        f'<text x="{width - right}" y="{height - 8}" text-anchor="end">{n - 1}</text>',
-    ]
-    for value in (low, (low + high) / 2, high):
-        y = float(point(0, value).split(",")[1])
-        parts.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.3g}</text>')
-    for k, (name, curve) in enumerate(series.items()):
-        colour = _COLOURS[k % len(_COLOURS)]
-        points = " ".join(point(i, v) for i, v in enumerate(curve) if np.isfinite(v))
-        parts.append(
-            f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.6"/>'
-            f'<text x="{width - right + 10}" y="{top + 12 + 16 * k}" style="fill:{colour}">'
-            f"{escape(name)}</text>"
-        )
-    return Markup("".join([*parts, "</svg>"]))

@@ -21,6 +21,7 @@ EDGES = {
     "model_store",
     "provenance",
     "reporting",
+    "sections",
     "weights",
 }
 NEUTRAL = {"progress"}

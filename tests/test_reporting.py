@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-import base64
 import re
 
-import cv2
 import numpy as np
 import pytest
 
+from pipeline.charts import line_chart
 from pipeline.metrics import mean_figures
+from pipeline.pictures import data_uri
 from pipeline.reporting import (
     FIGURES,
     CategoryReport,
     ClassGallery,
+    Panel,
+    PanelRow,
+    PanelTable,
     ReportPage,
     Thumbnail,
     confusion,
-    crop_thumbnail,
-    data_uri,
     figure_row,
-    line_chart,
-    outlined,
-    panels,
     render,
 )
 
 IMAGE = np.full((64, 96, 3), 120, np.uint8)
-
-
-def decoded(uri: str) -> np.ndarray:
-    content = base64.b64decode(uri.removeprefix("data:image/jpeg;base64,"))
-    return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
 
 
 def page(name: str = "metal", caption: str = "a.png", labels: bool = True) -> str:
@@ -40,7 +33,9 @@ def page(name: str = "metal", caption: str = "a.png", labels: bool = True) -> st
     section = CategoryReport(
         name=name,
         classes=[ClassGallery(0, 3, 2, [thumbnail])],
-        examples=[thumbnail],
+        binarized=PanelTable(
+            ["image", "Otsu"], [PanelRow(caption, "0.7", [Panel(thumbnail.uri, "image", caption)])]
+        ),
         confusion=table,
         losses=line_chart({"total": [2.0, 1.0]}),
     )
@@ -80,32 +75,6 @@ def test_confusion_marks_the_matching() -> None:
     table = confusion(["a", "a", "b", "b", "b"], [1, 1, 0, 0, 1])
     assert table.clusters == [0, 1]
     assert table.rows == [("a", [(0, False), (2, True)]), ("b", [(2, True), (1, False)])]
-
-
-def test_outline_is_drawn_around_the_mask_alone() -> None:
-    mask = np.zeros((64, 96), np.uint8)
-    mask[20:30, 40:60] = 1
-    drawn = outlined(IMAGE, mask)
-    changed = (drawn != IMAGE).any(-1)
-    assert changed[20, 40:60].all()
-    assert not changed[22:28, 42:58].any()
-    assert not changed[:19].any()
-    assert not (outlined(IMAGE, np.zeros_like(mask)) != IMAGE).any()
-
-
-def test_pictures_have_the_size_they_should() -> None:
-    assert decoded(crop_thumbnail(IMAGE, np.zeros((64, 96), np.uint8))).shape == (112, 112, 3)
-    wide = panels(IMAGE, np.zeros((32, 32), np.float32), np.zeros((32, 32), np.bool_))
-    assert decoded(wide).shape == (160, 3 * 240, 3)
-
-
-def test_chart_scales_to_its_values() -> None:
-    svg = str(line_chart({"a<b": [3.0, 1.0, 2.0], "flat": [1.0, 1.0, 1.0]}))
-    assert "a&lt;b" in svg
-    first = re.findall(r'points="([^"]*)"', svg)[0].split()
-    heights = [float(p.split(",")[1]) for p in first]
-    assert heights[0] < heights[2] < heights[1]
-    assert "<svg" in str(line_chart({"constant": [1.0]}))
 
 
 def test_summary_is_the_mean_and_null_where_a_product_has_none() -> None:

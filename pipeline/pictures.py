@@ -1,0 +1,105 @@
+"""Small pictures of the report, from arrays to JPEG data URIs.
+
+Images are uint8 RGB (H, W, 3), masks (H, W) non-zero inside; x is the column, y the row.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Image = NDArray[np.uint8]
+Mask = NDArray[np.uint8] | NDArray[np.bool_]
+Colour = tuple[int, int, int]
+
+RED: Colour = (255, 60, 60)
+GREEN: Colour = (70, 220, 110)
+
+
+def data_uri(image: Image, *, quality: int = 85) -> str:
+    """Encode an image as a JPEG data URI. Raises ValueError when OpenCV cannot."""
+    done, encoded = cv2.imencode(
+        ".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
+    )
+    if not done:
+        raise ValueError("the image could not be encoded as JPEG")
+    return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode()
+
+
+def outlined(image: Image, mask: Mask, *, thickness: int = 1, colour: Colour = RED) -> Image:
+    """Return a copy of image (H, W, 3) with the outline of mask (H, W) drawn."""
+    contours, _ = cv2.findContours(
+        (mask != 0).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE
+    )
+    drawn = cv2.drawContours(image.copy(), contours, -1, colour, thickness)
+    return np.asarray(drawn, np.uint8)
+
+
+def crop_thumbnail(image: Image, mask: Mask, *, side: int = 112) -> str:
+    """Return a sub-image at `side` pixels with its mask outlined, as a data URI."""
+    small = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
+    return data_uri(outlined(np.asarray(small, np.uint8), shrunk_mask(mask, (side, side))))
+
+
+def shrunk(image: Image, side: int) -> Image:
+    """Return the image with its longer side at `side` pixels, the shorter one at least 1."""
+    height, width = image.shape[:2]
+    scale = side / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, size, interpolation=method), np.uint8)
+
+
+def shrunk_mask(mask: Mask, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Return the mask at `size` (width, height), bool; a region of one pixel does not vanish."""
+    grey = (mask != 0).astype(np.float32)
+    smaller = size[0] < mask.shape[1] or size[1] < mask.shape[0]
+    method = cv2.INTER_AREA if smaller else cv2.INTER_NEAREST
+    return np.asarray(cv2.resize(grey, size, interpolation=method) > 0, np.bool_)
+
+
+def tinted(image: Image, mask: Mask, *, colour: Colour = RED, opacity: float = 0.45) -> Image:
+    """Return a copy of image (H, W, 3) with the inside of mask (H, W) tinted and outlined."""
+    inside = mask != 0
+    drawn = image.copy()
+    mixed = image[inside] * (1 - opacity) + np.array(colour) * opacity
+    drawn[inside] = mixed.astype(np.uint8)
+    return outlined(drawn, mask, colour=colour)
+
+
+def heat_overlay(image: Image, heat: NDArray[np.floating]) -> Image:
+    """Lay a heat map (h, w), clipped to [0, 1] and stretched over the image, on the image."""
+    size = (image.shape[1], image.shape[0])
+    values = np.clip(heat, 0, 1).astype(np.float32)
+    values = cv2.resize(values, size, interpolation=cv2.INTER_LINEAR)
+    colours = cv2.applyColorMap((values * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
+    rgb = cv2.cvtColor(colours, cv2.COLOR_BGR2RGB)
+    return np.asarray(cv2.addWeighted(image, 0.45, rgb, 0.55, 0), np.uint8)
+
+
+def panels(
+    image: Image,
+    anomaly_map: NDArray[np.float32],
+    masks: Sequence[Mask],
+    *,
+    truth: Mask | None = None,
+    side: int = 200,
+) -> list[str]:
+    """Return the image, its heat map and one picture a mask, as data URIs of one size.
+
+    `anomaly_map` (h, w) in [0, 1]; the masks may have any size, as they are stretched over the
+    image. The outline of `truth`, where there is one, is drawn in green on the image itself.
+    `side` is the longer side of the pictures in pixels.
+    """
+    small = shrunk(image, side)
+    size = (small.shape[1], small.shape[0])
+    plain = small
+    if truth is not None:
+        plain = outlined(small, shrunk_mask(truth, size), colour=GREEN)
+    pictures = [plain, heat_overlay(small, anomaly_map)]
+    pictures += [tinted(small, shrunk_mask(mask, size)) for mask in masks]
+    return [data_uri(picture, quality=80) for picture in pictures]

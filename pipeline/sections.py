@@ -1,0 +1,147 @@
+"""The parts of a category's report, read from its artifacts (an edge)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipeline.artifacts import MEBIN_IMAGES, Layout, open_arrays, read_metadata, read_parquet
+from pipeline.config import Mebin
+from pipeline.images import ImageError, read_image, read_mask
+from pipeline.pictures import crop_thumbnail, panels
+from pipeline.reporting import ClassGallery, Panel, PanelRow, PanelTable, Thumbnail
+from pipeline.thresholding import binarize_fixed, binarize_otsu
+
+_METHODS = {"mebin": "MEBin", "otsu": "chosen: Otsu", "fixed": "chosen: fixed"}
+
+
+@dataclass(frozen=True)
+class Category:
+    """The tables of one category. `paths`, `labels` and `masks` are keyed by sample_id.
+
+    `folder` holds its images; `regions` and `crops` have the same rows, checked by the stage.
+    """
+
+    name: str
+    layout: Layout
+    folder: Path
+    paths: Mapping[str, str]
+    labels: Mapping[str, str]
+    masks: Mapping[str, str]
+    merged: pd.DataFrame
+    regions: pd.DataFrame
+    crops: pd.DataFrame
+    scores: pd.DataFrame
+
+
+def most_confident(regions: pd.DataFrame, number: int, limit: int) -> pd.DataFrame:
+    """Return up to `limit` rows of class `number`, the most confident first, ties in file order."""
+    members = regions[regions["class"] == number]
+    return members.sort_values("confidence", ascending=False, kind="stable").head(limit)
+
+
+def galleries(category: Category, limit: int) -> list[ClassGallery]:
+    """Return the `limit` most confident sub-images of each class that a region or image has."""
+    regions, merged = category.regions, category.merged
+    group = open_arrays(category.layout.crops(category.name) / "crops.zarr")
+    found = []
+    for number in sorted({*regions["class"].tolist(), *merged["class"].tolist()}):
+        shown = most_confident(regions, number, limit)
+        thumbnails = [
+            Thumbnail(
+                uri=crop_thumbnail(np.asarray(group["images"][i]), np.asarray(group["masks"][i])),
+                caption=category.paths[sample_id],
+                confidence=f"{confidence:.2f}",
+            )
+            for i, sample_id, confidence in zip(
+                shown.index.tolist(),
+                shown["sample_id"].tolist(),
+                shown["confidence"].tolist(),
+                strict=True,
+            )
+        ]
+        n_regions = int((regions["class"] == number).sum())
+        n_images = int((merged["class"] == number).sum())
+        found.append(ClassGallery(int(number), n_regions, n_images, thumbnails))
+    return found
+
+
+def binarized(category: Category, options: Mebin, limit: int) -> PanelTable:
+    """Return `limit` images, evenly spread over the scores, under three binarizations.
+
+    Otsu's threshold and the fixed one of `options` are applied here to the stored map, the masks of
+    the last column are those that the pipeline went on with (AnomalyNCD section 3.2). Images that
+    cannot be read are left out.
+    """
+    name, layout = category.name, category.layout
+    table = layout.mebin(name) / "images.parquet"
+    frame = read_parquet(table, MEBIN_IMAGES)
+    method = str(read_metadata(table).get("method"))
+    columns = ["image", "anomaly map", "Otsu", f"fixed {options.threshold:g}"]
+    columns.append(_METHODS.get(method, method.replace("_", " ")))
+    maps = open_arrays(layout.maps(name) / "maps.zarr")["maps"]
+    masks = open_arrays(layout.mebin(name) / "masks.zarr")["masks"]
+    rows = []
+    for i in _spread(category.scores["score"].to_numpy(), limit):
+        sample_id = str(category.scores["sample_id"][i])
+        try:
+            image = read_image(category.folder / category.paths[sample_id])
+        except ImageError:
+            continue
+        cuts = _cuts(np.asarray(maps[i]), options)
+        chosen = np.asarray(masks[i], np.bool_)
+        cuts.append((chosen, float(frame["threshold"][i]), int(frame["n_regions"][i])))
+        uris = panels(
+            image, np.asarray(maps[i]), [mask for mask, _, _ in cuts], truth=_truth(category, i)
+        )
+        notes = ["", "", *(_note(threshold, n) for _, threshold, n in cuts)]
+        rows.append(
+            PanelRow(
+                category.paths[sample_id],
+                f"{category.scores['score'][i]:.3f}",
+                [Panel(*cell) for cell in zip(uris, columns, notes, strict=True)],
+            )
+        )
+    return PanelTable(columns, rows)
+
+
+def _spread(scores: NDArray[np.float64], limit: int) -> list[int]:
+    """Return up to `limit` rows from the highest to the lowest score, evenly spaced in rank."""
+    n = min(limit, len(scores))
+    order = scores.argsort(kind="stable")[::-1]
+    chosen: list[int] = order[np.linspace(0, len(order) - 1, n).round().astype(int)].tolist()
+    return chosen
+
+
+_Cut = tuple[NDArray[np.bool_], float, int]
+"""A mask, its threshold (NaN: none) and its number of regions."""
+
+
+def _cuts(amap: NDArray[np.float32], options: Mebin) -> list[_Cut]:
+    found = (
+        binarize_otsu(amap, erode_px=options.erode_px),
+        binarize_fixed(amap, threshold=options.threshold, erode_px=options.erode_px),
+    )
+    return [(cut.mask, cut.threshold, cut.n_regions) for cut in found]
+
+
+def _note(threshold: float, n_regions: int) -> str:
+    if np.isnan(threshold) and n_regions == 0:
+        return "no region"
+    cut = "" if np.isnan(threshold) else f"above {threshold:.3f}: "
+    return f"{cut}{n_regions} region{'' if n_regions == 1 else 's'}"
+
+
+def _truth(category: Category, row: int) -> NDArray[np.bool_] | None:
+    path = category.masks.get(str(category.scores["sample_id"][row]))
+    if path is None:
+        return None
+    try:
+        return read_mask(category.folder / path)
+    except ImageError:
+        return None
