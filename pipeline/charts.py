@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from markupsafe import Markup, escape
+from numpy.typing import NDArray
+
+from pipeline.palette import Marker, class_colour, class_marker
 
 _COLOURS = ("#0b6bcb", "#d1495b", "#2a9d55", "#b07aa1", "#e08e0b", "#4c7a89")
 
@@ -46,3 +49,74 @@ def line_chart(
             f"{escape(name)}</text>"
         )
     return Markup("".join([*parts, "</svg>"]))
+
+
+_RADIUS = 4.0
+_CUT = 18
+"""Longest name in a legend, in characters; the whole is in its tooltip."""
+
+
+def scatter(
+    points: NDArray[np.float64],
+    numbers: Sequence[int],
+    names: Mapping[int, str],
+    *,
+    title: str,
+    width: int = 540,
+    height: int = 360,
+) -> Markup:
+    """Return an SVG scatter of points (M, 2), coloured and shaped by their `numbers` (M,).
+
+    `names` gives the legend, in its order; numbers that no point has are left out. Both axes have
+    one scale. `title` names the picture. Raises ValueError for points other than (M, 2), M > 0.
+    """
+    if points.ndim != 2 or points.shape[1] != 2 or len(points) == 0:
+        raise ValueError(f"points are {points.shape}, not (M, 2) with M > 0")
+    values = np.asarray(numbers)
+    present = [number for number in names if (values == number).any()]
+    height = max(height, 28 + 18 * len(present))
+    placed = _placed(points, width - 150, height)
+    parts = [
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}" '
+        f'style="max-width:{width}px;width:100%"><title>{escape(title)}</title>',
+        f'<rect class="frame" x="1" y="1" width="{width - 152}" height="{height - 2}" rx="4"/>',
+    ]
+    for row, number in enumerate(present):
+        members = placed[values == number]
+        name, colour = names[number], class_colour(number)
+        shapes = "".join(_marker(class_marker(number), x, y) for x, y in members.tolist())
+        parts.append(
+            f'<path d="{shapes}" fill="{colour}" fill-opacity=".8">'
+            f"<title>{escape(name)}: {len(members)}</title></path>"
+        )
+        x, y = width - 136, 18 + 18 * row
+        short = name if len(name) <= _CUT else name[: _CUT - 1] + "\u2026"
+        parts.append(
+            f'<path d="{_marker(class_marker(number), x, y)}" fill="{colour}"/>'
+            f'<text x="{x + 10}" y="{y + 4}">{escape(short)}<title>{escape(name)}</title></text>'
+        )
+    return Markup("".join([*parts, "</svg>"]))
+
+
+def _placed(points: NDArray[np.float64], width: int, height: int) -> NDArray[np.float64]:
+    """Scale points (M, 2) into a box of `width` and `height` with a margin, centred."""
+    low, high = points.min(0), points.max(0)
+    box = np.array([width, height]) - 4 * _RADIUS
+    spans = high - low
+    scale = min((box[k] / spans[k] for k in (0, 1) if spans[k] > 0), default=1.0)
+    placed: NDArray[np.float64] = (points - (low + high) / 2) * scale
+    return placed + np.array([width, height]) / 2
+
+
+def _marker(shape: Marker, x: float, y: float) -> str:
+    """Return path data of a marker centred at (x, y)."""
+    r = _RADIUS
+    if shape == "circle":
+        return f"M{x - r:.1f},{y:.1f}a{r},{r} 0 1,0 {2 * r},0a{r},{r} 0 1,0 {-2 * r},0z"
+    if shape == "square":
+        s = 0.88 * r
+        return f"M{x - s:.1f},{y - s:.1f}h{2 * s:.1f}v{2 * s:.1f}h{-2 * s:.1f}z"
+    if shape == "triangle":
+        return f"M{x:.1f},{y - 1.2 * r:.1f}l{1.15 * r:.1f},{2 * r:.1f}h{-2.3 * r:.1f}z"
+    d = 1.25 * r
+    return f"M{x:.1f},{y - d:.1f}l{d:.1f},{d:.1f}l{-d:.1f},{d:.1f}l{-d:.1f},{-d:.1f}z"

@@ -72,6 +72,14 @@ class PanelTable:
 
 
 @dataclass(frozen=True)
+class Scatters:
+    """Scatter plots (SVG) with a sentence about them; none when there is too little to show."""
+
+    note: str
+    charts: Sequence[Markup] = ()
+
+
+@dataclass(frozen=True)
 class Confusion:
     """True labels (rows) against discovered classes; a cell is (count, whether it is matched)."""
 
@@ -85,6 +93,7 @@ class CategoryReport:
 
     name: str
     classes: Sequence[ClassGallery]
+    embeddings: Scatters
     binarized: PanelTable
     confusion: Confusion | None
     losses: Markup

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +11,17 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.artifacts import MEBIN_IMAGES, Layout, open_arrays, read_metadata, read_parquet
+from pipeline.charts import scatter
 from pipeline.config import Mebin
 from pipeline.images import ImageError, read_image, read_mask
+from pipeline.metrics import match_clusters
 from pipeline.pictures import crop_thumbnail, panels
-from pipeline.reporting import ClassGallery, Panel, PanelRow, PanelTable, Thumbnail
+from pipeline.projection import subsample, tsne
+from pipeline.reporting import ClassGallery, Panel, PanelRow, PanelTable, Scatters, Thumbnail
 from pipeline.thresholding import binarize_fixed, binarize_otsu
+
+MOST_POINTS = 3000
+"""More regions than this are subsampled for t-SNE."""
 
 _METHODS = {"mebin": "MEBin", "otsu": "chosen: Otsu", "fixed": "chosen: fixed"}
 
@@ -69,6 +75,54 @@ def galleries(category: Category, limit: int) -> list[ClassGallery]:
         n_images = int((merged["class"] == number).sum())
         found.append(ClassGallery(int(number), n_regions, n_images, thumbnails))
     return found
+
+
+def embeddings(category: Category) -> Scatters:
+    """Return t-SNE plots of the regions' embeddings: by discovered class and by true label.
+
+    The second one is there when there are labels: every region has that of its image. A label has
+    the colour of the class it is matched with.
+    """
+    rows = subsample(len(category.regions), MOST_POINTS)
+    regions = category.regions.iloc[rows]
+    points = None
+    if len(regions):
+        points = tsne(np.stack([np.asarray(e, np.float32) for e in regions["embedding"]]))
+    if points is None:
+        return Scatters("There are too few different sub-images for a map of their embeddings.")
+    note = f"Each point is one of {len(category.regions)} sub-images"
+    if len(rows) < len(category.regions):
+        note = f"Each point is one of {len(rows)} sub-images, drawn from {len(category.regions)}"
+    note += "; near ones look alike to the trained network, the axes mean nothing."
+    classes = regions["class"].tolist()
+    names = {k: f"class {k}" + (" (normal)" if k == 0 else "") for k in sorted(set(classes))}
+    charts = [scatter(points, classes, names, title=f"{category.name}: discovered classes")]
+    known = regions["sample_id"].isin(category.labels.keys()).to_numpy()
+    if known.any():
+        labels = [category.labels[s] for s in regions["sample_id"][known]]
+        numbers = _label_numbers(category, labels)
+        charts.append(
+            scatter(
+                points[known],
+                [numbers[label] for label in labels],
+                {number: label for label, number in sorted(numbers.items())},
+                title=f"{category.name}: true labels",
+            )
+        )
+    return Scatters(note, charts)
+
+
+def _label_numbers(category: Category, labels: Sequence[str]) -> dict[str, int]:
+    """Return for each label the class matched with it over the images, or an unused number."""
+    merged = category.merged[category.merged["sample_id"].isin(category.labels.keys())]
+    true = [category.labels[s] for s in merged["sample_id"]]
+    matched = match_clusters(true, merged["class"].tolist())
+    numbers = {str(label): int(k) for k, label in matched.items()}
+    free = max([*numbers.values(), *category.regions["class"].tolist()]) + 1
+    for label in sorted(set(labels) - numbers.keys()):
+        numbers[label] = free
+        free += 1
+    return numbers
 
 
 def binarized(category: Category, options: Mebin, limit: int) -> PanelTable:

@@ -18,6 +18,7 @@ from pipeline.reporting import (
     PanelRow,
     PanelTable,
     ReportPage,
+    Scatters,
     Thumbnail,
     confusion,
     figure_row,
@@ -33,6 +34,7 @@ def page(name: str = "metal", caption: str = "a.png", labels: bool = True) -> st
     section = CategoryReport(
         name=name,
         classes=[ClassGallery(0, 3, 2, [thumbnail])],
+        embeddings=Scatters(f"a note on {caption}", [line_chart({"x": [1.0]})]),
         binarized=PanelTable(
             ["image", "Otsu"], [PanelRow(caption, "0.7", [Panel(thumbnail.uri, "image", caption)])]
         ),
