@@ -286,7 +286,7 @@ class Layout:
         return self.root / "train" / c
 
     def predict(self, c: str) -> Path:
-        """`regions.parquet`."""
+        """`regions.parquet` and `attention.zarr`."""
         return self.root / "predict" / c
 
     def merge(self, c: str) -> Path:

@@ -164,11 +164,19 @@ class ClassBlock(nn.Module):
         first = first + self.ls2(self.mlp(self.norm2(first)))
         return self.norm(first)  # type: ignore[no-any-return]
 
-    def _attend(self, x: Tensor, visible: Tensor) -> Tensor:
-        """Return the heads' outputs (B, H * d) for the class token; x (B, N, D) is standardised."""
+    def attention(self, tokens: Tensor, visible: Tensor) -> Tensor:
+        """Return the class token's attention weights (B, H, N), at least float32.
+
+        Arguments are those of `forward`. Over the visible keys, the class token's own (token 0)
+        among them, the weights of a head sum to 1; those of hidden keys are 0.
+        """
+        return self._weights(F.layer_norm(tokens, tokens.shape[-1:], eps=self.norm1.eps), visible)
+
+    def _weights(self, x: Tensor, visible: Tensor) -> Tensor:
+        """Return the attention weights (B, H, N) of the class token; x is standardised."""
         attn, gain, shift = self.attn, self.norm1.weight, self.norm1.bias
         heads = attn.num_heads
-        w_q, w_k, w_v = attn.qkv.weight.reshape(3, heads, -1, x.shape[-1]).unbind(0)  # (H, d, D)
+        w_q, w_k, _ = attn.qkv.weight.reshape(3, heads, -1, x.shape[-1]).unbind(0)  # (H, d, D)
         query = torch.einsum("bi,hdi->bhd", x[:, 0] * gain + shift, w_q)  # (B, H, d)
         if attn.qkv.bias is not None:
             query = query + attn.qkv.bias.reshape(3, heads, -1)[0]
@@ -177,7 +185,14 @@ class ClassBlock(nn.Module):
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         itself = torch.arange(x.shape[1], device=x.device) == 0  # (N,)
         hidden = ~(visible | itself)[:, None]  # (B, 1, N)
-        weights = logits.masked_fill(hidden, float("-inf")).softmax(-1)  # (B, H, N)
+        return logits.masked_fill(hidden, float("-inf")).softmax(-1)  # (B, H, N)
+
+    def _attend(self, x: Tensor, visible: Tensor) -> Tensor:
+        """Return the heads' outputs (B, H * d) for the class token; x (B, N, D) is standardised."""
+        attn, gain, shift = self.attn, self.norm1.weight, self.norm1.bias
+        heads = attn.num_heads
+        w_v = attn.qkv.weight.reshape(3, heads, -1, x.shape[-1])[2]  # (H, d, D)
+        weights = self._weights(x, visible)  # (B, H, N)
         mean = torch.einsum("bhn,bni->bhi", weights, x) * gain + shift  # (B, H, D)
         out = torch.einsum("bhi,hdi->bhd", mean, w_v)  # (B, H, d)
         if attn.qkv.bias is not None:

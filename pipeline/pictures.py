@@ -71,14 +71,33 @@ def tinted(image: Image, mask: Mask, *, colour: Colour = RED, opacity: float = 0
     return outlined(drawn, mask, colour=colour)
 
 
-def heat_overlay(image: Image, heat: NDArray[np.floating]) -> Image:
-    """Lay a heat map (h, w), clipped to [0, 1] and stretched over the image, on the image."""
+def heat_overlay(image: Image, heat: NDArray[np.floating], *, smooth: bool = True) -> Image:
+    """Lay a heat map (h, w), clipped to [0, 1] and stretched over the image, on the image.
+
+    Without `smooth` every value stays a block of its own.
+    """
     size = (image.shape[1], image.shape[0])
     values = np.clip(heat, 0, 1).astype(np.float32)
-    values = cv2.resize(values, size, interpolation=cv2.INTER_LINEAR)
+    method = cv2.INTER_LINEAR if smooth else cv2.INTER_NEAREST
+    values = cv2.resize(values, size, interpolation=method)
     colours = cv2.applyColorMap((values * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
     rgb = cv2.cvtColor(colours, cv2.COLOR_BGR2RGB)
     return np.asarray(cv2.addWeighted(image, 0.45, rgb, 0.55, 0), np.uint8)
+
+
+def attention_thumbnail(
+    image: Image, mask: Mask, attention: NDArray[np.floating], *, side: int = 112
+) -> str:
+    """Return a view with its mask outlined and, to its right, the attention over it.
+
+    `image` (S, S, 3) and `mask` (S, S) as the network sees them, `attention` (h, w) >= 0; the
+    hottest patch is the one with the largest weight.
+    """
+    small = shrunk(image, side)
+    inside = shrunk_mask(mask, (side, side))
+    heat = attention.astype(np.float32) / max(float(attention.max()), 1e-12)
+    overlay = outlined(heat_overlay(small, heat, smooth=False), inside)
+    return data_uri(np.concatenate([outlined(small, inside), overlay], axis=1))
 
 
 def panels(

@@ -32,7 +32,15 @@ class Thumbnail:
 
     uri: str
     caption: str
-    confidence: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class ClassPictures:
+    """Pictures of one class."""
+
+    number: int
+    thumbnails: Sequence[Thumbnail]
 
 
 @dataclass(frozen=True)
@@ -93,6 +101,7 @@ class CategoryReport:
 
     name: str
     classes: Sequence[ClassGallery]
+    attended: Sequence[ClassPictures]
     embeddings: Scatters
     binarized: PanelTable
     confusion: Confusion | None

@@ -10,15 +10,34 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.artifacts import MEBIN_IMAGES, Layout, open_arrays, read_metadata, read_parquet
+from pipeline.artifacts import (
+    MEBIN_IMAGES,
+    ArtifactError,
+    Layout,
+    open_arrays,
+    read_metadata,
+    read_parquet,
+)
 from pipeline.charts import scatter
 from pipeline.config import Mebin
 from pipeline.images import ImageError, read_image, read_mask
 from pipeline.metrics import match_clusters
-from pipeline.pictures import crop_thumbnail, panels
+from pipeline.pictures import attention_thumbnail, crop_thumbnail, panels
 from pipeline.projection import subsample, tsne
-from pipeline.reporting import ClassGallery, Panel, PanelRow, PanelTable, Scatters, Thumbnail
+from pipeline.reporting import (
+    ClassGallery,
+    ClassPictures,
+    Panel,
+    PanelRow,
+    PanelTable,
+    Scatters,
+    Thumbnail,
+)
 from pipeline.thresholding import binarize_fixed, binarize_otsu
+from pipeline.views import plain_view
+
+ATTENDED = 4
+"""Sub-images a class whose attention is shown."""
 
 MOST_POINTS = 3000
 """More regions than this are subsampled for t-SNE."""
@@ -62,7 +81,7 @@ def galleries(category: Category, limit: int) -> list[ClassGallery]:
             Thumbnail(
                 uri=crop_thumbnail(np.asarray(group["images"][i]), np.asarray(group["masks"][i])),
                 caption=category.paths[sample_id],
-                confidence=f"{confidence:.2f}",
+                note=f"{confidence:.2f}",
             )
             for i, sample_id, confidence in zip(
                 shown.index.tolist(),
@@ -74,6 +93,36 @@ def galleries(category: Category, limit: int) -> list[ClassGallery]:
         n_regions = int((regions["class"] == number).sum())
         n_images = int((merged["class"] == number).sum())
         found.append(ClassGallery(int(number), n_regions, n_images, thumbnails))
+    return found
+
+
+def attended(category: Category) -> list[ClassPictures]:
+    """Return what the class token attends to in the most confident sub-images of each class.
+
+    Each picture is the view of the network beside the weights of the last block, mean over heads
+    (AnomalyNCD section 3.3.1). Sub-images without a patch under their mask are left out: there the
+    class token sees itself alone.
+    """
+    folder = category.layout.predict(category.name)
+    group = open_arrays(folder / "attention.zarr")
+    attention = np.asarray(group["attention"], np.float32)
+    if len(attention) != len(category.regions):
+        raise ArtifactError(f"{folder}: attention.zarr is of other regions; run `predict` again")
+    size = int(str(group.attrs["image_size"]))
+    crops = open_arrays(category.layout.crops(category.name) / "crops.zarr")
+    seen = category.regions[attention.sum((1, 2)) > 0]
+    found = []
+    for number in sorted(set(seen["class"].tolist())):
+        shown = most_confident(seen, number, ATTENDED)
+        thumbnails = []
+        for i, sample_id in zip(shown.index.tolist(), shown["sample_id"].tolist(), strict=True):
+            image, mask = plain_view(
+                np.asarray(crops["images"][i]), np.asarray(crops["masks"][i]), size=size
+            )
+            uri = attention_thumbnail(image, mask >= 0.5, attention[i])
+            share = f"{attention[i].sum():.0%} on the patches"
+            thumbnails.append(Thumbnail(uri, category.paths[sample_id], share))
+        found.append(ClassPictures(int(number), thumbnails))
     return found
 
 

@@ -53,10 +53,12 @@ class RaggedTokens:
     """Rows of tokens of different lengths, one after the other.
 
     `flat` (T, D) float16, in memory or memory-mapped; row r is ``flat[offsets[r]:offsets[r + 1]]``.
+    `kept` (R, N) bool says which of a view's N tokens each row holds, or is None where nobody asks.
     """
 
     flat: NDArray[np.float16]
     offsets: Index
+    kept: NDArray[np.bool_] | None = None
 
     def gather(self, rows: Index) -> tuple[Tensor, Tensor]:
         """Return tokens (R, N, D) float32, zero-padded, and visible (R, N) bool."""
@@ -67,6 +69,19 @@ class RaggedTokens:
             tokens[i, :length] = self.flat[start : start + length]
         visible = np.arange(tokens.shape[1]) < lengths[:, None]
         return torch.from_numpy(tokens), torch.from_numpy(visible)
+
+    def spread(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return one value a token (R, N) in the order of the view, 0 for tokens that are not kept.
+
+        `values` (R, longest row) belong to the tokens that `gather` gives of all rows. Raises
+        ValueError where `kept` is None.
+        """
+        if self.kept is None:
+            raise ValueError("these tokens do not say where in their views they were")
+        present = np.arange(values.shape[1]) < np.diff(self.offsets)[:, None]
+        result = np.zeros(self.kept.shape, np.float32)
+        result[self.kept] = values[present]
+        return result
 
 
 def two_views(n: int, n_views: int, rng: np.random.Generator) -> tuple[Index, Index]:
@@ -131,7 +146,8 @@ class FrozenBlocks:
         visible = visible_keys(self.vit, keep, mask_on=self.masking.mask_on)  # (B, N)
         lengths = visible.sum(1).cpu().numpy()
         flat = tokens[visible].to(torch.float16).cpu().numpy()
-        return RaggedTokens(flat, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        return RaggedTokens(flat, offsets, visible.cpu().numpy())
 
 
 @dataclass(frozen=True)
@@ -176,7 +192,7 @@ def stack(views: list[tuple[Image, Mask]]) -> tuple[NDArray[np.uint8], NDArray[n
 
 
 def concatenate(parts: list[RaggedTokens]) -> RaggedTokens:
-    """Join the rows of several sets of tokens."""
+    """Join the rows of several sets of tokens; `kept` is left out."""
     lengths = np.concatenate([np.diff(part.offsets) for part in parts])
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     return RaggedTokens(np.concatenate([part.flat for part in parts]), offsets)

@@ -6,11 +6,22 @@ set. Embeddings are the trained network's either way.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.artifacts import CROPS, REGIONS, Layout, read_json, read_parquet, write_parquet
+from pipeline.artifacts import (
+    CROPS,
+    REGIONS,
+    ArraySpec,
+    Layout,
+    create_arrays,
+    read_json,
+    read_parquet,
+    write_parquet,
+)
 from pipeline.config import Params, Train
 from pipeline.descriptors import PooledTokens, region_descriptors
 from pipeline.inference import predict
@@ -25,11 +36,11 @@ from pipeline.model_store import (
     load_vit,
 )
 from pipeline.progress import track
-from pipeline.tokens import iter_plain
+from pipeline.tokens import FrozenBlocks, iter_plain
 
 
 def run(category: str, params: Params, layout: Layout) -> None:
-    """Write regions.parquet of a category; the network's settings come from model.json."""
+    """Write regions.parquet and attention.zarr; the network's settings come from model.json."""
     crops = read_parquet(layout.crops(category) / "crops.parquet", CROPS)
     section = trained_section(layout, category)
     blocks = load_blocks(layout, section)
@@ -66,6 +77,22 @@ def run(category: str, params: Params, layout: Layout) -> None:
     path = layout.predict(category) / "regions.parquet"
     metadata = {"head": description["head"], "classifier": params.predict.classifier}
     write_parquet(path, frame, REGIONS, metadata)
+    _write_attention(layout.predict(category), result.attention, blocks)
+
+
+def _write_attention(
+    folder: Path, attention: NDArray[np.float32] | None, blocks: FrozenBlocks
+) -> None:
+    """Write the class token's attention to the patches, (M, h, w), without the prefix tokens'."""
+    vit = blocks.vit
+    grid = tuple(int(n) for n in vit.patch_embed.grid_size)
+    patches = np.zeros((0, *grid), np.float16)
+    if attention is not None:
+        patches = attention[:, int(vit.num_prefix_tokens) :].astype(np.float16).reshape(-1, *grid)
+    specs = {"attention": ArraySpec(patches.shape, "float16")}
+    attributes = {"image_size": blocks.masking.image_size}
+    with create_arrays(folder / "attention.zarr", specs, attributes) as arrays:
+        arrays["attention"][:] = patches
 
 
 def _by_mixture(

@@ -36,7 +36,7 @@ from pipeline.reporting import (
     figure_row,
     render,
 )
-from pipeline.sections import Category, binarized, embeddings, galleries
+from pipeline.sections import Category, attended, binarized, embeddings, galleries
 
 _CURVES = {
     "loss_total": "total",
@@ -103,6 +103,7 @@ def _section(category: Category, params: Params) -> CategoryReport:
     return CategoryReport(
         name=category.name,
         classes=galleries(category, params.report.gallery),
+        attended=attended(category),
         embeddings=embeddings(category),
         binarized=binarized(category, params.mebin, params.report.examples),
         confusion=_confusion(category),

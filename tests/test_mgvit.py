@@ -226,6 +226,25 @@ def test_empty_mask_leaves_the_class_token_to_itself() -> None:
     )
 
 
+@pytest.mark.parametrize("registers", [0, 2])
+def test_attention_is_the_first_row_of_the_explicit_matrices(registers: int) -> None:
+    vit, keep = tiny_vit(registers=registers), some_keep()
+    tokens = torch.randn(4, 17 + registers, DIM, dtype=torch.float64)
+    visible = visible_keys(vit, keep, mask_on="class")
+    weights = ClassBlock(vit).attention(tokens, visible)
+    last = vit.blocks[-1]
+    q, k, _ = last.attn.qkv(last.norm1(tokens)).split(DIM, dim=-1)
+    size = DIM // 3
+    for head in range(3):
+        part = slice(head * size, (head + 1) * size)
+        logits = (q[:, :1, part] @ k[..., part].transpose(1, 2)).squeeze(1) / size**0.5
+        expected = logits.masked_fill(~visible, float("-inf")).softmax(-1)
+        close(weights[:, head], expected)
+    close(weights.sum(-1), torch.ones(4, 3, dtype=torch.float64))
+    assert (weights[~visible[:, None].expand_as(weights)] == 0).all()
+    close(weights[1, :, : 1 + registers].sum(-1), torch.ones(3, dtype=torch.float64))
+
+
 def test_gathered_and_padded_tokens_give_the_same() -> None:
     vit, keep = tiny_vit(registers=2), some_keep()
     tokens = torch.randn(4, 18 + 1, DIM, dtype=torch.float64)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.pictures import (
+    attention_thumbnail,
     crop_thumbnail,
     heat_overlay,
     outlined,
@@ -53,6 +54,21 @@ def test_heat_is_hot_where_the_map_is() -> None:
     heat[:, 4:] = 5.0  # clipped
     brightness = heat_overlay(IMAGE, heat).mean(-1)
     assert brightness[:, 80].min() > brightness[:, 10].max() + 50
+
+
+def test_attention_is_shown_beside_the_view_scaled_to_its_largest_weight() -> None:
+    image = np.full((224, 224, 3), 120, np.uint8)
+    attention = np.zeros((14, 14), np.float16)
+    attention[3, 10], attention[9, 2] = 0.01, 0.005
+    picture = decoded(attention_thumbnail(image, np.zeros((224, 224), np.bool_), attention))
+    assert picture.shape == (112, 224, 3)
+    left, right = picture[:, :112].mean(-1), picture[:, 112:].mean(-1)
+    assert np.abs(left - 120).max() < 10
+    patches = right.reshape(14, 8, 14, 8)[:, 2:6, :, 2:6].mean((1, 3))
+    assert patches.argmax() == 3 * 14 + 10
+    assert patches[9, 2] > np.median(patches) + 20
+    nothing = attention_thumbnail(image, np.zeros((224, 224), np.bool_), 0 * attention)
+    assert decoded(nothing).shape == (112, 224, 3)
 
 
 @pytest.mark.parametrize("size", [(40, 40), (300, 200)])

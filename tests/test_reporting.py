@@ -14,6 +14,7 @@ from pipeline.reporting import (
     FIGURES,
     CategoryReport,
     ClassGallery,
+    ClassPictures,
     Panel,
     PanelRow,
     PanelTable,
@@ -34,6 +35,7 @@ def page(name: str = "metal", caption: str = "a.png", labels: bool = True) -> st
     section = CategoryReport(
         name=name,
         classes=[ClassGallery(0, 3, 2, [thumbnail])],
+        attended=[ClassPictures(1, [thumbnail])],
         embeddings=Scatters(f"a note on {caption}", [line_chart({"x": [1.0]})]),
         binarized=PanelTable(
             ["image", "Otsu"], [PanelRow(caption, "0.7", [Panel(thumbnail.uri, "image", caption)])]

@@ -8,7 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.mgvit import create_vit, frozen_tokens, normalization, patch_keep
+from pipeline.heads import MultiHead
+from pipeline.inference import predict
+from pipeline.mgvit import ClassBlock, create_vit, frozen_tokens, normalization, patch_keep
 from pipeline.tokens import (
     CachedViews,
     FreshViews,
@@ -83,6 +85,32 @@ def test_the_frozen_blocks_keep_the_visible_tokens_alone(blocks: FrozenBlocks) -
     expected = torch.cat([full[1, :1], full[1, 1:][keep[1]]]).numpy()
     actual = kept.flat[kept.offsets[1] : kept.offsets[2]]
     np.testing.assert_allclose(actual, expected, rtol=2e-3, atol=2e-3)
+
+
+def test_values_go_back_to_where_their_tokens_were() -> None:
+    kept = np.array([[True, False, True, True], [True, False, False, False]])
+    tokens = RaggedTokens(np.zeros((4, 2), np.float16), np.array([0, 3, 4]), kept)
+    spread = tokens.spread(np.array([[1, 2, 3], [4, 9, 9]], np.float32))
+    assert spread.tolist() == [[1, 0, 2, 3], [4, 0, 0, 0]]
+    with pytest.raises(ValueError, match="do not say where"):
+        ragged([1, 3]).spread(np.zeros((2, 3), np.float32))
+
+
+def test_attention_lies_on_the_kept_patches_and_sums_to_one(blocks: FrozenBlocks) -> None:
+    images, masks = crops(3)
+    block = ClassBlock(blocks.vit).eval()
+    heads = MultiHead(blocks.vit.embed_dim, 3, heads=1, generator=torch.Generator())
+    result = predict(
+        iter_plain(blocks, images, masks, batch=2), block, heads, head=0, device=blocks.device
+    )
+    assert result.attention is not None
+    grid = SIZE // 16
+    assert result.attention.shape == (3, 1 + grid**2)
+    np.testing.assert_allclose(result.attention.sum(1), 1, rtol=1e-5)
+    grey = np.stack([plain_view(i, m, size=SIZE)[1] for i, m in zip(images, masks, strict=True)])
+    keep = patch_keep(torch.from_numpy(grey), 16).numpy()
+    np.testing.assert_array_equal(result.attention[:, 1:] > 0, keep)
+    assert result.attention[0, 0] == 1  # an empty mask
 
 
 def test_pieces_and_numbering_do_not_matter(blocks: FrozenBlocks) -> None:

@@ -117,6 +117,7 @@ def test_training_finds_the_kinds_of_a_separable_set(block: ClassBlock) -> None:
         [ragged], result.network.block, result.network.heads, head=result.best_head, device=CPU
     )
     assert normalized_mutual_info_score(toy.kind, out.logits.argmax(1)) > 0.7
+    assert out.attention is None  # these tokens do not say where they were
     np.testing.assert_allclose(np.linalg.norm(out.embeddings, axis=1), 1, rtol=1e-5)
 
 
