@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
 import resource
@@ -20,7 +21,7 @@ _PACKAGES = ("anomalyncd", "torch", "timm", "opencv-python-headless", "numpy", "
 
 
 def environment() -> dict[str, Any]:
-    """Return versions, git commit (with ``-dirty``), CPU count and CUDA device, all JSON values."""
+    """Return versions, git commit (with ``-dirty``), CPU count and machine, all JSON values."""
     return {
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
@@ -70,9 +71,27 @@ def recorded(stage: str, category: str | None, layout: Layout) -> Iterator[None]
         "wall_s": round(time.perf_counter() - start, 3),
         "peak_memory_mib": round(peak * unit / 2**20, 1),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "device": _device(),
         **environment(),
     }
     write_json(runs_path(stage, category, layout), record)
+
+
+def _device() -> str:
+    """Return the name of the CUDA device that this process used, or "cpu"; never imports torch."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return "cpu"
+    return str(torch.cuda.get_device_name())
+
+
+def last_run(stage: str, category: str | None, layout: Layout) -> dict[str, Any] | None:
+    """Return what `recorded` wrote last, or None where there is nothing readable."""
+    try:
+        record = json.loads(runs_path(stage, category, layout).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
 
 
 def runs_path(stage: str, category: str | None, layout: Layout) -> Path:

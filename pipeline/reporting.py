@@ -10,6 +10,7 @@ import jinja2
 from markupsafe import Markup
 
 from pipeline.metrics import contingency, match_clusters
+from pipeline.timing import TimeRow
 
 FIGURES = {
     "nmi": "NMI",
@@ -116,6 +117,7 @@ class ReportPage:
     figures: Sequence[tuple[str, Sequence[str | None]]]
     environment: Mapping[str, Any]
     params: str
+    times: Sequence[TimeRow] = ()
     figure_names: Sequence[str] = tuple(FIGURES.values())
 
 

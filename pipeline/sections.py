@@ -24,6 +24,7 @@ from pipeline.images import ImageError, read_image, read_mask
 from pipeline.metrics import match_clusters
 from pipeline.pictures import attention_thumbnail, crop_thumbnail, panels
 from pipeline.projection import subsample, tsne
+from pipeline.provenance import last_run
 from pipeline.reporting import (
     ClassGallery,
     ClassPictures,
@@ -34,6 +35,7 @@ from pipeline.reporting import (
     Thumbnail,
 )
 from pipeline.thresholding import binarize_fixed, binarize_otsu
+from pipeline.timing import IN_TOTAL, PER_IMAGE, TimeRow, time_row
 from pipeline.views import plain_view
 
 ATTENDED = 4
@@ -68,6 +70,14 @@ def most_confident(regions: pd.DataFrame, number: int, limit: int) -> pd.DataFra
     """Return up to `limit` rows of class `number`, the most confident first, ties in file order."""
     members = regions[regions["class"] == number]
     return members.sort_values("confidence", ascending=False, kind="stable").head(limit)
+
+
+def times(category: Category) -> TimeRow | None:
+    """Return how long the stages took at their last runs; None where there are no records."""
+    records = {
+        stage: last_run(stage, category.name, category.layout) for stage in (*PER_IMAGE, *IN_TOTAL)
+    }
+    return time_row(category.name, len(category.merged), records)
 
 
 def galleries(category: Category, limit: int) -> list[ClassGallery]:

@@ -36,7 +36,7 @@ from pipeline.reporting import (
     figure_row,
     render,
 )
-from pipeline.sections import Category, attended, binarized, embeddings, galleries
+from pipeline.sections import Category, attended, binarized, embeddings, galleries, times
 
 _CURVES = {
     "loss_total": "total",
@@ -56,9 +56,11 @@ def run(params: Params, layout: Layout) -> None:
     write_json(layout.root / "summary.json", summary)
     write_json(layout.evaluate() / "summary.json", summary)
     with track("report") as progress:
-        sections = []
+        sections, rows = [], []
         for i, name in enumerate(names):
-            sections.append(_section(_tables(name, params, layout), params))
+            category = _tables(name, params, layout)
+            sections.append(_section(category, params))
+            rows.append(times(category))
             progress(i + 1, len(names))
     figures = [(name, figure_row(metrics[name])) for name in names]
     if len(names) > 1:
@@ -68,6 +70,7 @@ def run(params: Params, layout: Layout) -> None:
         figures=figures,
         environment=environment(),
         params=params.model_dump_json(indent=2, by_alias=True),
+        times=[row for row in rows if row is not None],
     )
     with replacing(layout.report() / "index.html") as temporary:
         temporary.write_text(render(page), encoding="utf-8")

@@ -25,8 +25,12 @@ from pipeline.reporting import (
     figure_row,
     render,
 )
+from pipeline.timing import TimeRow
 
 IMAGE = np.full((64, 96, 3), 120, np.uint8)
+
+
+TIMES = TimeRow("metal", 3, ("1.5", None, None, None, "0.4"), (None, "7.0"), "<i>a machine</i>")
 
 
 def page(name: str = "metal", caption: str = "a.png", labels: bool = True) -> str:
@@ -44,7 +48,9 @@ def page(name: str = "metal", caption: str = "a.png", labels: bool = True) -> st
         losses=line_chart({"total": [2.0, 1.0]}),
     )
     row = figure_row({"nmi": 0.5, "n_query": 3})
-    return render(ReportPage([section], [(name, row)], {"packages": {}, "commit": "abc"}, "{}"))
+    return render(
+        ReportPage([section], [(name, row)], {"packages": {}, "commit": "abc"}, "{}", [TIMES])
+    )
 
 
 def test_the_page_is_self_contained() -> None:
@@ -66,6 +72,16 @@ def test_figures_that_are_missing_are_dashes_not_zeros() -> None:
     html = page()
     assert "<td>0.500</td>" in html
     assert html.count("no labels or masks") == len(FIGURES) - 2
+
+
+def test_times_that_are_not_known_are_dashes() -> None:
+    html = page()
+    row = html[html.index("ms an image") :]
+    row = row[row.index("<tbody>") : row.index("</tbody>")].split("</tr>")[0]
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", row)
+    dash = '<span title="no record">\u2013</span>'
+    assert cells == ["1.5", dash, dash, dash, "0.4", dash, "7.0", "3", cells[-1]]
+    assert "<i>" not in cells[-1]
 
 
 def test_without_labels_there_is_no_confusion_table() -> None:
