@@ -85,6 +85,7 @@ MERGED = _fields(
     ("confidence", _FLOAT),
     ("probabilities", _FLOATS),
     ("region_classes", pa.list_(_INT)),
+    ("class_set", pa.list_(_INT)),
 )
 
 

@@ -10,14 +10,12 @@ from numpy.typing import NDArray
 
 from pipeline.palette import Marker, class_colour, class_marker
 
-_COLOURS = ("#0b6bcb", "#d1495b", "#2a9d55", "#b07aa1", "#e08e0b", "#4c7a89")
-
 
 def line_chart(
     series: Mapping[str, Sequence[float]], *, width: int = 720, height: int = 240
 ) -> Markup:
     """Return an SVG line chart of curves over epochs that share the vertical axis."""
-    left, right, top, bottom = 48, 130, 12, 28
+    left, right, top, bottom = 60, 130, 12, 28
     values = np.array([v for curve in series.values() for v in curve if np.isfinite(v)])
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
     high = high if high > low else low + 1
@@ -41,7 +39,7 @@ def line_chart(
         y = float(point(0, value).split(",")[1])
         parts.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.3g}</text>')
     for k, (name, curve) in enumerate(series.items()):
-        colour = _COLOURS[k % len(_COLOURS)]
+        colour = class_colour(k + 1)
         points = " ".join(point(i, v) for i, v in enumerate(curve) if np.isfinite(v))
         parts.append(
             f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.6"/>'

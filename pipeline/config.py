@@ -219,6 +219,7 @@ class Evaluate(_Section):
 
     max_fpr: Annotated[float, Field(gt=0, le=1)] = 0.3
     region_iou: Unit = 0.1
+    combined_label: list[str] = ["combined"]
 
 
 class Report(_Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -111,6 +112,15 @@ def region_class_set(
     for image, label in zip(index.tolist(), np.asarray(classes).tolist(), strict=True):
         found[image].add(int(label))
     return [sorted(labels) for labels in found]
+
+
+def defect_class_set(class_sets: Sequence[Sequence[int]], *, normal: int = 0) -> list[list[int]]:
+    """Return the sets of `region_class_set` without class `normal`; empty for a normal image.
+
+    An image with several defect types ("combined") has two or more. The set is of its regions:
+    weights and the merged class have no part in it.
+    """
+    return [[label for label in labels if label != normal] for labels in class_sets]
 
 
 def _check_index(image_index: ArrayLike, n_images: int) -> NDArray[np.int64]:

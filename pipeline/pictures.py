@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.palette import class_rgb
+
 Image = NDArray[np.uint8]
 Mask = NDArray[np.uint8] | NDArray[np.bool_]
 Colour = tuple[int, int, int]
@@ -98,6 +100,38 @@ def attention_thumbnail(
     heat = attention.astype(np.float32) / max(float(attention.max()), 1e-12)
     overlay = outlined(heat_overlay(small, heat, smooth=False), inside)
     return data_uri(np.concatenate([outlined(small, inside), overlay], axis=1))
+
+
+def boxed(
+    image: Image, boxes: Sequence[tuple[int, int, int]], numbers: Sequence[int], *, side: int = 260
+) -> str:
+    """Return the image with a numbered square for each region, in the colour of its class.
+
+    `boxes` are (x0, y0, side) in pixels of the image and may reach outside; `numbers` their
+    classes. `side` is the longer side of the picture.
+    """
+    small = shrunk(image, side)
+    scale = side / max(image.shape[:2])
+    height, width = small.shape[:2]
+    for (x0, y0, length), number in zip(boxes, numbers, strict=True):
+        left, right = (np.clip(round(x * scale), 0, width - 1) for x in (x0, x0 + length - 1))
+        top, bottom = (np.clip(round(y * scale), 0, height - 1) for y in (y0, y0 + length - 1))
+        colour = class_rgb(number)
+        cv2.rectangle(small, (int(left), int(top)), (int(right), int(bottom)), colour, 2)
+        tag = (int(left), int(top)), (int(left) + 7 + 8 * len(str(number)), int(top) + 16)
+        cv2.rectangle(small, *tag, colour, cv2.FILLED)
+        place = (int(left) + 4, int(top) + 13)
+        cv2.putText(
+            small,
+            str(number),
+            place,
+            cv2.FONT_HERSHEY_SIMPLEX,
+            0.42,
+            (255, 255, 255),
+            1,
+            cv2.LINE_AA,
+        )
+    return data_uri(small)
 
 
 def panels(

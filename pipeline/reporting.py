@@ -89,6 +89,14 @@ class Scatters:
 
 
 @dataclass(frozen=True)
+class SeveralClasses:
+    """Images whose regions have two or more defect classes: how many, and some of them."""
+
+    note: str
+    thumbnails: Sequence[Thumbnail] = ()
+
+
+@dataclass(frozen=True)
 class Confusion:
     """True labels (rows) against discovered classes; a cell is (count, whether it is matched)."""
 
@@ -103,6 +111,7 @@ class CategoryReport:
     name: str
     classes: Sequence[ClassGallery]
     attended: Sequence[ClassPictures]
+    several: SeveralClasses
     embeddings: Scatters
     binarized: PanelTable
     confusion: Confusion | None

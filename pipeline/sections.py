@@ -22,7 +22,7 @@ from pipeline.charts import scatter
 from pipeline.config import Mebin
 from pipeline.images import ImageError, read_image, read_mask
 from pipeline.metrics import match_clusters
-from pipeline.pictures import attention_thumbnail, crop_thumbnail, panels
+from pipeline.pictures import attention_thumbnail, boxed, crop_thumbnail, panels
 from pipeline.projection import subsample, tsne
 from pipeline.provenance import last_run
 from pipeline.reporting import (
@@ -32,6 +32,7 @@ from pipeline.reporting import (
     PanelRow,
     PanelTable,
     Scatters,
+    SeveralClasses,
     Thumbnail,
 )
 from pipeline.thresholding import binarize_fixed, binarize_otsu
@@ -40,6 +41,9 @@ from pipeline.views import plain_view
 
 ATTENDED = 4
 """Sub-images a class whose attention is shown."""
+
+SEVERAL = 12
+"""Images with several defect classes that are shown."""
 
 MOST_POINTS = 3000
 """More regions than this are subsampled for t-SNE."""
@@ -134,6 +138,37 @@ def attended(category: Category) -> list[ClassPictures]:
             thumbnails.append(Thumbnail(uri, category.paths[sample_id], share))
         found.append(ClassPictures(int(number), thumbnails))
     return found
+
+
+def several(category: Category, metrics: Mapping[str, float | None]) -> SeveralClasses:
+    """Return the images with the most defect classes among their regions (section 3.4).
+
+    Each region's square has the colour of its class. `metrics` are those of `evaluate`. Images that
+    cannot be read are left out.
+    """
+    merged, regions = category.merged, category.regions
+    sizes = merged["class_set"].map(len)
+    n_several = int((sizes >= 2).sum())
+    note = f"{n_several} of {len(merged)} images have regions of two or more defect classes."
+    count, share = metrics.get("combined_n"), metrics.get("combined_multi")
+    if count is not None and share is not None:
+        note += f" Of the {count:.0f} images labelled as combined it is {share:.0%}."
+    thumbnails = []
+    shown = sizes[sizes >= 2].sort_values(ascending=False, kind="stable").index[:SEVERAL]
+    for i in shown.tolist():
+        sample_id = str(merged["sample_id"][i])
+        path = category.paths[sample_id]
+        try:
+            image = read_image(category.folder / path)
+        except ImageError:
+            continue
+        own = (regions["sample_id"] == sample_id).to_numpy()
+        columns = category.crops.loc[own, ["x0", "y0", "side"]].to_numpy().tolist()
+        boxes = [(int(x0), int(y0), int(side)) for x0, y0, side in columns]
+        uri = boxed(image, boxes, regions.loc[own, "class"].tolist())
+        classes = ", ".join(str(k) for k in merged["class_set"][i])
+        thumbnails.append(Thumbnail(uri, path, f"classes {classes}; merged {merged['class'][i]}"))
+    return SeveralClasses(note, thumbnails)
 
 
 def embeddings(category: Category) -> Scatters:

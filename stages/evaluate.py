@@ -50,11 +50,18 @@ _NULL = {
     "region_f1": None,
     "region_fpr": None,
     "region_fnr": None,
+    "combined_n": None,
+    "combined_multi": None,
 }
 
 
 def run(category: str, params: Params, layout: Layout) -> None:
-    """Write metrics.json of a category; what needs missing labels or masks is null."""
+    """Write metrics.json of a category; what needs missing labels or masks is null.
+
+    Images with several defect types (`evaluate.combined_label`, kept with an empty
+    `manifest.exclude_labels`) count as one more label in all figures but `combined_*`, which are
+    null without such images.
+    """
     merged = read_parquet(layout.merge(category) / "images.parquet", MERGED)
     regions = read_parquet(layout.predict(category) / "regions.parquet", REGIONS)
     labels = read_parquet(layout.manifest(category) / "labels.parquet", LABELS)
@@ -65,6 +72,7 @@ def run(category: str, params: Params, layout: Layout) -> None:
         metrics |= _class_figures(merged, label_of, normal)
         metrics |= _region_figures(regions, label_of, normal)
         metrics |= _score_figures(category, layout, label_of, normal)
+        metrics |= _combined_figures(merged, label_of, params.evaluate.combined_label)
     else:
         log.info("evaluate %s: there are no labels; only counts are written", category)
     metrics |= _mask_figures(category, params, layout, label_of)
@@ -97,6 +105,20 @@ def _class_figures(
         "normal_precision": precision,
         "normal_recall": recall,
     }
+
+
+def _combined_figures(
+    merged: pd.DataFrame, label_of: dict[str, str], combined: list[str]
+) -> dict[str, float | None]:
+    """How many images are labelled as combined, and in what share two or more classes are found."""
+    sizes = [
+        len(classes)
+        for sample_id, classes in zip(merged["sample_id"], merged["class_set"], strict=True)
+        if label_of.get(sample_id) in combined
+    ]
+    if not sizes:
+        return {}
+    return {"combined_n": len(sizes), "combined_multi": sum(n >= 2 for n in sizes) / len(sizes)}
 
 
 _NORMAL = ""

@@ -15,7 +15,7 @@ from pipeline.artifacts import (
     write_parquet,
 )
 from pipeline.config import Params
-from pipeline.merging import merge_regions, region_class_set
+from pipeline.merging import defect_class_set, merge_regions, region_class_set
 
 
 def run(category: str, params: Params, layout: Layout) -> None:
@@ -36,13 +36,15 @@ def run(category: str, params: Params, layout: Layout) -> None:
         n_images=len(sample_ids),
     )
     classes = regions["class"].to_numpy(np.int64)
+    class_sets = region_class_set(classes, index, n_images=len(sample_ids))
     frame = pd.DataFrame(
         {
             "sample_id": sample_ids,
             "class": probabilities.argmax(1),
             "confidence": probabilities.max(1),
             "probabilities": list(probabilities.astype(np.float32)),
-            "region_classes": region_class_set(classes, index, n_images=len(sample_ids)),
+            "region_classes": class_sets,
+            "class_set": defect_class_set(class_sets),
         }
     )
     write_parquet(layout.merge(category) / "images.parquet", frame, MERGED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -36,7 +37,7 @@ from pipeline.reporting import (
     figure_row,
     render,
 )
-from pipeline.sections import Category, attended, binarized, embeddings, galleries, times
+from pipeline.sections import Category, attended, binarized, embeddings, galleries, several, times
 
 _CURVES = {
     "loss_total": "total",
@@ -59,7 +60,7 @@ def run(params: Params, layout: Layout) -> None:
         sections, rows = [], []
         for i, name in enumerate(names):
             category = _tables(name, params, layout)
-            sections.append(_section(category, params))
+            sections.append(_section(category, params, metrics[name]))
             rows.append(times(category))
             progress(i + 1, len(names))
     figures = [(name, figure_row(metrics[name])) for name in names]
@@ -102,11 +103,14 @@ def _by_sample(path: Path, schema: pa.Schema, column: str) -> dict[str, str]:
     return dict(zip(frame["sample_id"].tolist(), frame[column].tolist(), strict=True))
 
 
-def _section(category: Category, params: Params) -> CategoryReport:
+def _section(
+    category: Category, params: Params, metrics: Mapping[str, float | None]
+) -> CategoryReport:
     return CategoryReport(
         name=category.name,
         classes=galleries(category, params.report.gallery),
         attended=attended(category),
+        several=several(category, metrics),
         embeddings=embeddings(category),
         binarized=binarized(category, params.mebin, params.report.examples),
         confusion=_confusion(category),

@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.merging import class_probabilities, merge_regions, region_class_set, region_weights
+from pipeline.merging import (
+    class_probabilities,
+    defect_class_set,
+    merge_regions,
+    region_class_set,
+    region_weights,
+)
 
 INDEX = np.array([2, 0, 2, 1, 2, 0])
 AREAS = np.array([400.0, 2500.0, 90_000.0, 0.0, 10_000.0, 2600.0])
@@ -167,3 +173,7 @@ def test_bad_regions_are_refused(change: dict[str, object], message: str) -> Non
 def test_region_class_set_lists_each_class_once_in_order() -> None:
     got = region_class_set([3, 0, 1, 2, 3, 0], INDEX, n_images=3)
     assert got == [[0], [2], [1, 3]]
+
+
+def test_defect_class_set_leaves_normal_out() -> None:
+    assert defect_class_set([[0], [0, 2], [1, 3], []]) == [[], [2], [1, 3], []]

@@ -181,6 +181,7 @@ CASES: list[tuple[tuple[str, ...], str, dict[str, Any]]] = [
     (("merge",), "merge", {"temperature": 2.0}),
     (("evaluate",), "evaluate", {"max_fpr": 0.05}),
     (("evaluate",), "evaluate", {"region_iou": 0.9}),
+    (("evaluate",), "evaluate", {"combined_label": ["scratch"]}),
 ]
 
 

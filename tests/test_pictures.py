@@ -8,8 +8,10 @@ import cv2
 import numpy as np
 import pytest
 
+from pipeline.palette import class_rgb
 from pipeline.pictures import (
     attention_thumbnail,
+    boxed,
     crop_thumbnail,
     heat_overlay,
     outlined,
@@ -69,6 +71,24 @@ def test_attention_is_shown_beside_the_view_scaled_to_its_largest_weight() -> No
     assert patches[9, 2] > np.median(patches) + 20
     nothing = attention_thumbnail(image, np.zeros((224, 224), np.bool_), 0 * attention)
     assert decoded(nothing).shape == (112, 224, 3)
+
+
+def test_squares_have_the_colour_of_their_class_and_are_cut_at_the_edge() -> None:
+    image = np.full((130, 260, 3), 120, np.uint8)
+    picture = decoded(boxed(image, [(-20, -20, 80), (150, 40, 60)], [1, 2])).astype(int)
+    assert picture.shape == (130, 260, 3)
+    np.testing.assert_allclose(picture[30, 58:60].mean(0), class_rgb(1), atol=45)
+    np.testing.assert_allclose(picture[98:100, 190].mean(0), class_rgb(2), atol=45)
+    assert np.abs(picture[70:90, 160:190] - 120).max() < 12  # inside a square
+    assert np.abs(picture[110:, 80:] - 120).max() < 12
+
+
+def test_squares_follow_a_change_of_size() -> None:
+    picture = decoded(boxed(np.full((500, 1000, 3), 120, np.uint8), [(400, 100, 200)], [3]))
+    assert picture.shape == (130, 260, 3)
+    changed = np.argwhere(np.abs(picture.astype(int) - 120).max(-1) > 30)
+    np.testing.assert_allclose(changed.min(0), (26, 104), atol=2)
+    np.testing.assert_allclose(changed.max(0), (78, 156), atol=2)
 
 
 @pytest.mark.parametrize("size", [(40, 40), (300, 200)])

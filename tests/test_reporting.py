@@ -20,6 +20,7 @@ from pipeline.reporting import (
     PanelTable,
     ReportPage,
     Scatters,
+    SeveralClasses,
     Thumbnail,
     confusion,
     figure_row,
@@ -40,6 +41,7 @@ def page(name: str = "metal", caption: str = "a.png", labels: bool = True) -> st
         name=name,
         classes=[ClassGallery(0, 3, 2, [thumbnail])],
         attended=[ClassPictures(1, [thumbnail])],
+        several=SeveralClasses(f"a note on {caption}", [thumbnail]),
         embeddings=Scatters(f"a note on {caption}", [line_chart({"x": [1.0]})]),
         binarized=PanelTable(
             ["image", "Otsu"], [PanelRow(caption, "0.7", [Panel(thumbnail.uri, "image", caption)])]
