@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.manifold import TSNE
+from threadpoolctl import threadpool_limits
 
 FEWEST = 5
 """Fewer points than this are not worth a picture."""
@@ -23,7 +24,8 @@ def tsne(embeddings: NDArray[np.float32], *, seed: int = 0) -> NDArray[np.float6
 
     That is for fewer than `FEWEST` rows, and for rows that are all the same. The perplexity is 30,
     or a third of the other points where there are fewer than 90. The start is the first two
-    principal components, so that the seed decides little. Raises ValueError unless (M, D).
+    principal components, so that the seed decides little, and one thread computes, so that the
+    result does not depend on their number. Raises ValueError unless (M, D).
     """
     if embeddings.ndim != 2:
         raise ValueError(f"embeddings are {embeddings.shape}, not (M, D)")
@@ -32,4 +34,5 @@ def tsne(embeddings: NDArray[np.float32], *, seed: int = 0) -> NDArray[np.float6
         return None
     start = "pca" if embeddings.shape[1] >= 2 else "random"
     model = TSNE(perplexity=min(30.0, (n - 1) / 3), init=start, random_state=seed)
-    return np.asarray(model.fit_transform(embeddings.astype(np.float64)), np.float64)
+    with threadpool_limits(1):
+        return np.asarray(model.fit_transform(embeddings.astype(np.float64)), np.float64)
