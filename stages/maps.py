@@ -155,6 +155,7 @@ def _patchcore(job: Job) -> Source:
         bank = patchcore.bank(
             normals.layers,
             normals.grid,
+            neighbourhoods=maps.neighbourhoods,
             ratio=maps.coreset_ratio,
             maximum=maps.coreset_max,
             seed=maps.seed,
@@ -166,9 +167,22 @@ def _patchcore(job: Job) -> Source:
     layers, grid = features.layers, features.grid
     with track(f"maps {job.category}: comparing") as progress:
         distances, nearest = patchcore.patch_distances(
-            layers, grid, bank, device=device, progress=progress
+            layers,
+            grid,
+            bank,
+            neighbourhoods=maps.neighbourhoods,
+            device=device,
+            progress=progress,
         )
-    scores = patchcore.image_scores(layers, grid, bank, distances, nearest, reweight=maps.reweight)
+    scores = patchcore.image_scores(
+        layers,
+        grid,
+        bank,
+        distances,
+        nearest,
+        neighbourhoods=maps.neighbourhoods,
+        reweight=maps.reweight,
+    )
     return Source(_upsampler(distances, grid, maps.map_size), lambda maxima: scores)
 
 

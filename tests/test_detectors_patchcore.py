@@ -17,14 +17,18 @@ def _layers(n: int, seed: int = 0) -> list[np.ndarray]:
 GRID = (3, 4)
 
 
-def _vectors(layers: list[np.ndarray]) -> np.ndarray:
-    """3 x 3 means, layers concatenated, (N, 12, 5)."""
-    parts = []
-    for layer in layers:
-        maps = np.pad(layer.reshape(-1, 3, 4, layer.shape[2]), ((0, 0), (1, 1), (1, 1), (0, 0)))
-        total = sum(maps[:, y : y + 3, x : x + 4] for y in range(3) for x in range(3))
-        parts.append(np.asarray(total).reshape(len(layer), 12, -1) / 9)
-    return np.concatenate(parts, axis=-1)
+def _mean(layer: np.ndarray, size: int) -> np.ndarray:
+    """Means over size x size patches with zeros around the grid, (N, 12, D)."""
+    half = size // 2
+    maps = layer.reshape(-1, 3, 4, layer.shape[2])
+    maps = np.pad(maps, ((0, 0), (half, half), (half, half), (0, 0)))
+    total = sum(maps[:, y : y + 3, x : x + 4] for y in range(size) for x in range(size))
+    return np.asarray(total).reshape(layer.shape) / size**2
+
+
+def _vectors(layers: list[np.ndarray], sizes: tuple[int, ...] = (1,)) -> np.ndarray:
+    """Means of every layer over every size, joined, (N, 12, 5 * len(sizes))."""
+    return np.concatenate([_mean(layer, size) for layer in layers for size in sizes], axis=-1)
 
 
 def _naive_k_centre(points: np.ndarray, keep: int, start: int) -> list[int]:
@@ -76,21 +80,33 @@ def test_a_bank_of_all_patches_gives_zero_distances():
 
 
 @pytest.mark.parametrize("columns", [5, 4096])
-def test_distances_equal_the_definition(monkeypatch, columns):
+@pytest.mark.parametrize("sizes", [(1,), (3,), (1, 3)])
+def test_distances_equal_the_definition(monkeypatch, columns, sizes):
     monkeypatch.setattr(patchcore, "_COLUMNS", columns)
-    queries, memory = _layers(18, seed=1), patchcore.bank(_layers(6), GRID, ratio=0.6)
-    distances, indices = patchcore.patch_distances(queries, GRID, memory)
-    pairs = np.linalg.norm(_vectors(queries)[:, :, None] - memory[None, None], axis=-1)
+    queries, normals = _layers(18, seed=1), _layers(6)
+    memory = patchcore.bank(normals, GRID, neighbourhoods=sizes, ratio=0.6)
+    distances, indices = patchcore.patch_distances(queries, GRID, memory, neighbourhoods=sizes)
+    pairs = np.linalg.norm(_vectors(queries, sizes)[:, :, None] - memory[None, None], axis=-1)
     np.testing.assert_allclose(distances, pairs.min(-1), atol=1e-5)
     assert np.array_equal(indices, pairs.argmin(-1))
 
 
 @pytest.mark.parametrize("neighbours", [1, 3, 9, 500])
-def test_image_scores_equal_equation_7(neighbours):
-    queries, memory = _layers(7, seed=1), patchcore.bank(_layers(6), GRID, ratio=0.6)
-    distances, indices = patchcore.patch_distances(queries, GRID, memory)
-    out = patchcore.image_scores(queries, GRID, memory, distances, indices, neighbours=neighbours)
-    for image, score in zip(_vectors(queries), out, strict=True):
+@pytest.mark.parametrize("sizes", [(1,), (3,)])
+def test_image_scores_equal_equation_7(neighbours, sizes):
+    queries, normals = _layers(7, seed=1), _layers(6)
+    memory = patchcore.bank(normals, GRID, neighbourhoods=sizes, ratio=0.6)
+    distances, indices = patchcore.patch_distances(queries, GRID, memory, neighbourhoods=sizes)
+    out = patchcore.image_scores(
+        queries,
+        GRID,
+        memory,
+        distances,
+        indices,
+        neighbourhoods=sizes,
+        neighbours=neighbours,
+    )
+    for image, score in zip(_vectors(queries, sizes), out, strict=True):
         pairs = np.linalg.norm(image[:, None] - memory[None], axis=-1)  # (P, M)
         worst = pairs.min(1).argmax()
         nearest = pairs[worst].argmin()

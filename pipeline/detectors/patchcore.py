@@ -21,6 +21,7 @@ def bank(
     layers: Sequence[Array],
     grid: tuple[int, int],
     *,
+    neighbourhoods: Sequence[int] = (1,),
     ratio: float = 0.1,
     maximum: int = 10000,
     seed: int = 0,
@@ -29,10 +30,10 @@ def bank(
 ) -> NDArray[np.float32]:
     """Build the memory bank from the tokens (N, P, D) of normal images, one array a layer.
 
-    Tokens are averaged over 3 x 3 patches, layers concatenated, and thinned by `k_centre` to
-    ceil(ratio * N * P) patches, `maximum` at most. Distances for that are taken after a random
-    projection to 128 dimensions (none if there are no more than that). Returns (M, sum of D)
-    float32. PatchCore, algorithm 1. Memory: 8 * 128 bytes a patch beside the layers.
+    Tokens become `patch_vectors`, and are thinned by `k_centre` to ceil(ratio * N * P) patches,
+    `maximum` at most. Distances for that are taken after a random projection to 128 dimensions
+    (none if there are no more than that). Returns (M, V) float32. PatchCore, algorithm 1.
+    Memory: 8 * 128 bytes a patch beside the layers.
     Raises ValueError if there are no normal images.
     """
     if not layers or len(layers[0]) == 0:
@@ -43,23 +44,29 @@ def bank(
     n, p, _ = layers[0].shape
     keep = min(maximum, max(1, int(np.ceil(ratio * n * p))))
     generator = np.random.default_rng(seed)
-    width = sum(layer.shape[2] for layer in layers)
+    width = sum(layer.shape[2] for layer in layers) * len(neighbourhoods)
     matrix = torch.from_numpy(_projection(width, generator)).to(device)
     small = torch.empty(n * p, matrix.shape[1], device=device)
     for start in range(0, n, _BLOCK):
-        patches = patch_vectors(layers, grid, slice(start, start + _BLOCK)).to(device)
+        block = slice(start, start + _BLOCK)
+        patches = patch_vectors(layers, grid, block, neighbourhoods).to(device)
         small[start * p : (start + _BLOCK) * p] = patches.flatten(0, 1) @ matrix
     start_at = int(generator.integers(n * p))
     chosen = np.sort(k_centre(small, keep, start=start_at, progress=progress))
-    return _gather(layers, grid, chosen)
+    return _gather(layers, grid, neighbourhoods, chosen)
 
 
-def patch_vectors(layers: Sequence[Array], grid: tuple[int, int], images: slice) -> Tensor:
-    """Return locally averaged tokens of some images, layers joined, (b, P, sum of D) float32."""
-    means = [
-        neighbourhood_mean(torch.from_numpy(np.asarray(layer[images], np.float32)), grid, 3)
-        for layer in layers
-    ]
+def patch_vectors(
+    layers: Sequence[Array], grid: tuple[int, int], images: slice, neighbourhoods: Sequence[int]
+) -> Tensor:
+    """Return the vectors of the patches of some images, (b, P, V) float32.
+
+    The tokens of each layer, averaged over r x r patches for each r of `neighbourhoods`, are
+    joined: V is the sum of the layers' D times the number of neighbourhoods. The published
+    PatchCore has one neighbourhood, 3.
+    """
+    tokens = [torch.from_numpy(np.asarray(layer[images], np.float32)) for layer in layers]
+    means = [neighbourhood_mean(layer, grid, r) for layer in tokens for r in neighbourhoods]
     return torch.cat(means, dim=-1)
 
 
@@ -71,7 +78,10 @@ def _projection(width: int, generator: np.random.Generator) -> NDArray[np.float3
 
 
 def _gather(
-    layers: Sequence[Array], grid: tuple[int, int], chosen: NDArray[np.int64]
+    layers: Sequence[Array],
+    grid: tuple[int, int],
+    neighbourhoods: Sequence[int],
+    chosen: NDArray[np.int64],
 ) -> NDArray[np.float32]:
     """Return the patches numbered `chosen` (sorted, over images x patches) at full width."""
     n, p, _ = layers[0].shape
@@ -79,7 +89,8 @@ def _gather(
     for start in range(0, n, _BLOCK):
         low, high = np.searchsorted(chosen, [start * p, (start + _BLOCK) * p])
         if high > low:
-            patches = patch_vectors(layers, grid, slice(start, start + _BLOCK)).flatten(0, 1)
+            block = slice(start, start + _BLOCK)
+            patches = patch_vectors(layers, grid, block, neighbourhoods).flatten(0, 1)
             parts.append(patches[torch.from_numpy(chosen[low:high] - start * p)])
     return np.asarray(torch.cat(parts).numpy(), np.float32)
 
@@ -119,6 +130,7 @@ def patch_distances(
     grid: tuple[int, int],
     memory: NDArray[np.float32],
     *,
+    neighbourhoods: Sequence[int] = (1,),
     device: torch.device | str = "cpu",
     progress: Progress = silent,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -132,7 +144,7 @@ def patch_distances(
     distances, indices = np.empty((n, p), np.float32), np.empty((n, p), np.int64)
     for start in range(0, n, _BLOCK):
         block = slice(start, min(start + _BLOCK, n))
-        patches = patch_vectors(layers, grid, block).flatten(0, 1).to(device)
+        patches = patch_vectors(layers, grid, block, neighbourhoods).flatten(0, 1).to(device)
         near, index = _nearest(patches, stored, squares)
         distances[block] = near.view(-1, p).cpu().numpy()
         indices[block] = index.view(-1, p).cpu().numpy()
@@ -160,6 +172,7 @@ def image_scores(
     distances: NDArray[np.float32],
     indices: NDArray[np.int64],
     *,
+    neighbourhoods: Sequence[int] = (1,),
     reweight: bool = True,
     neighbours: int = 9,
 ) -> NDArray[np.float32]:
@@ -177,7 +190,8 @@ def image_scores(
     stored = torch.from_numpy(memory)
     weights = np.empty(len(worst), np.float32)
     for row in rows:
-        vector = patch_vectors(layers, grid, slice(row, row + 1))[0, worst[row]]
+        block = slice(row, row + 1)
+        vector = patch_vectors(layers, grid, block, neighbourhoods)[0, worst[row]]
         nearest = int(indices[row, worst[row]])
         spread = (stored - stored[nearest]).norm(dim=1)
         spread[nearest] = -1  # itself first, duplicates or not
