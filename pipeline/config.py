@@ -83,7 +83,7 @@ class Maps(_Section):
 
     method: Literal["musc", "patchcore", "precomputed", "ground_truth"] = "musc"
     layers: Annotated[list[Natural], Field(min_length=1)] = [5, 8]
-    neighbourhoods: Annotated[list[Positive], Field(min_length=1)] = [1, 3, 5]
+    neighbourhoods: Annotated[list[Positive], Field(min_length=1)] = [1]
     resolution: Positive = 224
     map_size: Positive = 512
     reweight: bool = True
@@ -202,8 +202,9 @@ class Predict(_Section):
     """Which of the two classifiers names the regions."""
 
     classifier: Literal["mixture", "heads"] = "mixture"
-    layers: Annotated[list[Natural], Field(min_length=1)] = [6]
-    dimensions: Positive = 16
+    layers: Annotated[list[Natural], Field(min_length=1)] = [5, 6, 7, 8, 9]
+    dimensions: Annotated[list[Positive], Field(min_length=1)] = [8, 16]
+    extra_components: Annotated[list[Natural], Field(min_length=1)] = [0, 2]
     seed: Natural = 0
 
 

@@ -84,18 +84,18 @@ def _ranges(total: int, step: int) -> Iterator[tuple[int, int]]:
 
 
 def region_descriptors(pooled: ArrayLike) -> NDArray[np.float64]:
-    """Return one vector (M, L * D) for each region from pooled tokens (M, L, D).
+    """Return the vectors (M, L, D) of regions from pooled tokens (M, L, D).
 
-    Each layer is centred over the set, which takes away what all regions of a product share, and
-    L2-normalised; the whole is scaled to total variance 1.
+    Each layer is centred over the set, which takes away what all regions of a product share,
+    L2-normalised, and scaled to total variance 1.
     """
     tokens = np.asarray(pooled, np.float64)
     if tokens.ndim != 3:
         raise ValueError(f"pooled tokens are {tokens.shape}, not (M, L, D)")
     if not len(tokens):
-        return np.zeros((0, tokens.shape[1] * tokens.shape[2]))
+        return tokens
     tokens = tokens - tokens.mean(0)
     norm = np.linalg.norm(tokens, axis=-1, keepdims=True)
-    x = (tokens / np.maximum(norm, 1e-9)).reshape(len(tokens), -1)
-    spread = float(np.sqrt(x.var(0).sum()))
-    return np.asarray(x / spread if spread > 1e-9 else x)
+    x = tokens / np.maximum(norm, 1e-9)
+    spread = np.sqrt(x.var(0).sum(-1))[:, None]  # (L, 1)
+    return np.asarray(np.where(spread > 1e-9, x / np.maximum(spread, 1e-9), x))

@@ -1,28 +1,28 @@
-"""Classes of regions from their descriptors: a Gaussian mixture with one shared covariance."""
+"""Classes of regions from their descriptors: a vote of Gaussian mixtures.
+
+Which layer, how many dimensions and how many components suit a product cannot be known without
+labels, and a single mixture depends much on them. So there is one for every combination, and the
+classes are the clusters of what they say together (evidence accumulation: Fred and Jain, 2005, with
+k-means on the responsibilities).
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.mixture import GaussianMixture
 
 Floats = NDArray[np.float64]
 
 _REGULARISATION = 1e-3
-_RESTARTS = 20
+_RESTARTS = 5
+_RESTARTS_OF_THE_VOTE = 20
 _SAMPLES_PER_DIMENSION = 4
 _NORMAL_RATIO = 2 / 3
-
-
-@dataclass(frozen=True)
-class _Fit:
-    """Probabilities (M, k) of the components, that with the lowest mean score first."""
-
-    probabilities: Floats
-    first_is_normal: bool
 
 
 def mixture_probabilities(
@@ -31,67 +31,108 @@ def mixture_probabilities(
     empty: ArrayLike,
     n_classes: int,
     *,
-    dimensions: int = 16,
+    dimensions: Sequence[int] = (8, 16),
+    extra_components: Sequence[int] = (0, 2),
     seed: int = 0,
 ) -> Floats:
     """Return the class probabilities (M, n_classes) of regions; class 0 is normal.
 
     A sub-image without a region (`empty` (M,) bool: MEBin found nothing) is normal. The others,
-    descriptors (M, F), go into a mixture of `n_classes` components; when the component with the
-    lowest mean of `scores` (M,), the anomaly scores, has less than 2/3 of the mean of all others,
-    or nothing is empty, it is normal as well. Otherwise the sub-images without a region are all of
-    normal, and a mixture of one component less finds the defects. Defects follow by falling size.
+    descriptors (M, L, D) of L layers, are sorted into `n_classes` clusters (`vote`). When the
+    cluster with the lowest mean of `scores` (M,), the anomaly scores, has less than 2/3 of the mean
+    of all others, or nothing is empty, it is normal as well. Otherwise the sub-images without a
+    region are all of normal, and one cluster less is sought, for the defects. Defects follow by
+    falling size.
 
-    Descriptors are projected on their first `dimensions` principal components, fewer where there
-    are not four regions a dimension. With fewer different regions than classes the last classes
-    stay empty. Raises ValueError for lengths that differ and fewer than two classes.
+    With fewer different regions than classes the last classes stay empty. Raises ValueError for
+    lengths that differ, fewer than two classes, and no or impossible dimensions or components.
     """
     x, s = np.asarray(descriptors, np.float64), np.asarray(scores, np.float64)
     without = np.asarray(empty, np.bool_)
-    if x.ndim != 2 or not len(x) == len(s) == len(without):
+    if x.ndim != 3 or not len(x) == len(s) == len(without):
         raise ValueError(f"{len(s)} scores, {len(without)} flags for descriptors {x.shape}")
     if n_classes < 2:
         raise ValueError(f"a mixture needs 2 classes or more, not {n_classes}")
+    if not dimensions or min(dimensions) < 1:
+        raise ValueError(f"dimensions are {list(dimensions)}: give one or more above 0")
+    if not extra_components or min(extra_components) < 0:
+        raise ValueError(f"extra_components are {list(extra_components)}: give 0 or more")
     probabilities = np.zeros((len(x), n_classes))
     probabilities[without, 0] = 1.0
     x, s = x[~without], s[~without]
     if not len(x):
         return probabilities
-    x = _project(x, dimensions, seed)
-    fit = _fit(x, s, n_classes, seed)
-    if fit.first_is_normal or not without.any():
-        probabilities[~without, : fit.probabilities.shape[1]] = fit.probabilities
+    spaces = [project(x[:, i], d, seed) for i in range(x.shape[1]) for d in dimensions]
+    found = vote(spaces, n_classes, extra_components=extra_components, seed=seed)
+    first = _lowest_score(found, s)
+    if without.any() and not _is_normal(found[:, first], s):
+        found = vote(spaces, n_classes - 1, extra_components=extra_components, seed=seed)
+        probabilities[~without, 1 : 1 + found.shape[1]] = found[:, _by_size(found)]
     else:
-        found = _fit(x, s, n_classes - 1, seed).probabilities
-        order = np.argsort(-found.sum(0), kind="stable")
-        probabilities[~without, 1 : 1 + found.shape[1]] = found[:, order]
+        order = [first, *(j for j in _by_size(found) if j != first)]
+        probabilities[~without, : found.shape[1]] = found[:, order]
     return probabilities
 
 
-def _project(x: Floats, dimensions: int, seed: int) -> Floats:
+def project(x: Floats, dimensions: int, seed: int) -> Floats:
+    """Return (M, F) on its first principal components.
+
+    There are `dimensions` of them, fewer where there are not four rows for each.
+    """
     if len(x) < 2:
         return x
     wanted = min(dimensions, x.shape[1], max(1, len(x) // _SAMPLES_PER_DIMENSION))
     return np.asarray(PCA(wanted, random_state=seed).fit_transform(x), np.float64)
 
 
-def _fit(x: Floats, scores: Floats, n_components: int, seed: int) -> _Fit:
+def vote(
+    spaces: Sequence[Floats], n_clusters: int, *, extra_components: Sequence[int], seed: int
+) -> Floats:
+    """Return cluster probabilities (M, k) of M regions; k is `n_clusters` or less for few regions.
+
+    In each of `spaces`, (M, d) each, mixtures of `n_clusters` + e Gaussians with one shared
+    covariance are fitted, e from `extra_components`. k-means on the responsibilities of all of them
+    gives the clusters. Each component of each mixture then votes for the clusters of the regions
+    that it is responsible for; a region's probabilities are the mean of its components' votes.
+    """
+    said = np.concatenate(
+        [_responsibilities(x, n_clusters + e, seed) for x in spaces for e in extra_components], 1
+    )  # (M, all components)
+    k = min(n_clusters, len(np.unique(said.round(6), axis=0)))
+    labels = KMeans(k, n_init=_RESTARTS_OF_THE_VOTE, random_state=seed).fit_predict(said)
+    votes = said.T @ np.eye(k)[labels]  # (all components, k)
+    votes /= np.maximum(votes.sum(1, keepdims=True), 1e-12)
+    found = said @ votes
+    return np.asarray(found / found.sum(1, keepdims=True), np.float64)
+
+
+def _responsibilities(x: Floats, n_components: int, seed: int) -> Floats:
     k = min(n_components, len(np.unique(x, axis=0)))
     if k < 2:
-        return _Fit(np.ones((len(x), 1)), first_is_normal=False)
+        return np.ones((len(x), 1))
     mixture = GaussianMixture(
         k,
         covariance_type="tied",
         n_init=_RESTARTS,
         reg_covar=_REGULARISATION,
         random_state=seed,
-    ).fit(x)
-    found = np.asarray(mixture.predict_proba(x), np.float64)  # (M, k)
+    )
+    return np.asarray(mixture.fit(x).predict_proba(x), np.float64)
+
+
+def _lowest_score(found: Floats, scores: Floats) -> int:
+    """Return the cluster, of half a region at least, whose mean score is lowest."""
     size = found.sum(0)
-    score = (found * scores[:, None]).sum(0) / np.maximum(size, 1e-12)
-    score[size < 0.5] = np.inf
-    first = int(score.argmin())
-    others = 1 - found[:, first]
-    rest = float((others * scores).sum() / max(others.sum(), 1e-12))
-    order = [first, *(j for j in np.argsort(-size, kind="stable").tolist() if j != first)]
-    return _Fit(found[:, order], first_is_normal=bool(score[first] < _NORMAL_RATIO * rest))
+    means = (found * scores[:, None]).sum(0) / np.maximum(size, 1e-12)
+    means[size < 0.5] = np.inf
+    return int(means.argmin())
+
+
+def _is_normal(member: Floats, scores: Floats) -> bool:
+    own = (member * scores).sum() / max(member.sum(), 1e-12)
+    rest = ((1 - member) * scores).sum() / max((1 - member).sum(), 1e-12)
+    return len(member) > 1 and bool(own < _NORMAL_RATIO * rest)
+
+
+def _by_size(found: Floats) -> list[int]:
+    return [int(j) for j in np.argsort(-found.sum(0), kind="stable")]

@@ -1,7 +1,7 @@
 """Stage `predict`: the class of every sub-image, without augmentation.
 
-By the trained heads, as in the paper, or by a mixture over descriptors of the regions of this very
-set. Embeddings are the trained network's either way.
+By the trained heads, as in the paper, or by a vote of mixtures over descriptors of the regions of
+this very set. Embeddings are the trained network's either way.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def _by_mixture(
             *crop_arrays(layout.crops(category)), size=train.image_size, progress=progress
         )
     empty = crops["area_px"].to_numpy() == 0
-    descriptors = np.zeros((len(crops), pooled.shape[1] * pooled.shape[2]))
+    descriptors = np.zeros(pooled.shape)
     descriptors[~empty] = region_descriptors(pooled[~empty])
     return mixture_probabilities(
         descriptors,
@@ -120,6 +120,7 @@ def _by_mixture(
         empty,
         n_classes,
         dimensions=section.dimensions,
+        extra_components=section.extra_components,
         seed=section.seed,
     )
 

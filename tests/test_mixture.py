@@ -13,7 +13,8 @@ def blobs(sizes: list[int], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     centres = rng.normal(size=(len(sizes), 24)) * 3
     labels = np.repeat(np.arange(len(sizes)), sizes)
-    return centres[labels] + rng.normal(size=(len(labels), 24)) * 0.4, labels
+    x = centres[labels] + rng.normal(size=(len(labels), 24)) * 0.4
+    return x[:, None], labels  # (M, 1, 24)
 
 
 def none(x: np.ndarray) -> np.ndarray:
@@ -60,8 +61,10 @@ def test_fewer_dimensions_can_lose_a_cluster() -> None:
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(4), 30)
     x = np.stack([10.0 * (labels // 2), 2.0 * (labels % 2)], 1) + rng.normal(size=(120, 2)) * 0.1
-    two = mixture_probabilities(x, labels, none(x), 4, dimensions=2).argmax(1)
-    one = mixture_probabilities(x, labels, none(x), 4, dimensions=1).argmax(1)
+    two, one = (
+        mixture_probabilities(x[:, None], labels, none(x), 4, dimensions=[d]).argmax(1)
+        for d in (2, 1)
+    )
     assert adjusted_rand_score(labels, two) == 1
     assert adjusted_rand_score(labels, one) < 0.9
 
@@ -77,12 +80,35 @@ def test_few_regions(n: int, empty: bool) -> None:
 
 
 def test_nothing_found_is_all_normal() -> None:
-    p = mixture_probabilities(np.zeros((6, 3)), np.zeros(6), np.ones(6, np.bool_), 3)
+    p = mixture_probabilities(np.zeros((6, 1, 3)), np.zeros(6), np.ones(6, np.bool_), 3)
     assert np.all(p[:, 0] == 1)
 
 
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="scores"):
-        mixture_probabilities(np.ones((6, 3)), np.zeros(5), np.zeros(6, np.bool_), 3)
+        mixture_probabilities(np.ones((6, 1, 3)), np.zeros(5), np.zeros(6, np.bool_), 3)
     with pytest.raises(ValueError, match="2 classes"):
-        mixture_probabilities(np.ones((6, 3)), np.zeros(6), np.zeros(6, np.bool_), 1)
+        mixture_probabilities(np.ones((6, 1, 3)), np.zeros(6), np.zeros(6, np.bool_), 1)
+    with pytest.raises(ValueError, match="descriptors \\(6, 3\\)"):
+        mixture_probabilities(np.ones((6, 3)), np.zeros(6), np.zeros(6, np.bool_), 3)
+    for bad in ({"dimensions": []}, {"dimensions": [0]}, {"extra_components": [-1]}):
+        with pytest.raises(ValueError, match=f"{next(iter(bad))} are"):
+            mixture_probabilities(np.ones((6, 1, 3)), np.zeros(6), none(np.ones(6)), 3, **bad)
+
+
+def test_layers_that_agree_outvote_one_that_does_not() -> None:
+    x, labels = blobs([30, 30, 30])
+    rng = np.random.default_rng(1)
+    noise = rng.normal(size=x.shape)
+    alone = mixture_probabilities(noise, labels, none(x), 3).argmax(1)
+    together = mixture_probabilities(np.concatenate([x, noise, x], 1), labels, none(x), 3)
+    assert adjusted_rand_score(labels, alone) < 0.2
+    assert adjusted_rand_score(labels, together.argmax(1)) == 1
+
+
+def test_a_region_between_two_clusters_is_less_certain() -> None:
+    x, labels = blobs([40, 40])
+    middle = x[labels == 0].mean(0) / 2 + x[labels == 1].mean(0) / 2
+    x = np.concatenate([x, middle[None]])
+    p = mixture_probabilities(x, np.zeros(81), none(x), 2, extra_components=[0, 1, 2])
+    assert p[-1].max() < np.median(p[:-1].max(1))
