@@ -1,6 +1,6 @@
-"""The paper's ablation tables on one data set, a `dvc exp run` for each row and seed.
+"""The paper's tables on one data set, a `dvc exp run` for each row and seed.
 
-    python -m benchmarks.tables 4 5 --data bottle --seeds 0 1 2
+    python -m benchmarks.tables 4 5 --data bottle --seed 0 --seed 1
 
 Rows are in tables.yaml. Figures are appended to data/tables/<table>-<data>-<classifier>.csv, and
 what is there for the same commit is not run again. The rows run in the paper's configuration
@@ -185,7 +185,7 @@ def _commit() -> str:
 
 
 def main(
-    tables: Annotated[list[int], typer.Argument(help="3 4 5 6 7 8 9 14 15 16")],
+    tables: Annotated[list[int], typer.Argument(help="2 to 9, 14 to 16.")],
     data: Annotated[str, typer.Option(help="bottle, mtd or metal.")] = "bottle",
     seed: Annotated[list[int], typer.Option(help="Seeds; may be given several times.")] = [0],  # noqa: B006
     classifier: Annotated[str, typer.Option(help="heads, as in the paper, or mixture.")] = "heads",
@@ -194,7 +194,7 @@ def main(
     ),
     render: Annotated[bool, typer.Option(help="Only print what was measured before.")] = False,
 ) -> None:
-    """Redo ablation tables of the paper, each row and seed by a `dvc exp run`."""
+    """Redo tables of the paper, each row and seed by a `dvc exp run`."""
     book = read_book()
     unknown = [number for number in tables if number not in book.tables]
     if unknown or data not in book.data:
@@ -210,6 +210,8 @@ def main(
                 measure(book, number, data, seed, classifier, preset, commit, _shell)
     for number in tables:
         file = csv_file(number, data, classifier)
+        if not file.exists():
+            raise typer.BadParameter(f"{file} does not exist: run table {number} without --render")
         typer.echo(f"\nTable {number}\n\n{markdown(book.tables[number], file)}")
 
 
