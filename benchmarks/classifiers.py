@@ -1,0 +1,147 @@
+"""Which layers, dimensions and components the mixture should use: measured on finished crops.
+
+    python -m benchmarks.classifiers bottle
+
+reads params.yaml and data/crops/<category> (after `dvc repro crops@<category>`), describes the
+regions once at all layers, and prints NMI/ARI/F1 over images for every choice: the mean over seeds,
+and the standard deviation of NMI. Figures are those of predict, merge and evaluate with
+`predict.classifier: mixture`. Labels are used for the figures alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+import typer
+from numpy.typing import NDArray
+
+from pipeline.artifacts import CROPS, LABELS, Layout, read_parquet
+from pipeline.config import Params, load_params
+from pipeline.descriptors import PooledTokens, region_descriptors
+from pipeline.merging import merge_regions
+from pipeline.metrics import clustering_scores
+from pipeline.mixture import mixture_probabilities
+from pipeline.model_store import Autocast, choose_device, crop_arrays, load_vit
+from pipeline.progress import track
+
+LAYERS = (5, 6, 7, 8, 9)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One setting of section `predict`."""
+
+    layers: tuple[int, ...] = LAYERS
+    dimensions: tuple[int, ...] = (8, 16)
+    extra_components: tuple[int, ...] = (0, 2)
+
+    def __str__(self) -> str:
+        return f"{list(self.layers)} | {list(self.dimensions)} | {list(self.extra_components)}"
+
+
+VOTE = Choice()
+CHOICES = [
+    *(Choice((layer,), (16,), (0,)) for layer in LAYERS),
+    replace(VOTE, dimensions=(16,), extra_components=(0,)),
+    replace(VOTE, extra_components=(0,)),
+    replace(VOTE, dimensions=(16,)),
+    VOTE,
+]
+
+
+def pooled_tokens(params: Params, layout: Layout, category: str) -> NDArray[np.float32]:
+    """Return the tokens (M, len(LAYERS), D) of the sub-images, averaged under their masks."""
+    device = choose_device(params.train.device)
+    vit = load_vit(layout, image_size=params.train.image_size)
+    autocast = Autocast(device, params.train.precision)
+    pooling = PooledTokens(vit, LAYERS, device=device, autocast=autocast)
+    with track(f"describing {category}") as progress:
+        return pooling.over(
+            *crop_arrays(layout.crops(category)), size=params.train.image_size, progress=progress
+        )
+
+
+def image_classes(
+    params: Params,
+    category: str,
+    crops: pd.DataFrame,
+    pooled: NDArray[np.float32],
+    choice: Choice,
+    seed: int,
+) -> NDArray[np.int64]:
+    """Return the class of each image, in the order of `crops`."""
+    empty = crops["area_px"].to_numpy() == 0
+    columns = [LAYERS.index(layer) for layer in choice.layers]
+    descriptors = np.zeros((len(crops), len(columns), pooled.shape[2]))
+    descriptors[~empty] = region_descriptors(pooled[~empty][:, columns])
+    classes = params.train.classes
+    probabilities = mixture_probabilities(
+        descriptors,
+        crops["score"],
+        empty,
+        classes if isinstance(classes, int) else classes[category],
+        dimensions=choice.dimensions,
+        extra_components=choice.extra_components,
+        seed=seed,
+    )
+    index, ids = pd.factorize(crops["sample_id"])
+    merged = merge_regions(
+        probabilities,
+        index,
+        crops["area_px"],
+        crops["score"],
+        rule=params.merge.weights,
+        temperature=params.merge.temperature,
+        n_images=len(ids),
+    )
+    return np.asarray(merged.argmax(1))
+
+
+def figures(
+    true: Sequence[str], predicted: NDArray[np.int64], keep: NDArray[np.bool_]
+) -> list[float]:
+    """Return NMI, ARI and F1 over the images that are kept."""
+    scores = clustering_scores([t for t, k in zip(true, keep, strict=True) if k], predicted[keep])
+    return [scores.nmi, scores.ari, scores.f1]
+
+
+def row(choice: Choice, runs: list[list[float]]) -> str:
+    """Return a Markdown row from the figures (NMI, ARI, F1) of all seeds."""
+    array = np.array(runs)
+    text = "/".join(f"{value:.3f}" for value in array.mean(0))
+    return f"| {choice} | {text} ± {array[:, 0].std():.3f} |"
+
+
+def main(
+    category: Annotated[str, typer.Argument(help="One of dataset.categories.")],
+    seeds: Annotated[int, typer.Option(help="How many seeds, from 0.")] = 5,
+    defects: Annotated[bool, typer.Option(help="Leave the normal images out.")] = False,
+    only_vote: Annotated[bool, typer.Option(help="Only the default.")] = False,
+    params_path: Annotated[Path, typer.Option("--params")] = Path("params.yaml"),
+    data: Annotated[Path, typer.Option("--data")] = Path("data"),
+) -> None:
+    """Compare settings of the mixture on the crops of a category."""
+    params, layout = load_params(params_path), Layout(data)
+    crops = read_parquet(layout.crops(category) / "crops.parquet", CROPS)
+    labels: dict[str, Any] = dict(
+        read_parquet(layout.manifest(category) / "labels.parquet", LABELS).to_numpy().tolist()
+    )
+    true = [labels[sample_id] for sample_id in pd.unique(crops["sample_id"])]
+    normal = np.isin(true, params.manifest.normal_label)
+    pooled = pooled_tokens(params, layout, category)
+    typer.echo("| layers | dimensions | extra components | NMI/ARI/F1 |\n|---|---|---|---|")
+    for choice in [VOTE] if only_vote else CHOICES:
+        runs = []
+        for seed in range(seeds):
+            predicted = image_classes(params, category, crops, pooled, choice, seed)
+            runs.append(figures(true, predicted, ~normal if defects else np.ones_like(normal)))
+        typer.echo(row(choice, runs))
+
+
+if __name__ == "__main__":
+    typer.run(main)
