@@ -13,6 +13,7 @@ import typer
 
 from pipeline.artifacts import Layout
 from pipeline.config import ConfigError, load_params
+from pipeline.presets import preset_options
 from pipeline.provenance import recorded
 
 PER_CATEGORY = {
@@ -100,6 +101,19 @@ for _stage in _ORDER:
         app.command(_stage, help=WHOLE[_stage])(_whole(_stage))
     else:
         app.command(_stage, help=PER_CATEGORY[_stage])(_per_category(_stage))
+
+
+@app.command("preset")
+def preset(
+    file: Annotated[Path, typer.Argument(help="Some keys of params.yaml: params/paper.yaml.")],
+) -> None:
+    """Print a preset as options: dvc exp run $(anomalyncd preset params/paper.yaml)."""
+    try:
+        options = preset_options(file)
+    except ConfigError as error:
+        typer.secho(f"anomalyncd preset: {error}", err=True, fg=typer.colors.RED)
+        raise typer.Exit(1) from error
+    typer.echo(options)
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ EDGES = {
     "layouts",
     "map_files",
     "model_store",
+    "presets",
     "provenance",
     "reporting",
     "weights",
