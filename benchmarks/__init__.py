@@ -1,0 +1,1 @@
+"""What is measured with the pipeline; neither `pipeline` nor `stages` imports it."""
