@@ -65,8 +65,8 @@ class Workspace:
         status, _ = self.run(["git", "diff", "--quiet", "HEAD", "--", "params.yaml"], self.root)
         if status:
             raise TablesError(
-                "params.yaml differs from the committed one: `git checkout params.yaml`, and pass "
-                "what you changed with --set"
+                "params.yaml differs from the committed one: `git checkout HEAD params.yaml`, and "
+                "pass what you changed with --set"
             )
 
     @contextmanager
