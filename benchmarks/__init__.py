@@ -1,1 +1,1 @@
-"""What README and docs quote, each runnable by one command. Not part of the installed package."""
+"""What is measured with the pipeline; neither `pipeline` nor `stages` imports it."""

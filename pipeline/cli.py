@@ -13,7 +13,7 @@ import typer
 
 from pipeline.artifacts import Layout
 from pipeline.config import ConfigError, load_params
-from pipeline.presets import as_override, flatten, read_preset
+from pipeline.presets import preset_options
 from pipeline.provenance import recorded
 
 PER_CATEGORY = {
@@ -109,11 +109,11 @@ def preset(
 ) -> None:
     """Print a preset as options: dvc exp run $(anomalyncd preset params/paper.yaml)."""
     try:
-        pairs = [as_override(key, value) for key, value in flatten(read_preset(file))]
+        options = preset_options(file)
     except ConfigError as error:
         typer.secho(f"anomalyncd preset: {error}", err=True, fg=typer.colors.RED)
         raise typer.Exit(1) from error
-    typer.echo(" ".join(f"-S {pair}" for pair in pairs))
+    typer.echo(options)
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,82 +12,87 @@ from ruamel.yaml.error import YAMLError
 
 from pipeline.config import ConfigError, Params, parse_params
 
-_PLAIN = re.compile(r"[\w./:+-]+", re.ASCII)
+_PLAIN = re.compile(r"[A-Za-z0-9_./:+-]+")
+_TYPED = re.compile(r"true|false|null|[+-]?(inf|nan|[\d_.]+(e[+-]?[\d_]+)?)", re.IGNORECASE)
 
 
-def read_preset(path: Path) -> dict[str, Any]:
-    """Read a file that holds some sections and keys of params.yaml; raise `ConfigError`.
-
-    The keys and values must be possible ones beside the defaults of all others.
-    """
+def read_yaml(path: Path) -> object:
+    """Return what a YAML 1.2 file holds; raise `ConfigError` if it cannot be read."""
     try:
         with path.open(encoding="utf-8") as file:
-            content = YAML(typ="safe", pure=True).load(file)
+            content: object = YAML(typ="safe", pure=True).load(file)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
     except YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML ({error})") from error
+    return content
+
+
+def read_preset(path: Path) -> dict[str, Any]:
+    """Return `section.key` and value of a file that holds a part of params.yaml.
+
+    They have to be possible beside the defaults of all other keys, or it is a `ConfigError`.
+    """
+    content = read_yaml(path)
     content = {} if content is None else content
     parse_params(content, source=str(path))
-    return dict(content)
+    assert isinstance(content, dict)  # parse_params has seen to it
+    return {
+        f"{section}.{key}": value
+        for section, keys in content.items()
+        for key, value in keys.items()
+    }
 
 
-def flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted key, value) of nested mappings."""
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+def preset_options(path: Path) -> str:
+    """Return a preset as `-S section.key=value ...`; raise `ConfigError` naming file and key."""
+    overrides = read_preset(path)
+    try:
+        return " ".join(f"-S {as_override(key, value)}" for key, value in overrides.items())
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
-def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Undo `flatten`."""
-    nested: dict[str, Any] = {}
-    for key, value in flat.items():
-        *parents, last = key.split(".")
-        level = nested
-        for parent in parents:
-            level = level.setdefault(parent, {})
-        level[last] = value
-    return nested
+def with_overrides(params: Params, overrides: Mapping[str, Any]) -> Params:
+    """Return `params` with some `section.key` replaced; raise `ConfigError` as `parse_params`.
 
-
-def with_overrides(params: Params, flat: Mapping[str, Any]) -> Params:
-    """Return `params` with some keys, dotted, replaced; raise `ConfigError` as `parse_params`."""
-    merged = params.model_dump(mode="python", by_alias=True)
-    for key, value in flat.items():
-        *parents, last = key.split(".")
-        level = merged
-        for parent in parents:
-            found = level.get(parent)
-            if not isinstance(found, dict):
-                raise ConfigError(f"{key}: unknown key")
-            level = found
-        level[last] = value
+    A mapping is merged into the mapping that is there, as `dvc exp run -S` does it.
+    """
+    merged = params.model_dump(by_alias=True)
+    for name, value in overrides.items():
+        section, _, key = name.partition(".")
+        if key not in merged.get(section, {}):
+            raise ConfigError(f"{name}: unknown key")
+        old = merged[section][key]
+        both = isinstance(old, dict) and isinstance(value, dict)
+        merged[section][key] = {**old, **value} if both else value
     return parse_params(merged, source="overrides")
 
 
 def as_override(key: str, value: object) -> str:
-    """Return `key=value` in the grammar of `dvc exp run -S`, free of anything a shell would split.
+    """Return `key=value` in the grammar of `dvc exp run -S`, free of what a shell would split.
 
-    Raises `ConfigError` for a string with blanks or other characters that would need quotes.
+    Raises `ConfigError` for a string that would need quotes, be it for the shell or because the
+    grammar takes it for a number, a truth value or null.
     """
     return f"{key}={_literal(key, value)}"
 
 
 def _literal(key: str, value: object) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true" if value else "false"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, int | float):
         return repr(value)
     if isinstance(value, list):
         return "[" + ",".join(_literal(key, item) for item in value) + "]"
+    if isinstance(value, Mapping):
+        pairs = (f"{_text(key, name)}:{_literal(key, item)}" for name, item in value.items())
+        return "{" + ",".join(pairs) + "}"
+    return _text(key, value)
+
+
+def _text(key: str, value: object) -> str:
     text = str(value)
-    if not _PLAIN.fullmatch(text):
-        raise ConfigError(
-            f"{key}: {text!r} would need quotes in a shell; pass it with `dvc exp run -S` by hand"
-        )
+    if not _PLAIN.fullmatch(text) or _TYPED.fullmatch(text):
+        raise ConfigError(f"{key}: {text!r} would need quotes; give it to `dvc exp run -S` by hand")
     return text

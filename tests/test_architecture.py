@@ -67,6 +67,11 @@ def test_edges_import_no_stage(path: Path) -> None:
     assert not {file for file in closure(path) if file.parts[0] == "stages"}
 
 
+@pytest.mark.parametrize("path", [*PIPELINE, *STAGES], ids=str)
+def test_nothing_imports_the_benchmarks_or_the_tests(path: Path) -> None:
+    assert not imported_packages(path) & {"benchmarks", "tests"}
+
+
 def test_one_name_everywhere() -> None:
     assert {path.stem for path in STAGES} == set(NODES)
     for name, node in NODES.items():

@@ -1,82 +1,130 @@
-"""Presets: partial parameter files as options of `dvc exp run`."""
+"""Parts of params.yaml as overrides: against Hydra's parser, which `dvc exp run -S` uses."""
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
-from ruamel.yaml import YAML
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from typer.testing import CliRunner
 
 from pipeline.cli import app
-from pipeline.config import ConfigError, Params
-from pipeline.presets import as_override, flatten, nest, read_preset, with_overrides
+from pipeline.config import ConfigError, Params, load_params
+from pipeline.presets import as_override, read_preset, with_overrides
 from tests.graph import ROOT
 
 PRESETS = sorted((ROOT / "params").glob("*.yaml"))
 
 
+def preset(path: Path) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["preset", str(path)])
+    return result.exit_code, result.output
+
+
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.name)
-def test_every_preset_changes_something_and_is_possible(path: Path) -> None:
-    flat = dict(flatten(read_preset(path)))
-    changed = with_overrides(Params(), flat)
-    for key in flat:
-        assert with_overrides(Params(), {key: flat[key]}) != Params(), f"{key} is the default"
-    assert changed != Params()
+def test_every_key_of_a_preset_changes_params_yaml(path: Path) -> None:
+    params = load_params(ROOT / "params.yaml")
+    overrides = read_preset(path)
+    assert overrides
+    for key, value in overrides.items():
+        assert with_overrides(params, {key: value}) != params, key
 
 
-def test_the_paper_uses_heads() -> None:
-    flat = dict(flatten(read_preset(ROOT / "params" / "paper.yaml")))
-    assert with_overrides(Params(), flat).predict.classifier == "heads"
-
-
-def test_flatten_and_back() -> None:
-    content = {"a": {"b": 1, "c": {"d": None}}, "e": [1, 2]}
-    assert dict(flatten(content)) == {"a.b": 1, "a.c.d": None, "e": [1, 2]}
-    assert nest(dict(flatten(content))) == content
+def test_the_paper_uses_the_heads() -> None:
+    code, text = preset(ROOT / "params" / "paper.yaml")
+    assert code == 0
+    assert text == "-S maps.neighbourhoods=[1,3,5] -S predict.classifier=heads\n"
+    assert read_preset(ROOT / "params" / "paper_backbone.yaml")["backbone.source"] == "hub"
 
 
 @pytest.mark.parametrize(
-    ("value", "text"),
+    "value",
     [
-        (None, "null"),
-        (True, "true"),
-        (0.5, "0.5"),
-        (5e-05, "5e-05"),
-        ([1, 3, 5], "[1,3,5]"),
-        (["metal", "a_b"], "[metal,a_b]"),
-        ("data/raw/my-set", "data/raw/my-set"),
+        *(None, True, False, 0, -3, 0.5, 5e-05, 1e16, [], [5, 8], ["good", "MT_Free"]),
+        *({"crop": False, "flip": True}, {"metal": 5}, {}, [None, [True]]),
+        *("heads", "/data/mvtec-ad/v1.0", "../a_b", "vit_base_patch8_224.dino", "a:b", "x+y"),
+        *("-S", "1a", "v1.0", "truely", "nullable", "e5", "1.2/3"),
+    ],
+    ids=str,
+)
+def test_hydra_reads_what_was_written(value: object) -> None:
+    text = as_override("section.key", value)
+    assert not set(text) & set(" \t\n'\"$`\\|&;<>()*?!~#")
+    parsed = OverridesParser.create().parse_override(text)
+    assert parsed.key_or_group == "section.key"
+    read = parsed.value()
+    assert read == value
+    assert type(read) is type(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "a b",
+        "a*",
+        "$HOME",
+        "a'b",
+        "~",
+        "{",
+        "ü",
+        "null",
+        "True",
+        "3",
+        "-1e5",
+        "1_0",
+        "NaN",
+        "+.5",
     ],
 )
-def test_values_are_one_word_and_mean_what_they_meant(value: object, text: str) -> None:
-    written = as_override("maps.x", value)
-    assert written == f"maps.x={text}"
-    assert shlex.split(written) == [written]
-    assert YAML(typ="safe", pure=True).load(text) == value
+def test_a_string_that_needs_quotes_is_refused(value: str) -> None:
+    for nested in (value, [value], {"a": value}):
+        with pytest.raises(ConfigError, match=r"^dataset\.root: .* would need quotes"):
+            as_override("dataset.root", nested)
 
 
-@pytest.mark.parametrize("value", ["two words", "a;b", "$HOME", "é", "a'b", ["x y"], ""])
-def test_what_needs_quotes_is_refused(value: object) -> None:
-    with pytest.raises(ConfigError, match=r"dataset\.root: .* quotes"):
-        as_override("dataset.root", value)
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("mebin: {tua: 3}", "mebin.tua: unknown key"),
+        ("mebbin: {tau: 3}", "mebbin: unknown key"),
+        ("mebin: {tau: many}", "mebin.tau: "),
+        ("[1]", "the file: "),
+        ("a: [", "not valid YAML"),
+        ("dataset: {root: my images}", "dataset.root: 'my images' would need quotes"),
+    ],
+)
+def test_errors_name_the_key_and_the_file(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(content + "\n")
+    code, text = preset(path)
+    assert code == 1
+    assert message in text
+    assert "mine.yaml" in text
+    assert "Traceback" not in text
 
 
-def test_overrides_are_checked() -> None:
-    with pytest.raises(ConfigError, match=r"mebin\.taus"):
-        with_overrides(Params(), {"mebin.taus": 3})
-    with pytest.raises(ConfigError, match=r"nothing\.here"):
-        with_overrides(Params(), {"nothing.here": 3})
-    assert with_overrides(Params(), {"train.lambda": 0.5}).train.lambda_ == 0.5
+def test_a_missing_file_is_named_and_an_empty_one_changes_nothing(tmp_path: Path) -> None:
+    assert "none.yaml" in preset(tmp_path / "none.yaml")[1]
+    (tmp_path / "empty.yaml").write_text("# nothing\n")
+    assert preset(tmp_path / "empty.yaml") == (0, "\n")
 
 
-def test_the_command(tmp_path: Path) -> None:
-    good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
-    good.write_text("maps: {layers: [1, 2]}\ntrain: {plc_threshold: null}\n")
-    bad.write_text("mebin: {taus: 3}\n")
-    result = CliRunner().invoke(app, ["preset", str(good)])
-    assert result.output == "-S maps.layers=[1,2] -S train.plc_threshold=null\n"
-    for path, message in ((bad, "mebin.taus: unknown key"), (tmp_path / "no.yaml", "no.yaml")):
-        result = CliRunner().invoke(app, ["preset", str(path)])
-        assert result.exit_code == 1
-        assert message in result.output
+def test_overrides_replace_values_and_merge_mappings() -> None:
+    overrides: dict[str, Any] = {
+        "maps.layers": [1],
+        "train.lambda": 0.5,
+        "train.augment": {"flip": False},
+        "train.classes": {"metal": 4},
+    }
+    params = with_overrides(Params(), overrides)
+    assert params.maps.layers == [1]
+    assert params.train.lambda_ == 0.5
+    assert not params.train.augment.flip
+    assert params.train.augment.crop
+    assert params.train.classes == {"metal": 4}
+    with pytest.raises(ConfigError, match=r"mebin\.tua: unknown key"):
+        with_overrides(Params(), {"mebin.tua": 3})
+    with pytest.raises(ConfigError, match=r"mebin: unknown key"):
+        with_overrides(Params(), {"mebin": 3})
