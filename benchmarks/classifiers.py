@@ -2,9 +2,9 @@
 
     python -m benchmarks.classifiers bottle
 
-reads params.yaml and data/crops/<category> (after `dvc repro crops@<category>`), describes the
-regions once at all layers, and prints NMI/ARI/F1 over images for every choice: the mean over seeds,
-and the standard deviation of NMI. Figures are those of predict, merge and evaluate with
+reads params.yaml, data/maps/<category> and data/crops/<category> (after `dvc repro
+crops@<category>`), describes the regions once at all layers, and prints NMI/ARI/F1 over images for
+every choice: the mean over seeds, and the standard deviation of NMI. Figures are those of predict, merge and evaluate with
 `predict.classifier: mixture`. Labels are used for the figures alone.
 """
 
@@ -20,13 +20,14 @@ import pandas as pd
 import typer
 from numpy.typing import NDArray
 
-from pipeline.artifacts import CROPS, LABELS, Layout, read_parquet
+from pipeline.artifacts import CROPS, LABELS, MAP_SCORES, Layout, read_parquet
 from pipeline.config import Params, load_params
 from pipeline.descriptors import PooledTokens, region_descriptors
 from pipeline.merging import merge_regions
 from pipeline.metrics import clustering_scores
 from pipeline.mixture import mixture_probabilities
 from pipeline.model_store import Autocast, choose_device, crop_arrays, load_vit
+from pipeline.normality import Rule, known_normal
 from pipeline.progress import track
 
 LAYERS = (5, 6, 7, 8, 9)
@@ -39,9 +40,11 @@ class Choice:
     layers: tuple[int, ...] = LAYERS
     dimensions: tuple[int, ...] = (8, 16)
     extra_components: tuple[int, ...] = (0, 2)
+    normal: Rule = "scores"
 
     def __str__(self) -> str:
-        return f"{list(self.layers)} | {list(self.dimensions)} | {list(self.extra_components)}"
+        values = (list(self.layers), list(self.dimensions), list(self.extra_components))
+        return " | ".join(str(value) for value in (*values, self.normal))
 
 
 VOTE = Choice()
@@ -51,6 +54,8 @@ CHOICES = [
     replace(VOTE, extra_components=(0,)),
     replace(VOTE, dimensions=(16,)),
     VOTE,
+    replace(VOTE, normal="regions"),
+    replace(VOTE, normal="none"),
 ]
 
 
@@ -70,26 +75,28 @@ def image_classes(
     params: Params,
     category: str,
     crops: pd.DataFrame,
+    scores: pd.DataFrame,
     pooled: NDArray[np.float32],
     choice: Choice,
     seed: int,
 ) -> NDArray[np.int64]:
     """Return the class of each image, in the order of `crops`."""
-    empty = crops["area_px"].to_numpy() == 0
+    index, ids = pd.factorize(crops["sample_id"])
+    image_scores = scores.set_index("sample_id")["score"].reindex(ids)
+    normal = known_normal(choice.normal, crops["area_px"], index, image_scores)
     columns = [LAYERS.index(layer) for layer in choice.layers]
     descriptors = np.zeros((len(crops), len(columns), pooled.shape[2]))
-    descriptors[~empty] = region_descriptors(pooled[~empty][:, columns])
+    descriptors[~normal] = region_descriptors(pooled[~normal][:, columns])
     classes = params.train.classes
     probabilities = mixture_probabilities(
         descriptors,
         crops["score"],
-        empty,
+        normal,
         classes if isinstance(classes, int) else classes[category],
         dimensions=choice.dimensions,
         extra_components=choice.extra_components,
         seed=seed,
     )
-    index, ids = pd.factorize(crops["sample_id"])
     merged = merge_regions(
         probabilities,
         index,
@@ -128,17 +135,20 @@ def main(
     """Compare settings of the mixture on the crops of a category."""
     params, layout = load_params(params_path), Layout(data)
     crops = read_parquet(layout.crops(category) / "crops.parquet", CROPS)
+    scores = read_parquet(layout.maps(category) / "scores.parquet", MAP_SCORES)
     labels: dict[str, Any] = dict(
         read_parquet(layout.manifest(category) / "labels.parquet", LABELS).to_numpy().tolist()
     )
     true = [labels[sample_id] for sample_id in pd.unique(crops["sample_id"])]
     normal = np.isin(true, params.manifest.normal_label)
     pooled = pooled_tokens(params, layout, category)
-    typer.echo("| layers | dimensions | extra components | NMI/ARI/F1 |\n|---|---|---|---|")
+    typer.echo(
+        "| layers | dimensions | extra components | normal | NMI/ARI/F1 |\n|---|---|---|---|---|"
+    )
     for choice in [VOTE] if only_vote else CHOICES:
         runs = []
         for seed in range(seeds):
-            predicted = image_classes(params, category, crops, pooled, choice, seed)
+            predicted = image_classes(params, category, crops, scores, pooled, choice, seed)
             runs.append(figures(true, predicted, ~normal if defects else np.ones_like(normal)))
         typer.echo(row(choice, runs))
 

@@ -84,6 +84,12 @@ class Job:
     params: str  # digest of all parameters that the run sees
 
 
+_CLASSIFIERS: dict[Classifier, dict[str, Any]] = {
+    "heads": {"predict.classifier": "heads", "predict.normal": "none"},
+    "mixture": {"predict.classifier": "mixture", "predict.normal": "scores"},
+}
+
+
 def load_tables(path: Path = FILE) -> Tables:
     """Read tables.yaml."""
     try:
@@ -107,7 +113,7 @@ def plan(
     table = tables.table(number)
     if data not in tables.data:
         raise TablesError(f"there is no data set {data!r}: use {_listed(tables.data)}")
-    chosen = {} if classifier is None else {"predict.classifier": classifier}
+    chosen = {} if classifier is None else _CLASSIFIERS[classifier]
     settings = {**tables.common, **tables.data[data], **chosen, **(extra or {})}
     if table.heads_only and settings.get("predict.classifier") != "heads":
         raise TablesError(

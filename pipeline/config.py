@@ -199,9 +199,10 @@ class Train(_Section):
 
 
 class Predict(_Section):
-    """Which of the two classifiers names the regions."""
+    """Which of the two classifiers names the regions, and what is normal beforehand."""
 
     classifier: Literal["mixture", "heads"] = "mixture"
+    normal: Literal["scores", "regions", "none"] = "scores"
     layers: Annotated[list[Natural], Field(min_length=1)] = [5, 6, 7, 8, 9]
     dimensions: Annotated[list[Positive], Field(min_length=1)] = [8, 16]
     extra_components: Annotated[list[Natural], Field(min_length=1)] = [0, 2]

@@ -22,35 +22,32 @@ _REGULARISATION = 1e-3
 _RESTARTS = 5
 _RESTARTS_OF_THE_VOTE = 20
 _SAMPLES_PER_DIMENSION = 4
-_NORMAL_RATIO = 2 / 3
 
 
 def mixture_probabilities(
     descriptors: ArrayLike,
     scores: ArrayLike,
-    empty: ArrayLike,
+    normal: ArrayLike,
     n_classes: int,
     *,
     dimensions: Sequence[int] = (8, 16),
     extra_components: Sequence[int] = (0, 2),
     seed: int = 0,
 ) -> Floats:
-    """Return the class probabilities (M, n_classes) of regions; class 0 is normal.
+    """Return the class probabilities (M, n_classes) of sub-images; class 0 is normal.
 
-    A sub-image without a region (`empty` (M,) bool: MEBin found nothing) is normal. The others,
-    descriptors (M, L, D) of L layers, are sorted into `n_classes` clusters (`vote`). When the
-    cluster with the lowest mean of `scores` (M,), the anomaly scores, has less than 2/3 of the mean
-    of all others, or nothing is empty, it is normal as well. Otherwise the sub-images without a
-    region are all of normal, and one cluster less is sought, for the defects. Defects follow by
-    falling size.
+    Those that are known to be `normal` (M,) bool are. The others, descriptors (M, L, D) of L
+    layers, are sorted into `n_classes - 1` clusters (`vote`), by falling size. With none known to
+    be normal there are `n_classes` clusters, and the one with the lowest mean of `scores` (M,), the
+    anomaly scores, is normal.
 
     With fewer different regions than classes the last classes stay empty. Raises ValueError for
     lengths that differ, fewer than two classes, and no or impossible dimensions or components.
     """
     x, s = np.asarray(descriptors, np.float64), np.asarray(scores, np.float64)
-    without = np.asarray(empty, np.bool_)
-    if x.ndim != 3 or not len(x) == len(s) == len(without):
-        raise ValueError(f"{len(s)} scores, {len(without)} flags for descriptors {x.shape}")
+    known = np.asarray(normal, np.bool_)
+    if x.ndim != 3 or not len(x) == len(s) == len(known):
+        raise ValueError(f"{len(s)} scores, {len(known)} flags for descriptors {x.shape}")
     if n_classes < 2:
         raise ValueError(f"a mixture needs 2 classes or more, not {n_classes}")
     if not dimensions or min(dimensions) < 1:
@@ -58,19 +55,19 @@ def mixture_probabilities(
     if not extra_components or min(extra_components) < 0:
         raise ValueError(f"extra_components are {list(extra_components)}: give 0 or more")
     probabilities = np.zeros((len(x), n_classes))
-    probabilities[without, 0] = 1.0
-    x, s = x[~without], s[~without]
+    probabilities[known, 0] = 1.0
+    x, s = x[~known], s[~known]
     if not len(x):
         return probabilities
     spaces = [project(x[:, i], d, seed) for i in range(x.shape[1]) for d in dimensions]
-    found = vote(spaces, n_classes, extra_components=extra_components, seed=seed)
-    first = _lowest_score(found, s)
-    if without.any() and not _is_normal(found[:, first], s):
-        found = vote(spaces, n_classes - 1, extra_components=extra_components, seed=seed)
-        probabilities[~without, 1 : 1 + found.shape[1]] = found[:, _by_size(found)]
-    else:
-        order = [first, *(j for j in _by_size(found) if j != first)]
-        probabilities[~without, : found.shape[1]] = found[:, order]
+    n_clusters = n_classes - int(known.any())
+    found = vote(spaces, n_clusters, extra_components=extra_components, seed=seed)
+    order = _by_size(found)
+    if not known.any():
+        first = _lowest_score(found, s)
+        order = [first, *(j for j in order if j != first)]
+    start = n_classes - n_clusters
+    probabilities[~known, start : start + len(order)] = found[:, order]
     return probabilities
 
 
@@ -126,12 +123,6 @@ def _lowest_score(found: Floats, scores: Floats) -> int:
     means = (found * scores[:, None]).sum(0) / np.maximum(size, 1e-12)
     means[size < 0.5] = np.inf
     return int(means.argmin())
-
-
-def _is_normal(member: Floats, scores: Floats) -> bool:
-    own = (member * scores).sum() / max(member.sum(), 1e-12)
-    rest = ((1 - member) * scores).sum() / max((1 - member).sum(), 1e-12)
-    return len(member) > 1 and bool(own < _NORMAL_RATIO * rest)
 
 
 def _by_size(found: Floats) -> list[int]:

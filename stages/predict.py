@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.artifacts import (
     CROPS,
+    MAP_SCORES,
     REGIONS,
     ArraySpec,
     Layout,
@@ -35,6 +36,7 @@ from pipeline.model_store import (
     load_classifier,
     load_vit,
 )
+from pipeline.normality import known_normal
 from pipeline.progress import track
 from pipeline.tokens import FrozenBlocks, iter_plain
 
@@ -56,14 +58,22 @@ def run(category: str, params: Params, layout: Layout) -> None:
             head=int(description["head"]),
             device=blocks.device,
         )
+    scores = read_parquet(layout.maps(category) / "scores.parquet", MAP_SCORES)
+    normal = known_normal(
+        params.predict.normal,
+        crops["area_px"],
+        pd.Index(scores["sample_id"]).get_indexer(crops["sample_id"]),
+        scores["score"],
+    )
     if params.predict.classifier == "heads":
         probabilities = class_probabilities(
             result.logits,
             int(description["n_base_classes"]),
             temperature=section.student_temperature,
         )
+        probabilities[normal] = np.eye(probabilities.shape[1])[0]
     else:
-        probabilities = _by_mixture(category, params, layout, int(description["n_classes"]))
+        probabilities = _by_mixture(category, params, layout, normal, int(description["n_classes"]))
     frame = pd.DataFrame(
         {
             "crop_id": crops["crop_id"],
@@ -96,7 +106,11 @@ def _write_attention(
 
 
 def _by_mixture(
-    category: str, params: Params, layout: Layout, n_classes: int
+    category: str,
+    params: Params,
+    layout: Layout,
+    normal: NDArray[np.bool_],
+    n_classes: int,
 ) -> NDArray[np.float64]:
     crops = read_parquet(layout.crops(category) / "crops.parquet", CROPS)
     section, train = params.predict, trained_section(layout, category)
@@ -111,13 +125,12 @@ def _by_mixture(
         pooled = pooling.over(
             *crop_arrays(layout.crops(category)), size=train.image_size, progress=progress
         )
-    empty = crops["area_px"].to_numpy() == 0
     descriptors = np.zeros(pooled.shape)
-    descriptors[~empty] = region_descriptors(pooled[~empty])
+    descriptors[~normal] = region_descriptors(pooled[~normal])
     return mixture_probabilities(
         descriptors,
         crops["score"],
-        empty,
+        normal,
         n_classes,
         dimensions=section.dimensions,
         extra_components=section.extra_components,

@@ -174,6 +174,8 @@ CASES: list[tuple[tuple[str, ...], str, dict[str, Any]]] = [
     (("train",), "train", {"momentum": 0.5}),
     (("train",), "train", {"weight_decay": 0.1}),
     (("predict",), "predict", {"classifier": "heads"}),
+    (("predict",), "predict", {"normal": "regions"}),
+    (("predict",), "predict", {"normal": "none"}),
     (("predict",), "predict", {"layers": [1, 3]}),
     (("predict",), "predict", {"dimensions": [1]}),
     (("predict",), "predict", {"extra_components": [3]}),

@@ -131,6 +131,7 @@ def test_the_command_of_a_run() -> None:
         "maps.resolution=448",
         "maps.neighbourhoods=[1,3,5]",
         "predict.classifier=heads",
+        "predict.normal=none",
         "mebin.method=fixed",
         "mebin.threshold=0.1",
         "train.seed=7",
@@ -183,7 +184,8 @@ def test_the_mixture_is_refused_where_only_the_heads_differ(number: int) -> None
         with pytest.raises(TablesError, match="run it with --classifier heads"):
             jobs()
     else:
-        assert all("predict.classifier=mixture" in job.options for job in jobs())
+        wanted = {"predict.classifier=mixture", "predict.normal=scores"}
+        assert all(wanted <= set(job.options) for job in jobs())
 
 
 def test_every_run_starts_from_params_yaml_and_leaves_it(fake: Fake) -> None:

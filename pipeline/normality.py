@@ -1,0 +1,68 @@
+"""Which sub-images show nothing abnormal, by what the anomaly maps say.
+
+The anomaly score of an image tells normal from abnormal far better than the look of its regions
+does: a false region of a normal image lies on some ordinary structure, and those differ more among
+each other than defects do.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.mixture import GaussianMixture
+
+Rule = Literal["scores", "regions", "none"]
+
+_SEPARATION = 2.0
+_RESTARTS = 5
+_FEWEST = 8
+_SMALLEST_SCORE = 1e-6
+
+
+def known_normal(
+    rule: Rule, areas: ArrayLike, image_index: ArrayLike, image_scores: ArrayLike
+) -> NDArray[np.bool_]:
+    """Return which sub-images (M,) are normal whatever they look like.
+
+    `areas` (M,) in pixels, 0 without a region; `image_index` (M,) says whose of the N images each
+    sub-image is, and `image_scores` (N,) are their anomaly scores. By `rule`:
+
+    * ``scores``: those without a region, and all of an image in the lower mode of the scores;
+    * ``regions``: those without a region;
+    * ``none``: none is.
+    """
+    without = np.asarray(areas, np.float64) == 0
+    if rule == "none":
+        return np.zeros_like(without)
+    if rule == "regions":
+        return np.asarray(without)
+    return np.asarray(without | low_mode(image_scores)[np.asarray(image_index, np.intp)])
+
+
+def low_mode(scores: ArrayLike) -> NDArray[np.bool_]:
+    """Return which images (N,) belong to the lower of two modes of their anomaly scores.
+
+    Two Gaussians are fitted to the logarithms of `scores` (N,) >= 0. Nothing belongs to a lower
+    mode where they are not separate (Ashman's D of 2 or less: Ashman, Bird and Zepf, 1994), as for
+    a set without normal images, or with fewer than 8 images. Raises ValueError for scores that are
+    negative or not finite.
+    """
+    values = np.asarray(scores, np.float64)
+    if values.ndim != 1 or not np.all(np.isfinite(values) & (values >= 0)):
+        raise ValueError("anomaly scores must be one finite number >= 0 for each image")
+    nothing = np.zeros(len(values), np.bool_)
+    logs = np.log(np.maximum(values, _SMALLEST_SCORE))
+    if len(logs) < _FEWEST or np.ptp(logs) < 1e-9:
+        return nothing
+    mixture = GaussianMixture(
+        2, n_init=_RESTARTS, random_state=0, reg_covar=1e-6 * float(logs.var())
+    ).fit(logs[:, None])
+    means = mixture.means_.ravel()
+    spread = float(np.sqrt(mixture.covariances_.mean()))
+    if abs(means[1] - means[0]) <= _SEPARATION * spread:
+        return nothing
+    nearer = mixture.predict(logs[:, None]) == means.argmin()
+    # the wider Gaussian wins beyond both means; the order of the scores decides there
+    return np.asarray((nearer | (logs < means.min())) & (logs < means.max()))

@@ -1,0 +1,65 @@
+"""Normal images are those of the lower mode of the scores, where there are two."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipeline.normality import Rule, known_normal, low_mode
+
+
+def scores(n_low: int, n_high: int, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    logs = np.concatenate([rng.normal(-2, 0.1, n_low), rng.normal(-0.7, 0.3, n_high)])
+    return np.exp(logs)
+
+
+@pytest.mark.parametrize(("n_low", "n_high"), [(20, 80), (80, 20), (191, 392), (20, 20)])
+def test_two_modes_are_told_apart(n_low: int, n_high: int) -> None:
+    low = low_mode(scores(n_low, n_high))
+    assert low[:n_low].mean() > 0.95
+    assert low[n_low:].mean() < 0.05
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_one_mode_has_no_lower_one(seed: int) -> None:
+    assert not low_mode(scores(0, 200, seed)).any()
+    assert not low_mode(scores(200, 0, seed)).any()
+
+
+def test_no_higher_score_belongs_to_the_lower_mode() -> None:
+    rng = np.random.default_rng(0)
+    logs = np.concatenate([rng.normal(-2, 0.02, 60), rng.normal(-1, 0.4, 60), [-4.0]])
+    low = low_mode(np.exp(logs))
+    assert low.any()
+    assert low[-1]
+    assert logs[low].max() < logs[~low].min()
+
+
+def test_ground_truth_maps_have_two_values() -> None:
+    np.testing.assert_array_equal(low_mode([0.0] * 5 + [1.0] * 15), [True] * 5 + [False] * 15)
+
+
+@pytest.mark.parametrize("values", [[], [0.3], [0.1, 0.9], [0.5] * 30, [0.0] * 30])
+def test_few_or_equal_scores_have_no_lower_mode(values: list[float]) -> None:
+    assert not low_mode(values).any()
+
+
+def test_scores_that_are_none_are_refused() -> None:
+    for bad in ([-0.1, 0.2], [np.nan, 0.2], [[0.1], [0.2]]):
+        with pytest.raises(ValueError, match="anomaly scores"):
+            low_mode(bad)
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        ("scores", [True, True, True, False, True]),
+        ("regions", [False, True, False, False, True]),
+        ("none", [False] * 5),
+    ],
+)
+def test_sub_images_are_normal_by_rule(rule: Rule, expected: list[bool]) -> None:
+    images = scores(20, 20)
+    found = known_normal(rule, [50, 0, 9, 9, 0], [0, 0, 19, 20, 39], images)
+    np.testing.assert_array_equal(found, expected)
