@@ -4,8 +4,8 @@
 
 reads params.yaml, data/maps/<category> and data/crops/<category> (after `dvc repro
 crops@<category>`), describes the regions once at all layers, and prints NMI/ARI/F1 over images for
-every choice: the mean over seeds, and the standard deviation of NMI. Figures are those of predict, merge and evaluate with
-`predict.classifier: mixture`. Labels are used for the figures alone.
+every choice: the mean over seeds, and the standard deviation of NMI. Figures are those of predict,
+merge and evaluate with `predict.classifier: mixture`. Labels are used for the figures alone.
 """
 
 from __future__ import annotations

@@ -34,7 +34,10 @@ def test_every_key_of_a_preset_changes_params_yaml(path: Path) -> None:
 def test_the_paper_uses_the_heads() -> None:
     code, text = preset(ROOT / "params" / "paper.yaml")
     assert code == 0
-    assert text == "-S maps.neighbourhoods=[1,3,5] -S predict.classifier=heads\n"
+    assert (
+        text
+        == "-S maps.neighbourhoods=[1,3,5] -S predict.classifier=heads -S predict.normal=none\n"
+    )
     assert read_preset(ROOT / "params" / "paper_backbone.yaml")["backbone.source"] == "hub"
 
 
