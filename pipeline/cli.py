@@ -12,8 +12,9 @@ from typing import Annotated
 import typer
 
 from pipeline.artifacts import Layout
+from pipeline.commands.name import name
+from pipeline.commands.preset import preset
 from pipeline.config import ConfigError, load_params
-from pipeline.presets import preset_options
 from pipeline.provenance import recorded
 
 PER_CATEGORY = {
@@ -103,17 +104,8 @@ for _stage in _ORDER:
         app.command(_stage, help=PER_CATEGORY[_stage])(_per_category(_stage))
 
 
-@app.command("preset")
-def preset(
-    file: Annotated[Path, typer.Argument(help="Some keys of params.yaml: params/paper.yaml.")],
-) -> None:
-    """Print a preset as options: dvc exp run $(anomalyncd preset params/paper.yaml)."""
-    try:
-        options = preset_options(file)
-    except ConfigError as error:
-        typer.secho(f"anomalyncd preset: {error}", err=True, fg=typer.colors.RED)
-        raise typer.Exit(1) from error
-    typer.echo(options)
+for _command in (name, preset):
+    app.command()(_command)
 
 
 def main() -> None:

@@ -1,0 +1,36 @@
+"""`anomalyncd name`: name a discovered class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.artifacts import REGIONS, Layout, read_parquet
+from pipeline.commands.errors import reported
+from pipeline.config import ConfigError
+from pipeline.names import NAMES, names_for, run_of, set_name
+
+
+def name(
+    category: Annotated[str, typer.Argument(help="One of dataset.categories.")],
+    number: Annotated[int, typer.Argument(help="The number of a class, as the report shows it.")],
+    text: Annotated[str, typer.Argument(metavar="NAME", help="What the class is: scratch.")],
+    names: Annotated[Path, typer.Option("--names", help="The file of names.")] = NAMES,
+    data: Annotated[Path, typer.Option("--data", help="Folder of the artifacts.")] = Path("data"),
+) -> None:
+    """Name a discovered class; the report, `classify` and `export` then show the name."""
+    with reported("name"):
+        layout = Layout(data)
+        run = run_of(layout, category)
+        regions = read_parquet(layout.predict(category) / "regions.parquet", REGIONS)
+        n_classes = len(regions["probabilities"].iloc[0]) if len(regions) else 0
+        if not 0 <= number < n_classes:
+            raise ConfigError(
+                f"{category} has no class {number}: its classes are 0 (normal) to {n_classes - 1}"
+            )
+        set_name(names, category, number, text, run)
+        known = names_for(names, category, layout)
+        n_regions = int((regions["class"] == number).sum())
+        typer.echo(f"{category}: class {number} ({n_regions} regions) is {known[number]!r} now")

@@ -1,0 +1,20 @@
+"""`anomalyncd preset`: a preset as options of `dvc exp run`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.commands.errors import reported
+from pipeline.presets import preset_options
+
+
+def preset(
+    file: Annotated[Path, typer.Argument(help="Some keys of params.yaml: params/paper.yaml.")],
+) -> None:
+    """Print a preset as options: dvc exp run $(anomalyncd preset params/paper.yaml)."""
+    with reported("preset"):
+        options = preset_options(file)
+    typer.echo(options)

@@ -1,0 +1,79 @@
+"""Names of classes: kept with the run they were given for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.artifacts import Layout
+from pipeline.config import ConfigError
+from pipeline.names import ClassNames, names_for, read_names, run_of, set_name
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    layout = Layout(tmp_path / "data")
+    path = layout.predict("metal") / "regions.parquet"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"first")
+    return layout
+
+
+def test_what_has_no_name_has_its_number() -> None:
+    names = ClassNames({3: "scratch"})
+    assert [names[k] for k in (0, 1, 3)] == ["normal", "class 1", "scratch"]
+
+
+def test_a_name_is_kept_beside_those_there(tmp_path: Path, layout: Layout) -> None:
+    path, run = tmp_path / "names.yaml", run_of(layout, "metal")
+    assert read_names(path) == {}
+    set_name(path, "metal", 3, "scratch", run)
+    set_name(path, "metal", 1, " a: dent ", run)
+    set_name(path, "fabric", 2, "hole", "0" * 12)
+    assert read_names(path)["metal"] == ClassNames({1: "a: dent", 3: "scratch"}, run)
+    assert names_for(path, "metal", layout)[1] == "a: dent"
+    assert read_names(path)["fabric"].run == "0" * 12
+
+
+def test_names_of_another_run_are_refused_and_replaced(tmp_path: Path, layout: Layout) -> None:
+    path = tmp_path / "names.yaml"
+    set_name(path, "metal", 3, "scratch", run_of(layout, "metal"))
+    (layout.predict("metal") / "regions.parquet").write_bytes(b"second")
+    with pytest.raises(ConfigError, match="an earlier run"):
+        names_for(path, "metal", layout)
+    set_name(path, "metal", 1, "dent", run_of(layout, "metal"))
+    assert names_for(path, "metal", layout).names == {1: "dent"}
+
+
+def test_a_file_edited_by_hand_is_taken_as_it_stands(tmp_path: Path, layout: Layout) -> None:
+    path = tmp_path / "names.yaml"
+    path.write_text("metal: {2: pit}\n")
+    assert names_for(path, "metal", layout)[2] == "pit"
+    assert names_for(path, "fabric", layout) == ClassNames()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- a", "must map categories"),
+        ("metal: scratch", "metal: must map"),
+        ("metal: {a: scratch}", "'a' is not the number"),
+        ("metal: {-1: scratch}", "-1 is not the number"),
+        ("metal: {1: ''}", "metal.1: '' is not a name"),
+        ("metal: [", "not valid YAML"),
+    ],
+)
+def test_a_wrong_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "names.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message) as error:
+        read_names(path)
+    assert "names.yaml" in str(error.value)
+
+
+def test_without_a_run_nothing_can_be_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="dvc repro"):
+        run_of(Layout(tmp_path), "metal")
+    with pytest.raises(ConfigError, match="cannot be named"):
+        set_name(tmp_path / "names.yaml", "metal", 1, "  ", "0")
