@@ -27,7 +27,7 @@ from pipeline.merging import merge_regions
 from pipeline.metrics import clustering_scores
 from pipeline.mixture import mixture_probabilities
 from pipeline.model_store import Autocast, choose_device, crop_arrays, load_vit
-from pipeline.normality import Rule, known_normal
+from pipeline.normality import Rule, known_normal, low_mode_limit
 from pipeline.progress import track
 
 LAYERS = (5, 6, 7, 8, 9)
@@ -82,8 +82,9 @@ def image_classes(
 ) -> NDArray[np.int64]:
     """Return the class of each image, in the order of `crops`."""
     index, ids = pd.factorize(crops["sample_id"])
-    image_scores = scores.set_index("sample_id")["score"].reindex(ids)
-    normal = known_normal(choice.normal, crops["area_px"], index, image_scores)
+    of_images = scores.set_index("sample_id")["score"].reindex(ids).to_numpy()
+    limit = low_mode_limit(of_images)
+    normal = known_normal(choice.normal, crops["area_px"], of_images[index], limit)
     columns = [LAYERS.index(layer) for layer in choice.layers]
     descriptors = np.zeros((len(crops), len(columns), pooled.shape[2]))
     descriptors[~normal] = region_descriptors(pooled[~normal][:, columns])

@@ -87,6 +87,17 @@ MERGED = _fields(
     ("region_classes", pa.list_(_INT)),
     ("class_set", pa.list_(_INT)),
 )
+CLASSIFIED = _fields(
+    ("path", _STRING),
+    ("sample_id", _STRING),
+    ("class", _INT),
+    ("name", _STRING),
+    ("confidence", _FLOAT),
+    ("nearest_class", _INT),
+    ("score", _FLOAT),
+    ("probabilities", _FLOATS),
+    ("region_classes", pa.list_(_INT)),
+)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -83,19 +84,39 @@ def _ranges(total: int, step: int) -> Iterator[tuple[int, int]]:
     return ((start, min(start + step, total)) for start in range(0, total, step))
 
 
-def region_descriptors(pooled: ArrayLike) -> NDArray[np.float64]:
-    """Return the vectors (M, L, D) of regions from pooled tokens (M, L, D).
+@dataclass(frozen=True)
+class DescriptorSpace:
+    """How pooled tokens become descriptors: `mean` (L, D) of the set and `spread` (L,)."""
+
+    mean: NDArray[np.float64]
+    spread: NDArray[np.float64]
+
+    def __call__(self, pooled: ArrayLike) -> NDArray[np.float64]:
+        """Return the descriptors (M, L, D) of pooled tokens (M, L, D)."""
+        x = _directions(np.asarray(pooled, np.float64) - self.mean)
+        return np.asarray(x / self.spread[:, None])
+
+
+def descriptor_space(pooled: ArrayLike) -> DescriptorSpace:
+    """Return the space of a set of regions from its pooled tokens (M, L, D).
 
     Each layer is centred over the set, which takes away what all regions of a product share,
-    L2-normalised, and scaled to total variance 1.
+    L2-normalised, and scaled to total variance 1. Raises ValueError for another shape.
     """
     tokens = np.asarray(pooled, np.float64)
     if tokens.ndim != 3:
         raise ValueError(f"pooled tokens are {tokens.shape}, not (M, L, D)")
     if not len(tokens):
-        return tokens
-    tokens = tokens - tokens.mean(0)
-    norm = np.linalg.norm(tokens, axis=-1, keepdims=True)
-    x = tokens / np.maximum(norm, 1e-9)
-    spread = np.sqrt(x.var(0).sum(-1))[:, None]  # (L, 1)
-    return np.asarray(np.where(spread > 1e-9, x / np.maximum(spread, 1e-9), x))
+        return DescriptorSpace(np.zeros(tokens.shape[1:]), np.ones(tokens.shape[1]))
+    mean = tokens.mean(0)
+    spread = np.sqrt(_directions(tokens - mean).var(0).sum(-1))  # (L,)
+    return DescriptorSpace(mean, np.where(spread > 1e-9, spread, 1.0))
+
+
+def region_descriptors(pooled: ArrayLike) -> NDArray[np.float64]:
+    """Return the descriptors (M, L, D) of a set of regions in its own `descriptor_space`."""
+    return descriptor_space(pooled)(pooled)
+
+
+def _directions(tokens: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(tokens / np.maximum(np.linalg.norm(tokens, axis=-1, keepdims=True), 1e-9))

@@ -9,9 +9,11 @@ k-means on the responsibilities).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import softmax
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.mixture import GaussianMixture
@@ -22,6 +24,97 @@ _REGULARISATION = 1e-3
 _RESTARTS = 5
 _RESTARTS_OF_THE_VOTE = 20
 _SAMPLES_PER_DIMENSION = 4
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """k Gaussians with one covariance over d principal components of one layer's descriptors.
+
+    `mean` (D,) and `axes` (d, D) project; `centres` (k, d), `precision` (d, d), the Cholesky factor
+    of the inverse covariance, and `log_weights` (k,) are the Gaussians'.
+    """
+
+    layer: int
+    mean: Floats
+    axes: Floats
+    centres: Floats
+    precision: Floats
+    log_weights: Floats
+
+    def responsibilities(self, x: Floats) -> Floats:
+        """Return those (M, k) of the components for descriptors (M, L, D); rows sum to 1."""
+        points = ((x[:, self.layer] - self.mean) @ self.axes.T) @ self.precision  # (M, d)
+        gaps = points[:, None] - self.centres @ self.precision  # (M, k, d)
+        return np.asarray(softmax(self.log_weights - (gaps**2).sum(2) / 2, axis=1))
+
+
+@dataclass(frozen=True)
+class Vote:
+    """Fitted mixtures and what each of their components votes for, (all components, n_classes)."""
+
+    mixtures: Sequence[Mixture]
+    votes: Floats
+
+    def probabilities(self, descriptors: ArrayLike) -> Floats:
+        """Return the class probabilities (M, n_classes) of descriptors (M, L, D)."""
+        x = np.asarray(descriptors, np.float64)
+        if not self.mixtures:
+            return np.repeat(self.votes, len(x), 0)
+        said = np.concatenate([mixture.responsibilities(x) for mixture in self.mixtures], 1)
+        found = said @ self.votes
+        return np.asarray(found / found.sum(1, keepdims=True))
+
+
+def fit_vote(
+    descriptors: ArrayLike,
+    scores: ArrayLike,
+    n_classes: int,
+    *,
+    normal_known: bool,
+    dimensions: Sequence[int] = (8, 16),
+    extra_components: Sequence[int] = (0, 2),
+    seed: int = 0,
+) -> Vote:
+    """Sort regions, descriptors (M, L, D) of L layers, into classes without labels.
+
+    For every layer and each of `dimensions` and `extra_components` a mixture of as many Gaussians
+    as there are clusters, plus the extra ones, is fitted; k-means on the responsibilities of all of
+    them gives the clusters. Each component of each mixture votes for the clusters of the regions
+    that it is responsible for; a region's probabilities are the mean of its components' votes.
+
+    With `normal_known` none of the regions is normal: the clusters are classes 1 to n_classes - 1,
+    by falling size. Otherwise there are n_classes clusters, and the one with the lowest mean of
+    `scores` (M,), the anomaly scores, is class 0. With fewer different regions than clusters the
+    last classes stay empty; without any region all is class 0.
+
+    Raises ValueError for lengths that differ, fewer than two classes, and no or impossible
+    dimensions or components.
+    """
+    x, s = np.asarray(descriptors, np.float64), np.asarray(scores, np.float64)
+    _check(x, s, n_classes, dimensions, extra_components)
+    if not len(x):
+        return Vote([], np.eye(1, n_classes))
+    n_clusters = n_classes - int(normal_known)
+    mixtures = [
+        _fit(x, layer, d, n_clusters + extra, seed)
+        for layer in range(x.shape[1])
+        for d in dimensions
+        for extra in extra_components
+    ]
+    said = np.concatenate([mixture.responsibilities(x) for mixture in mixtures], 1)
+    k = min(n_clusters, len(np.unique(said.round(6), axis=0)))
+    labels = KMeans(k, n_init=_RESTARTS_OF_THE_VOTE, random_state=seed).fit_predict(said)
+    votes = said.T @ np.eye(k)[labels]  # (all components, k)
+    votes /= np.maximum(votes.sum(1, keepdims=True), 1e-12)
+    found = said @ votes
+    order = [int(j) for j in np.argsort(-found.sum(0), kind="stable")]
+    if not normal_known:
+        first = _lowest_score(found, s)
+        order = [first, *(j for j in order if j != first)]
+    start = int(normal_known)
+    every = np.zeros((len(votes), n_classes))
+    every[:, start : start + k] = votes[:, order]
+    return Vote(mixtures, every)
 
 
 def mixture_probabilities(
@@ -36,85 +129,70 @@ def mixture_probabilities(
 ) -> Floats:
     """Return the class probabilities (M, n_classes) of sub-images; class 0 is normal.
 
-    Those that are known to be `normal` (M,) bool are. The others, descriptors (M, L, D) of L
-    layers, are sorted into `n_classes - 1` clusters (`vote`), by falling size. With none known to
-    be normal there are `n_classes` clusters, and the one with the lowest mean of `scores` (M,), the
-    anomaly scores, is normal.
-
-    With fewer different regions than classes the last classes stay empty. Raises ValueError for
-    lengths that differ, fewer than two classes, and no or impossible dimensions or components.
+    Those that are known to be `normal` (M,) bool are. The others are sorted by `fit_vote`, which
+    has the other arguments and what raises.
     """
-    x, s = np.asarray(descriptors, np.float64), np.asarray(scores, np.float64)
     known = np.asarray(normal, np.bool_)
-    if x.ndim != 3 or not len(x) == len(s) == len(known):
+    x, s = np.asarray(descriptors), np.asarray(scores)
+    if not len(x) == len(s) == len(known):
         raise ValueError(f"{len(s)} scores, {len(known)} flags for descriptors {x.shape}")
+    model = fit_vote(
+        x[~known],
+        s[~known],
+        n_classes,
+        normal_known=bool(known.any()),
+        dimensions=dimensions,
+        extra_components=extra_components,
+        seed=seed,
+    )
+    probabilities = np.zeros((len(known), n_classes))
+    probabilities[known, 0] = 1.0
+    probabilities[~known] = model.probabilities(x[~known])
+    return probabilities
+
+
+def _check(
+    x: Floats,
+    scores: Floats,
+    n_classes: int,
+    dimensions: Sequence[int],
+    extra_components: Sequence[int],
+) -> None:
+    if x.ndim != 3 or len(x) != len(scores):
+        raise ValueError(f"{len(scores)} scores for descriptors {x.shape}")
     if n_classes < 2:
         raise ValueError(f"a mixture needs 2 classes or more, not {n_classes}")
     if not dimensions or min(dimensions) < 1:
         raise ValueError(f"dimensions are {list(dimensions)}: give one or more above 0")
     if not extra_components or min(extra_components) < 0:
         raise ValueError(f"extra_components are {list(extra_components)}: give 0 or more")
-    probabilities = np.zeros((len(x), n_classes))
-    probabilities[known, 0] = 1.0
-    x, s = x[~known], s[~known]
-    if not len(x):
-        return probabilities
-    spaces = [project(x[:, i], d, seed) for i in range(x.shape[1]) for d in dimensions]
-    n_clusters = n_classes - int(known.any())
-    found = vote(spaces, n_clusters, extra_components=extra_components, seed=seed)
-    order = _by_size(found)
-    if not known.any():
-        first = _lowest_score(found, s)
-        order = [first, *(j for j in order if j != first)]
-    start = n_classes - n_clusters
-    probabilities[~known, start : start + len(order)] = found[:, order]
-    return probabilities
 
 
-def project(x: Floats, dimensions: int, seed: int) -> Floats:
-    """Return (M, F) on its first principal components.
-
-    There are `dimensions` of them, fewer where there are not four rows for each.
-    """
-    if len(x) < 2:
-        return x
-    wanted = min(dimensions, x.shape[1], max(1, len(x) // _SAMPLES_PER_DIMENSION))
-    return np.asarray(PCA(wanted, random_state=seed).fit_transform(x), np.float64)
-
-
-def vote(
-    spaces: Sequence[Floats], n_clusters: int, *, extra_components: Sequence[int], seed: int
-) -> Floats:
-    """Return cluster probabilities (M, k) of M regions; k is `n_clusters` or less for few regions.
-
-    In each of `spaces`, (M, d) each, mixtures of `n_clusters` + e Gaussians with one shared
-    covariance are fitted, e from `extra_components`. k-means on the responsibilities of all of them
-    gives the clusters. Each component of each mixture then votes for the clusters of the regions
-    that it is responsible for; a region's probabilities are the mean of its components' votes.
-    """
-    said = np.concatenate(
-        [_responsibilities(x, n_clusters + e, seed) for x in spaces for e in extra_components], 1
-    )  # (M, all components)
-    k = min(n_clusters, len(np.unique(said.round(6), axis=0)))
-    labels = KMeans(k, n_init=_RESTARTS_OF_THE_VOTE, random_state=seed).fit_predict(said)
-    votes = said.T @ np.eye(k)[labels]  # (all components, k)
-    votes /= np.maximum(votes.sum(1, keepdims=True), 1e-12)
-    found = said @ votes
-    return np.asarray(found / found.sum(1, keepdims=True), np.float64)
-
-
-def _responsibilities(x: Floats, n_components: int, seed: int) -> Floats:
-    k = min(n_components, len(np.unique(x, axis=0)))
-    if k < 2:
-        return np.ones((len(x), 1))
-    mixture = GaussianMixture(
-        k,
+def _fit(x: Floats, layer: int, dimensions: int, n_components: int, seed: int) -> Mixture:
+    """Fit one mixture, in fewer dimensions where there are not four regions for each."""
+    rows = x[:, layer]
+    d = min(dimensions, rows.shape[1], max(1, len(rows) // _SAMPLES_PER_DIMENSION))
+    if len(rows) < 2 or len(np.unique(rows, axis=0)) < 2:
+        return Mixture(
+            layer, rows.mean(0), np.eye(d, rows.shape[1]), np.zeros((1, d)), np.eye(d), np.zeros(1)
+        )
+    pca = PCA(d, random_state=seed)
+    points = pca.fit_transform(rows)
+    gaussians = GaussianMixture(
+        min(n_components, len(np.unique(points, axis=0))),
         covariance_type="tied",
         n_init=_RESTARTS,
         reg_covar=_REGULARISATION,
         random_state=seed,
+    ).fit(points)
+    return Mixture(
+        layer,
+        np.asarray(pca.mean_),
+        np.asarray(pca.components_),
+        np.asarray(gaussians.means_),
+        np.asarray(gaussians.precisions_cholesky_),
+        np.log(gaussians.weights_),
     )
-    return np.asarray(mixture.fit(x).predict_proba(x), np.float64)
 
 
 def _lowest_score(found: Floats, scores: Floats) -> int:
@@ -123,7 +201,3 @@ def _lowest_score(found: Floats, scores: Floats) -> int:
     means = (found * scores[:, None]).sum(0) / np.maximum(size, 1e-12)
     means[size < 0.5] = np.inf
     return int(means.argmin())
-
-
-def _by_size(found: Floats) -> list[int]:
-    return [int(j) for j in np.argsort(-found.sum(0), kind="stable")]

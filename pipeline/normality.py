@@ -22,14 +22,14 @@ _SMALLEST_SCORE = 1e-6
 
 
 def known_normal(
-    rule: Rule, areas: ArrayLike, image_index: ArrayLike, image_scores: ArrayLike
+    rule: Rule, areas: ArrayLike, image_scores: ArrayLike, limit: float
 ) -> NDArray[np.bool_]:
     """Return which sub-images (M,) are normal whatever they look like.
 
-    `areas` (M,) in pixels, 0 without a region; `image_index` (M,) says whose of the N images each
-    sub-image is, and `image_scores` (N,) are their anomaly scores. By `rule`:
+    `areas` (M,) in pixels are 0 without a region; `image_scores` (M,) are the anomaly scores of
+    their images. By `rule`:
 
-    * ``scores``: those without a region, and all of an image in the lower mode of the scores;
+    * ``scores``: those without a region, and those of an image whose score is `limit` or less;
     * ``regions``: those without a region;
     * ``none``: none is.
     """
@@ -38,31 +38,31 @@ def known_normal(
         return np.zeros_like(without)
     if rule == "regions":
         return np.asarray(without)
-    return np.asarray(without | low_mode(image_scores)[np.asarray(image_index, np.intp)])
+    return np.asarray(without | (np.asarray(image_scores, np.float64) <= limit))
 
 
-def low_mode(scores: ArrayLike) -> NDArray[np.bool_]:
-    """Return which images (N,) belong to the lower of two modes of their anomaly scores.
+def low_mode_limit(scores: ArrayLike) -> float:
+    """Return the highest score of the lower of two modes of a set's anomaly scores.
 
-    Two Gaussians are fitted to the logarithms of `scores` (N,) >= 0. Nothing belongs to a lower
-    mode where they are not separate (Ashman's D of 2 or less: Ashman, Bird and Zepf, 1994), as for
-    a set without normal images, or with fewer than 8 images. Raises ValueError for scores that are
-    negative or not finite.
+    Two Gaussians are fitted to the logarithms of `scores` (N,) >= 0. The limit is -inf where they
+    are not separate (Ashman's D of 2 or less: Ashman, Bird and Zepf, 1994), as for a set without
+    normal images, or with fewer than 8 images. Raises ValueError for scores that are negative or
+    not finite.
     """
     values = np.asarray(scores, np.float64)
     if values.ndim != 1 or not np.all(np.isfinite(values) & (values >= 0)):
         raise ValueError("anomaly scores must be one finite number >= 0 for each image")
-    nothing = np.zeros(len(values), np.bool_)
     logs = np.log(np.maximum(values, _SMALLEST_SCORE))
     if len(logs) < _FEWEST or np.ptp(logs) < 1e-9:
-        return nothing
+        return -np.inf
     mixture = GaussianMixture(
         2, n_init=_RESTARTS, random_state=0, reg_covar=1e-6 * float(logs.var())
     ).fit(logs[:, None])
     means = mixture.means_.ravel()
     spread = float(np.sqrt(mixture.covariances_.mean()))
     if abs(means[1] - means[0]) <= _SEPARATION * spread:
-        return nothing
+        return -np.inf
     nearer = mixture.predict(logs[:, None]) == means.argmin()
     # the wider Gaussian wins beyond both means; the order of the scores decides there
-    return np.asarray((nearer | (logs < means.min())) & (logs < means.max()))
+    low = (nearer | (logs < means.min())) & (logs < means.max())
+    return float(values[low].max())

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from safetensors.numpy import save_file
 from torch import Tensor
 
 from pipeline import artifacts
@@ -25,6 +25,7 @@ from pipeline.images import read_image, read_mask
 from pipeline.map_files import find_maps, read_map, resize_map, resize_mask
 from pipeline.precision import autocast_for
 from pipeline.progress import track
+from pipeline.scratch import Scratch
 from pipeline.vit import create_vit, forward_features, normalization
 from pipeline.weights import load_saved
 
@@ -32,18 +33,24 @@ log = logging.getLogger("anomalyncd")
 
 Floats = NDArray[np.float32]
 
+BANK = "bank.safetensors"
+_BANK_IMAGES = 100
+"""MuSc: so many of the images are kept, at most, for new ones to be compared with."""
+
 
 @dataclass(frozen=True)
 class Source:
     """Where raw maps come from: `block` makes those of [start, stop), (b, S, S), as often as asked.
 
     `image_scores` turns the maxima (N,) of the raw maps into the detector's own image scores.
-    `normalise` is off where the maps are in [0, 1] by their nature.
+    `normalise` is off where the maps are in [0, 1] by their nature. `bank` is what new images will
+    be compared with.
     """
 
     block: Callable[[int, int], Floats]
     image_scores: Callable[[Floats], Floats] = lambda maxima: maxima
     normalise: bool = True
+    bank: Mapping[str, Array] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -58,13 +65,24 @@ class Job:
     backbone: Path
     scratch: Path
     maps: Maps
+    bank: Mapping[str, Array] | None = None  # of an earlier run, for new images
 
 
-def run(category: str, params: Params, layout: Layout) -> None:
-    """Write `maps.zarr` and `scores.parquet` of one category; rows in the order of the manifest.
+@dataclass(frozen=True)
+class Frozen:
+    """What new images need of the run that they are held against: its bank and raw range."""
 
-    The score of an image is the maximum of its stored map. The group's attributes keep the method
-    and the raw range.
+    bank: Mapping[str, Array]
+    low: float
+    high: float
+
+
+def run(category: str, params: Params, layout: Layout, frozen: Frozen | None = None) -> None:
+    """Write `maps.zarr`, `scores.parquet` and `bank.safetensors` of one category.
+
+    Rows are in the order of the manifest. The score of an image is the maximum of its stored map.
+    The group's attributes keep the method and the raw range. With `frozen` the images are new ones,
+    compared with its bank and normalised by its range, each for itself.
     """
     manifest = layout.manifest(category)
     images = artifacts.read_parquet(manifest / "images.parquet", artifacts.IMAGES)
@@ -81,12 +99,22 @@ def run(category: str, params: Params, layout: Layout) -> None:
                 backbone=layout.backbone(),
                 scratch=Path(scratch),
                 maps=params.maps,
+                bank=None if frozen is None else frozen.bank,
             )
             source = _METHODS[params.maps.method](job)
-            write(folder, list(queries["sample_id"]), source, params.maps, category)
+            ends = None if frozen is None else (frozen.low, frozen.high)
+            write(folder, list(queries["sample_id"]), source, params.maps, category, ends)
+            save_file({k: np.ascontiguousarray(v) for k, v in source.bank.items()}, folder / BANK)
 
 
-def write(folder: Path, ids: Sequence[str], source: Source, maps: Maps, category: str) -> None:
+def write(
+    folder: Path,
+    ids: Sequence[str],
+    source: Source,
+    maps: Maps,
+    category: str,
+    ends: tuple[float, float] | None = None,
+) -> None:
     """Normalise raw maps over the set and write them: two passes, a shard in memory at a time."""
     spec = ArraySpec((len(ids), maps.map_size, maps.map_size), "float32")
     step = artifacts.shard_items(spec)
@@ -98,7 +126,7 @@ def write(folder: Path, ids: Sequence[str], source: Source, maps: Maps, category
             ranges.append(value_range(raw))
             maxima[start:stop] = raw.max(axis=(1, 2))
             progress(stop, len(ids))
-    low, high = joint_range(ranges) if source.normalise else (0.0, 1.0)
+    low, high = ends or (joint_range(ranges) if source.normalise else (0.0, 1.0))
     if not high > low:
         log.warning("%s: all maps are constant and equal; they are stored as zeros", category)
     scores = np.zeros(len(ids), np.float32)
@@ -119,8 +147,10 @@ def write(folder: Path, ids: Sequence[str], source: Source, maps: Maps, category
 
 def _musc(job: Job) -> Source:
     maps, device = job.maps, _device()
-    memory = _Scratch(job.scratch, maps.memory_mb / 2)
+    memory = Scratch(job.scratch, maps.memory_mb / 2)
     features = _features(job, job.queries, "queries", memory)
+    if job.bank is not None:
+        return _musc_against(job, features)
     with track(f"maps {job.category}: comparing") as progress:
         scores = musc.patch_scores(
             features.layers,
@@ -138,31 +168,62 @@ def _musc(job: Job) -> Source:
     def image_scores(maxima: Floats) -> Floats:
         return musc.reweight_scores(maxima, features.class_tokens) if maps.reweight else maxima
 
-    return Source(_upsampler(scores, features.grid, maps.map_size), image_scores)
+    chosen = musc.choose_references(len(scores), _BANK_IMAGES, maps.seed)
+    bank = {
+        f"layer_{k}": layer[chosen].astype(np.float16) for k, layer in enumerate(features.layers)
+    }
+    upsampler = _upsampler(scores, features.grid, maps.map_size)
+    return Source(upsampler, image_scores, bank=bank)
 
 
-def _patchcore(job: Job) -> Source:
-    maps, device = job.maps, _device()
+def _musc_against(job: Job, features: Features) -> Source:
+    """Compare new images with the bank; image scores are not re-weighted, as that takes a set."""
+    maps, bank = job.maps, job.bank or {}
+    with track(f"maps {job.category}: comparing") as progress:
+        scores = musc.scores_against(
+            features.layers,
+            [bank[f"layer_{k}"] for k in range(len(features.layers))],
+            features.grid,
+            neighbourhoods=maps.neighbourhoods,
+            fraction=maps.fraction,
+            device=_device(),
+            progress=progress,
+        )
+    return Source(_upsampler(scores, features.grid, maps.map_size))
+
+
+def _patchcore_bank(job: Job, memory: Scratch) -> Array:
+    """Return the memory bank of the normal references."""
+    maps = job.maps
     if len(job.normals) == 0:
         raise artifacts.ArtifactError(
             f"{job.category}: maps.method patchcore needs normal reference images and the "
             "manifest's split 'normal' is empty: add some (train/good, manifest.normal_list or "
             "manifest.normal_root) or use maps.method musc"
         )
-    memory = _Scratch(job.scratch, maps.memory_mb / 2)
     normals = _features(job, job.normals, "normal references", memory)
     with track(f"maps {job.category}: coreset") as progress:
-        bank = patchcore.bank(
+        return patchcore.bank(
             normals.layers,
             normals.grid,
             neighbourhoods=maps.neighbourhoods,
             ratio=maps.coreset_ratio,
             maximum=maps.coreset_max,
             seed=maps.seed,
-            device=device,
+            device=_device(),
             progress=progress,
         )
-    memory = _Scratch(job.scratch, maps.memory_mb / 2)
+
+
+def _patchcore(job: Job) -> Source:
+    maps, device = job.maps, _device()
+    if job.bank is None:
+        bank = np.asarray(
+            _patchcore_bank(job, Scratch(job.scratch, maps.memory_mb / 2)), np.float32
+        )
+    else:
+        bank = np.asarray(job.bank["patches"], np.float32)
+    memory = Scratch(job.scratch, maps.memory_mb / 2)
     features = _features(job, job.queries, "queries", memory)
     layers, grid = features.layers, features.grid
     with track(f"maps {job.category}: comparing") as progress:
@@ -183,7 +244,8 @@ def _patchcore(job: Job) -> Source:
         neighbourhoods=maps.neighbourhoods,
         reweight=maps.reweight,
     )
-    return Source(_upsampler(distances, grid, maps.map_size), lambda maxima: scores)
+    upsampler = _upsampler(distances, grid, maps.map_size)
+    return Source(upsampler, lambda maxima: scores, bank={"patches": bank})
 
 
 def _precomputed(job: Job) -> Source:
@@ -228,29 +290,11 @@ def _upsampler(scores: Floats, grid: tuple[int, int], size: int) -> Callable[[in
     return lambda start, stop: upsample(scores[start:stop], grid, size)
 
 
-class _Scratch:
-    """An allocator: in memory up to `memory_mb` in all, memory-mapped files in `folder` beyond."""
-
-    def __init__(self, folder: Path, memory_mb: float) -> None:
-        self.folder, self.left = folder, memory_mb * 2**20
-
-    def __call__(
-        self, shape: tuple[int, ...], dtype: np.dtype[np.float16] | np.dtype[np.float32]
-    ) -> Array:
-        size = int(np.prod(shape)) * dtype.itemsize
-        if size <= self.left:
-            self.left -= size
-            return np.empty(shape, dtype)
-        handle, name = tempfile.mkstemp(suffix=".bin", dir=self.folder)
-        os.close(handle)
-        return np.memmap(name, dtype, "w+", shape=shape)
-
-
 def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _features(job: Job, images: pd.DataFrame, what: str, memory: _Scratch) -> Features:
+def _features(job: Job, images: pd.DataFrame, what: str, memory: Scratch) -> Features:
     """Run the frozen ViT over some images of the manifest."""
     maps, device = job.maps, _device()
     state, info = load_saved(job.backbone)

@@ -23,11 +23,12 @@ log = logging.getLogger("anomalyncd")
 Binarize = Callable[[NDArray[np.float32]], MapBinarization]
 
 
-def run(category: str, params: Params, layout: Layout) -> None:
+def run(category: str, params: Params, layout: Layout, frozen: ScoreRange | None = None) -> None:
     """Write `masks.zarr` and `images.parquet` of one category, rows in the order of the maps.
 
-    The table's metadata keep the method, rule, tau, s_min and s_max. Maps made from ground-truth
-    masks pass through unchanged and uneroded, whatever the method.
+    The table's metadata keep the method, rule, tau, s_min and s_max, and the raw range of the maps.
+    With `frozen` thresholds are sought in that range and not in the set's own. Maps made from
+    ground-truth masks pass through unchanged and uneroded, whatever the method.
     """
     source = layout.maps(category)
     scores = artifacts.read_parquet(source / "scores.parquet", artifacts.MAP_SCORES)
@@ -38,7 +39,8 @@ def run(category: str, params: Params, layout: Layout) -> None:
             f"{source}: {len(scores)} scores and {maps.shape[0]} maps; run the stage 'maps' again"
         )
     ground_truth = group.attrs.get("method") == "ground_truth"
-    ends = ScoreRange(0.0, 1.0) if ground_truth else _range(category, scores, params.mebin)
+    ends = ScoreRange(0.0, 1.0) if ground_truth else frozen
+    ends = ends or _range(category, scores, params.mebin)
     binarize = _pass_through if ground_truth else _method(params.mebin, ends)
     metadata = {
         "method": "ground_truth" if ground_truth else params.mebin.method,
@@ -46,6 +48,8 @@ def run(category: str, params: Params, layout: Layout) -> None:
         "tau": params.mebin.tau,
         "s_min": ends.s_min,
         "s_max": ends.s_max,
+        "raw_min": group.attrs.get("raw_min"),
+        "raw_max": group.attrs.get("raw_max"),
     }
     with artifacts.replacing(layout.mebin(category)) as folder:
         folder.mkdir()

@@ -1,12 +1,15 @@
 """Stage `predict`: the class of every sub-image, without augmentation.
 
 By the trained heads, as in the paper, or by a vote of mixtures over descriptors of the regions of
-this very set. Embeddings are the trained network's either way.
+this very set. Embeddings are the trained network's either way. What was fitted is kept, so that new
+images can be classified (`classify`).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +20,7 @@ from pipeline.artifacts import (
     MAP_SCORES,
     REGIONS,
     ArraySpec,
+    ArtifactError,
     Layout,
     create_arrays,
     read_json,
@@ -24,10 +28,10 @@ from pipeline.artifacts import (
     write_parquet,
 )
 from pipeline.config import Params, Train
-from pipeline.descriptors import PooledTokens, region_descriptors
-from pipeline.inference import predict
+from pipeline.descriptors import PooledTokens, descriptor_space
+from pipeline.inference import Predictions, predict
 from pipeline.merging import class_probabilities
-from pipeline.mixture import mixture_probabilities
+from pipeline.mixture import fit_vote
 from pipeline.model_store import (
     Autocast,
     choose_device,
@@ -36,58 +40,138 @@ from pipeline.model_store import (
     load_classifier,
     load_vit,
 )
-from pipeline.normality import known_normal
+from pipeline.normality import known_normal, low_mode_limit
+from pipeline.novelty import familiar
 from pipeline.progress import track
+from pipeline.region_model import RegionModel, save_region_model
 from pipeline.tokens import FrozenBlocks, iter_plain
 
 
+@dataclass(frozen=True)
+class Seen:
+    """The M sub-images of a set as the networks see them.
+
+    `scores` (M,) are those of their images; `pooled` (M, L, D) tokens are None for the heads.
+    """
+
+    crops: pd.DataFrame
+    scores: NDArray[np.float64]
+    network: Predictions
+    pooled: NDArray[np.float32] | None
+    blocks: FrozenBlocks
+    trained: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Classified:
+    """Class probabilities (M, C) of sub-images, and which (M,) are unlike all regions known."""
+
+    probabilities: NDArray[np.float64]
+    unknown: NDArray[np.bool_]
+
+
 def run(category: str, params: Params, layout: Layout) -> None:
-    """Write regions.parquet and attention.zarr; the network's settings come from model.json."""
+    """Write regions.parquet, attention.zarr and the classifier's files of a category.
+
+    The network's settings come from model.json.
+    """
+    seen = look(category, params, layout)
+    model = learn(seen, params)
+    probabilities = classify(seen, model, params).probabilities
+    folder = layout.predict(category)
+    write_regions(folder, seen, probabilities, params)
+    save_region_model(folder, model, params.model_dump(mode="json", by_alias=True))
+
+
+def look(category: str, params: Params, layout: Layout) -> Seen:
+    """Run the networks over the sub-images of a category."""
     crops = read_parquet(layout.crops(category) / "crops.parquet", CROPS)
     section = trained_section(layout, category)
     blocks = load_blocks(layout, section)
-    block, heads, description = load_classifier(
+    block, heads, trained = load_classifier(
         layout.train(category), blocks.vit, fold_layerscale=section.fold_layerscale
     )
     images, masks = crop_arrays(layout.crops(category))
     with track(f"predicting {category}") as progress:
-        result = predict(
+        network = predict(
             iter_plain(blocks, images, masks, progress=progress),
             block,
             heads,
-            head=int(description["head"]),
+            head=int(trained["head"]),
             device=blocks.device,
         )
+    pooled = None
+    if params.predict.classifier == "mixture":
+        pooled = _pooled(category, params, layout, section)
     scores = read_parquet(layout.maps(category) / "scores.parquet", MAP_SCORES)
-    normal = known_normal(
-        params.predict.normal,
-        crops["area_px"],
-        pd.Index(scores["sample_id"]).get_indexer(crops["sample_id"]),
-        scores["score"],
+    rows = pd.Index(scores["sample_id"]).get_indexer(crops["sample_id"])
+    if (rows < 0).any():
+        raise ArtifactError(f"{layout.crops(category)}: made from other maps; run `crops` again")
+    return Seen(crops, scores["score"].to_numpy(np.float64)[rows], network, pooled, blocks, trained)
+
+
+def learn(seen: Seen, params: Params) -> RegionModel:
+    """Fit the classifier to a set, without labels."""
+    limit = -np.inf
+    if params.predict.normal == "scores":
+        images = seen.crops["sample_id"].drop_duplicates().index
+        limit = low_mode_limit(seen.scores[images])
+    normal = _known_normal(seen, params, limit)
+    if seen.pooled is None:
+        return RegionModel(limit, familiar(seen.network.embeddings[~normal][:, None]))
+    section = params.predict
+    space = descriptor_space(seen.pooled[~normal])
+    descriptors = space(seen.pooled[~normal])
+    vote = fit_vote(
+        descriptors,
+        seen.crops["score"].to_numpy()[~normal],
+        int(seen.trained["n_classes"]),
+        normal_known=bool(normal.any()),
+        dimensions=section.dimensions,
+        extra_components=section.extra_components,
+        seed=section.seed,
     )
-    if params.predict.classifier == "heads":
+    return RegionModel(limit, familiar(descriptors), space, vote)
+
+
+def classify(seen: Seen, model: RegionModel, params: Params) -> Classified:
+    """Return the classes of sub-images by a fitted model, each for itself."""
+    normal = _known_normal(seen, params, model.score_limit)
+    if model.vote is None or model.space is None or seen.pooled is None:
+        descriptors = np.asarray(seen.network.embeddings[:, None], np.float64)
         probabilities = class_probabilities(
-            result.logits,
-            int(description["n_base_classes"]),
-            temperature=section.student_temperature,
+            seen.network.logits,
+            int(seen.trained["n_base_classes"]),
+            temperature=float(seen.trained["params"]["train"]["student_temperature"]),
         )
-        probabilities[normal] = np.eye(probabilities.shape[1])[0]
     else:
-        probabilities = _by_mixture(category, params, layout, normal, int(description["n_classes"]))
+        descriptors = model.space(seen.pooled)
+        probabilities = model.vote.probabilities(descriptors)
+    probabilities[normal] = np.eye(probabilities.shape[1])[0]
+    return Classified(probabilities, model.known.unknown(descriptors) & ~normal)
+
+
+def _known_normal(seen: Seen, params: Params, limit: float) -> NDArray[np.bool_]:
+    return known_normal(params.predict.normal, seen.crops["area_px"], seen.scores, limit)
+
+
+def write_regions(
+    folder: Path, seen: Seen, probabilities: NDArray[np.float64], params: Params
+) -> None:
+    """Write regions.parquet and attention.zarr."""
     frame = pd.DataFrame(
         {
-            "crop_id": crops["crop_id"],
-            "sample_id": crops["sample_id"],
+            "crop_id": seen.crops["crop_id"],
+            "sample_id": seen.crops["sample_id"],
             "class": probabilities.argmax(1),
             "confidence": probabilities.max(1, initial=0.0),
             "probabilities": list(probabilities),
-            "embedding": list(result.embeddings),
+            "embedding": list(seen.network.embeddings),
         }
     )
-    path = layout.predict(category) / "regions.parquet"
-    metadata = {"head": description["head"], "classifier": params.predict.classifier}
-    write_parquet(path, frame, REGIONS, metadata)
-    _write_attention(layout.predict(category), result.attention, blocks)
+    metadata = {"head": seen.trained["head"], "classifier": params.predict.classifier}
+    write_parquet(folder / "regions.parquet", frame, REGIONS, metadata)
+    _write_attention(folder, seen.network.attention, seen.blocks)
 
 
 def _write_attention(
@@ -105,37 +189,18 @@ def _write_attention(
         arrays["attention"][:] = patches
 
 
-def _by_mixture(
-    category: str,
-    params: Params,
-    layout: Layout,
-    normal: NDArray[np.bool_],
-    n_classes: int,
-) -> NDArray[np.float64]:
-    crops = read_parquet(layout.crops(category) / "crops.parquet", CROPS)
-    section, train = params.predict, trained_section(layout, category)
+def _pooled(category: str, params: Params, layout: Layout, train: Train) -> NDArray[np.float32]:
     device = choose_device(train.device)
     pooling = PooledTokens(
         load_vit(layout, image_size=train.image_size),
-        section.layers,
+        params.predict.layers,
         device=device,
         autocast=Autocast(device, train.precision),
     )
     with track(f"describing {category}") as progress:
-        pooled = pooling.over(
+        return pooling.over(
             *crop_arrays(layout.crops(category)), size=train.image_size, progress=progress
         )
-    descriptors = np.zeros(pooled.shape)
-    descriptors[~normal] = region_descriptors(pooled[~normal])
-    return mixture_probabilities(
-        descriptors,
-        crops["score"],
-        normal,
-        n_classes,
-        dimensions=section.dimensions,
-        extra_components=section.extra_components,
-        seed=section.seed,
-    )
 
 
 def trained_section(layout: Layout, category: str) -> Train:

@@ -15,6 +15,7 @@ from pipeline.artifacts import (
     ArtifactError,
     Layout,
     read_json,
+    read_metadata,
     read_parquet,
     replacing,
 )
@@ -70,8 +71,11 @@ def run(category: str, params: Params, layout: Layout) -> None:
             progress=progress,
         )
     folder = layout.train(category)
+    binarized = read_metadata(layout.mebin(category) / "images.parquet")
     description = {
         "category": category,
+        "maps": {name: binarized.get(name) for name in ("raw_min", "raw_max")},
+        "mebin": {name: binarized.get(name) for name in ("s_min", "s_max")},
         "n_base_classes": len(base_classes),
         "base_classes": base_classes,
         "n_classes": n_novel_classes,

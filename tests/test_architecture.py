@@ -24,7 +24,9 @@ EDGES = {
     "names",
     "presets",
     "provenance",
+    "region_model",
     "reporting",
+    "scratch",
     "sections",
     "weights",
 }

@@ -78,7 +78,11 @@ def _run(layout: Layout, **maps: object) -> tuple[np.ndarray, pd.DataFrame, dict
     folder = layout.maps(CATEGORY)
     group = artifacts.open_arrays(folder / "maps.zarr")
     frame = artifacts.read_parquet(folder / "scores.parquet", artifacts.MAP_SCORES)
-    assert sorted(path.name for path in folder.iterdir()) == ["maps.zarr", "scores.parquet"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "bank.safetensors",
+        "maps.zarr",
+        "scores.parquet",
+    ]
     assert list(frame["sample_id"]) == ["id3", "id0", "id5", "id1", "id2", "id4"]
     values = group["maps"][:]
     assert values.dtype == np.float32

@@ -5,7 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.normality import Rule, known_normal, low_mode
+from pipeline.normality import Rule, known_normal, low_mode_limit
+
+
+def low_mode(values: object) -> np.ndarray:
+    return np.asarray(values, float) <= low_mode_limit(values)
 
 
 def scores(n_low: int, n_high: int, seed: int = 0) -> np.ndarray:
@@ -61,5 +65,6 @@ def test_scores_that_are_none_are_refused() -> None:
 )
 def test_sub_images_are_normal_by_rule(rule: Rule, expected: list[bool]) -> None:
     images = scores(20, 20)
-    found = known_normal(rule, [50, 0, 9, 9, 0], [0, 0, 19, 20, 39], images)
+    of = images[[0, 0, 19, 20, 39]]
+    found = known_normal(rule, [50, 0, 9, 9, 0], of, low_mode_limit(images))
     np.testing.assert_array_equal(found, expected)

@@ -89,6 +89,45 @@ def unit_features(layer: Array, grid: tuple[int, int], size: int, *, out: Array)
 
 
 @torch.inference_mode()
+def scores_against(
+    layers: Sequence[Array],
+    bank: Sequence[Array],
+    grid: tuple[int, int],
+    *,
+    neighbourhoods: Sequence[int] = (1, 3, 5),
+    fraction: float = 0.3,
+    device: torch.device | str = "cpu",
+    progress: Progress = silent,
+) -> NDArray[np.float32]:
+    """Score the patches (N, P, D) of new images against those of a bank (R, P, D), per layer.
+
+    As `patch_scores`, but for the images compared with: the score of an image does not depend on
+    which others are scored beside it. Returns (N, P) float32. The cost is N R products of images;
+    memory that of the bank in float32, and 4 P R bytes. Raises ValueError for an empty bank.
+    """
+    n, p, _ = layers[0].shape
+    runs = [(k, size) for k in range(len(layers)) for size in neighbourhoods]
+    total = np.zeros((n, p), np.float32)
+    for done, (k, size) in enumerate(runs):
+        r = len(bank[k])
+        if r == 0:
+            raise ValueError("the bank of reference images is empty: run the stage 'maps' again")
+        stored, new = (np.empty(a.shape, np.float32) for a in (bank[k], layers[k]))
+        unit_features(bank[k], grid, size, out=stored)
+        unit_features(layers[k], grid, size, out=new)
+        step = max(1, _SIDE[torch.device(device).type] // p)
+        table = np.empty((p, r), np.float32)
+        for i in range(n):
+            image = _load(new[i : i + 1], device)
+            for block in _blocks(0, r, step):
+                products = _products(image, _load(stored[block], device))
+                table[:, block] = _nearest(products, 3)[0]
+            total[i] += _lowest_mean(table, np.zeros(r, np.bool_), fraction)
+            _part(progress, done, len(runs))(i + 1, n)
+    return total / np.float32(len(runs))
+
+
+@torch.inference_mode()
 def mutual_scores(
     features: Array,
     *,

@@ -1,0 +1,190 @@
+"""`anomalyncd classify`: the classes of images that were not in the run."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+import typer
+from safetensors.numpy import load_file
+
+from pipeline.artifacts import (
+    CLASSIFIED,
+    CROPS,
+    IMAGES,
+    MAP_SCORES,
+    MERGED,
+    REJECTED,
+    ArtifactError,
+    Layout,
+    read_json,
+    read_parquet,
+    write_parquet,
+)
+from pipeline.commands.errors import reported
+from pipeline.config import ConfigError, Params, load_params
+from pipeline.mebin import ScoreRange
+from pipeline.merging import region_weights
+from pipeline.names import NAMES, ClassNames, names_for
+from pipeline.region_model import load_region_model
+
+UNKNOWN = "unknown"
+
+
+def classify(
+    images: Annotated[Path, typer.Argument(help="A folder of images, flat or nested.")],
+    category: Annotated[str, typer.Option("--category", help="The product: its run is used.")],
+    out: Annotated[Path, typer.Option("--out", help="The Parquet file to write.")],
+    maps: Annotated[
+        Path | None,
+        typer.Option("--maps", help="Maps of the images, where the run's were precomputed."),
+    ] = None,
+    names: Annotated[Path, typer.Option("--names", help="The file of names.")] = NAMES,
+    params_path: Annotated[Path, typer.Option("--params")] = Path("params.yaml"),
+    data: Annotated[Path, typer.Option("--data", help="Folder of the artifacts.")] = Path("data"),
+) -> None:
+    """Classify new images by a finished run, each for itself; nothing is trained."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    with reported("classify"):
+        layout = Layout(data)
+        known = names_for(names, category, layout)
+        frame, rejected = classify_folder(images, category, layout, params_path, maps, known)
+        write_parquet(out, frame, CLASSIFIED, {"category": category})
+        for path, reason in rejected:
+            typer.secho(f"left out: {path}: {reason}", err=True, fg=typer.colors.YELLOW)
+        counts = frame["name"].value_counts()
+        typer.echo(
+            f"{out}: {len(frame)} images: " + ", ".join(f"{n} {k}" for k, n in counts.items())
+        )
+
+
+def classify_folder(
+    images: Path,
+    category: str,
+    trained: Layout,
+    params_path: Path,
+    maps: Path | None,
+    names: ClassNames,
+) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
+    """Return the table of `CLASSIFIED`, a row an image, and (path, reason) of what was left out.
+
+    Every image goes through the stages as in the run, with what the run has learnt: its reference
+    bank, the range of its maps and of MEBin's thresholds, its network and its classifier.
+    """
+    if not images.is_dir():
+        raise ConfigError(f"{images} is not a folder: give the folder that holds the images")
+    model, stored = load_region_model(trained.predict(category))
+    with tempfile.TemporaryDirectory(dir=trained.root) as temporary:
+        root = Path(temporary)
+        params = _params(stored, params_path, root, maps, category)
+        (root / "raw").mkdir()
+        (root / "raw" / category).symlink_to(images.resolve())
+        layout = Layout(root)
+        for new, old in (
+            (layout.backbone(), trained.backbone()),
+            (layout.train(category), trained.train(category)),
+        ):
+            new.parent.mkdir(exist_ok=True)
+            new.symlink_to(old.resolve())
+        _cut_out(category, params, layout, trained)
+        predicting, merging = (importlib.import_module(f"stages.{s}") for s in ("predict", "merge"))
+        seen = predicting.look(category, params, layout)
+        found = predicting.classify(seen, model, params)
+        predicting.write_regions(layout.predict(category), seen, found.probabilities, params)
+        merging.run(category, params, layout)
+        return _table(category, params, layout, found.unknown, names), _rejected(category, layout)
+
+
+def _params(
+    stored: dict[str, Any], params_path: Path, root: Path, maps: Path | None, category: str
+) -> Params:
+    """Return the parameters of the run, for a flat set; merging is that of params.yaml."""
+    content = {**stored}
+    if params_path.exists():
+        content["merge"] = load_params(params_path).merge.model_dump()
+    method = stored["maps"]["method"]
+    if method == "ground_truth":
+        raise ConfigError(
+            "the run's maps were made from ground-truth masks, which new images do not have: run "
+            "with maps.method musc, patchcore or precomputed"
+        )
+    if (method == "precomputed") != (maps is not None):
+        raise ConfigError(
+            f"the run's maps.method is {method}: --maps is needed with precomputed and only then"
+        )
+    content["dataset"] = {"root": str(root / "raw"), "categories": [category]}
+    manifest = {"layout": "folder", "exclude_labels": [], "normal_root": str(root / "none")}
+    content["manifest"] = {**stored["manifest"], **manifest, "normal_list": None}
+    if maps is not None:
+        (root / "maps_of_others").mkdir()
+        (root / "maps_of_others" / category).symlink_to(maps.resolve())
+        content["maps"] = {**stored["maps"], "precomputed_root": str(root / "maps_of_others")}
+    return Params.model_validate(content)
+
+
+def _cut_out(category: str, params: Params, layout: Layout, trained: Layout) -> None:
+    """Run the stages from the manifest to the sub-images."""
+    manifest, maps, mebin, crops = (
+        importlib.import_module(f"stages.{name}") for name in ("manifest", "maps", "mebin", "crops")
+    )
+    description = read_json(trained.train(category) / "model.json")
+    low, high = (description["maps"][name] for name in ("raw_min", "raw_max"))
+    ends = ScoreRange(*(description["mebin"][name] for name in ("s_min", "s_max")))
+    path = trained.maps(category) / maps.BANK
+    if not path.exists():
+        raise ArtifactError(f"{path} does not exist: run `dvc repro` first")
+    manifest.run(category, params, layout)
+    maps.run(category, params, layout, maps.Frozen(load_file(path), low, high))
+    mebin.run(category, params, layout, ends)
+    crops.run(category, params, layout)
+
+
+def _table(
+    category: str,
+    params: Params,
+    layout: Layout,
+    unknown: np.ndarray[Any, np.dtype[np.bool_]],
+    names: ClassNames,
+) -> pd.DataFrame:
+    """Return a row an image; it is unknown where regions of most of its weight are."""
+    merged = read_parquet(layout.merge(category) / "images.parquet", MERGED)
+    crops = read_parquet(layout.crops(category) / "crops.parquet", CROPS)
+    images = read_parquet(layout.manifest(category) / "images.parquet", IMAGES)
+    scores = read_parquet(layout.maps(category) / "scores.parquet", MAP_SCORES)
+    index = pd.Index(merged["sample_id"]).get_indexer(crops["sample_id"])
+    weights = region_weights(
+        index,
+        crops["area_px"],
+        crops["score"],
+        rule=params.merge.weights,
+        temperature=params.merge.temperature,
+        n_images=len(merged),
+    )
+    share = np.bincount(index, weights=weights * unknown, minlength=len(merged))
+    strange = share > 0.5
+    by_id = images.set_index("sample_id")["path"]
+    classes = np.where(strange, -1, merged["class"])
+    return pd.DataFrame(
+        {
+            "path": by_id.reindex(merged["sample_id"]).to_numpy(),
+            "sample_id": merged["sample_id"],
+            "class": classes,
+            "name": [UNKNOWN if k < 0 else names[int(k)] for k in classes],
+            "confidence": merged["confidence"],
+            "nearest_class": merged["class"],
+            "score": scores.set_index("sample_id")["score"].reindex(merged["sample_id"]).to_numpy(),
+            "probabilities": merged["probabilities"],
+            "region_classes": merged["region_classes"],
+        }
+    )
+
+
+def _rejected(category: str, layout: Layout) -> list[tuple[str, str]]:
+    rejected = read_parquet(layout.manifest(category) / "rejected.parquet", REJECTED)
+    return list(rejected[["path", "reason"]].itertuples(index=False, name=None))

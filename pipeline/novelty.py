@@ -1,0 +1,64 @@
+"""How unlike the regions of a model a new region is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+_NEIGHBOURS = 3
+_KNOWN = 0.95
+
+
+@dataclass(frozen=True)
+class Familiar:
+    """The descriptors (M, L, D) of a model's regions, and the distance of 95% of them."""
+
+    directions: NDArray[np.float32]
+    limit: float
+
+    def distances(self, descriptors: ArrayLike) -> NDArray[np.float64]:
+        """Return how far (Q,) descriptors (Q, L, D) are from the three nearest known ones.
+
+        A distance is 1 minus the cosine, averaged over layers and neighbours; in [0, 2], and
+        infinite where nothing is known.
+        """
+        return _nearest(_cosines(_directions(descriptors), self.directions))
+
+    def unknown(self, descriptors: ArrayLike) -> NDArray[np.bool_]:
+        """Return which (Q,) are farther than `limit`."""
+        return np.asarray(self.distances(descriptors) > self.limit)
+
+
+def familiar(descriptors: ArrayLike) -> Familiar:
+    """Learn what is known from the descriptors (M, L, D) of a model's regions.
+
+    The limit is the 95% quantile of each region's distance to the others, so that about one in
+    twenty regions like those of the model is called unknown. With fewer than two regions there is
+    nothing to tell it from, and nothing is unknown.
+    """
+    directions = _directions(descriptors)
+    if len(directions) < 2:
+        return Familiar(directions, np.inf)
+    cosines = _cosines(directions, directions)
+    np.fill_diagonal(cosines, -np.inf)
+    return Familiar(directions, float(np.quantile(_nearest(cosines, own=True), _KNOWN)))
+
+
+def _directions(descriptors: ArrayLike) -> NDArray[np.float32]:
+    x = np.asarray(descriptors, np.float32)
+    return np.asarray(x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-9))
+
+
+def _cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return (Q, M), the mean over layers."""
+    products = np.einsum("qld,mld->qm", a, b, optimize=True) / max(a.shape[1], 1)
+    return np.asarray(products, np.float64)
+
+
+def _nearest(cosines: NDArray[np.float64], *, own: bool = False) -> NDArray[np.float64]:
+    k = min(_NEIGHBOURS, cosines.shape[1] - int(own))
+    if k < 1:
+        return np.full(len(cosines), np.inf)
+    return np.asarray(1 - np.sort(cosines, axis=1)[:, -k:].mean(1))
