@@ -155,7 +155,7 @@ def test_memory_mapped_features_give_the_same_maps(layout, monkeypatch):
     plain, _, _ = _run(layout)
     made = []
     monkeypatch.setattr(stage.np, "memmap", _recording(made, np.memmap))
-    monkeypatch.setattr(stage, "_Scratch", _without_memory(stage._Scratch))
+    monkeypatch.setattr(stage, "Scratch", _without_memory(stage.Scratch))
     assert np.array_equal(plain, _run(layout)[0])
     assert len(made) == 3  # two layers and the prepared one
 

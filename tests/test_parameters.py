@@ -98,9 +98,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def fingerprint(folder: Path) -> str:
-    """Hash of the files below a folder, without model.json, which repeats the parameters."""
+    """Hash of the files below a folder, but for the two that repeat the parameters."""
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "model.json"):
+    repeating = {"model.json", "classifier.json"}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in repeating):
         digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()
 
