@@ -20,15 +20,14 @@ import pandas as pd
 import typer
 from numpy.typing import NDArray
 
-from pipeline.artifacts import CROPS, LABELS, MAP_SCORES, Layout, read_parquet
-from pipeline.config import Params, load_params
-from pipeline.descriptors import PooledTokens, region_descriptors
+from pipeline.artifacts import CROPS, LABELS, Layout, read_parquet
+from pipeline.config import ConfigError, Params, load_params
+from pipeline.described import normal_of_set, pooled_tokens, scores_of_images
+from pipeline.descriptors import region_descriptors
 from pipeline.merging import merge_regions
 from pipeline.metrics import clustering_scores
 from pipeline.mixture import mixture_probabilities
-from pipeline.model_store import Autocast, choose_device, crop_arrays, load_vit
-from pipeline.normality import Rule, known_normal, low_mode_limit
-from pipeline.progress import track
+from pipeline.normality import Rule
 
 LAYERS = (5, 6, 7, 8, 9)
 
@@ -59,41 +58,29 @@ CHOICES = [
 ]
 
 
-def pooled_tokens(params: Params, layout: Layout, category: str) -> NDArray[np.float32]:
-    """Return the tokens (M, len(LAYERS), D) of the sub-images, averaged under their masks."""
-    device = choose_device(params.train.device)
-    vit = load_vit(layout, image_size=params.train.image_size)
-    autocast = Autocast(device, params.train.precision)
-    pooling = PooledTokens(vit, LAYERS, device=device, autocast=autocast)
-    with track(f"describing {category}") as progress:
-        return pooling.over(
-            *crop_arrays(layout.crops(category)), size=params.train.image_size, progress=progress
-        )
-
-
 def image_classes(
     params: Params,
     category: str,
     crops: pd.DataFrame,
-    scores: pd.DataFrame,
+    scores: NDArray[np.float64],
     pooled: NDArray[np.float32],
     choice: Choice,
     seed: int,
 ) -> NDArray[np.int64]:
     """Return the class of each image, in the order of `crops`."""
     index, ids = pd.factorize(crops["sample_id"])
-    of_images = scores.set_index("sample_id")["score"].reindex(ids).to_numpy()
-    limit = low_mode_limit(of_images)
-    normal = known_normal(choice.normal, crops["area_px"], of_images[index], limit)
+    normal, _ = normal_of_set(choice.normal, crops, scores)
     columns = [LAYERS.index(layer) for layer in choice.layers]
     descriptors = np.zeros((len(crops), len(columns), pooled.shape[2]))
     descriptors[~normal] = region_descriptors(pooled[~normal][:, columns])
-    classes = params.train.classes
+    n_classes = params.train.n_classes(category)
+    if n_classes is None:
+        raise ConfigError("train.classes is auto: give the number, which these figures need")
     probabilities = mixture_probabilities(
         descriptors,
         crops["score"],
         normal,
-        classes if isinstance(classes, int) else classes[category],
+        n_classes,
         dimensions=choice.dimensions,
         extra_components=choice.extra_components,
         seed=seed,
@@ -136,13 +123,13 @@ def main(
     """Compare settings of the mixture on the crops of a category."""
     params, layout = load_params(params_path), Layout(data)
     crops = read_parquet(layout.crops(category) / "crops.parquet", CROPS)
-    scores = read_parquet(layout.maps(category) / "scores.parquet", MAP_SCORES)
+    scores = scores_of_images(layout, category, crops)
     labels: dict[str, Any] = dict(
         read_parquet(layout.manifest(category) / "labels.parquet", LABELS).to_numpy().tolist()
     )
     true = [labels[sample_id] for sample_id in pd.unique(crops["sample_id"])]
     normal = np.isin(true, params.manifest.normal_label)
-    pooled = pooled_tokens(params, layout, category)
+    pooled = pooled_tokens(layout, category, params.train, LAYERS)
     typer.echo(
         "| layers | dimensions | extra components | normal | NMI/ARI/F1 |\n|---|---|---|---|---|"
     )

@@ -18,9 +18,9 @@ import typer
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from benchmarks.classifiers import LAYERS, pooled_tokens
 from pipeline.artifacts import CROPS, LABELS, Layout, read_parquet
 from pipeline.config import load_params
+from pipeline.described import pooled_tokens
 from pipeline.descriptors import descriptor_space
 from pipeline.novelty import familiar
 
@@ -51,8 +51,8 @@ def main(
     labels = read_parquet(layout.manifest(category) / "labels.parquet", LABELS)
     of = labels.set_index("sample_id")["label"].reindex(crops["sample_id"]).to_numpy()
     defect = (crops["area_px"] > 0).to_numpy() & ~np.isin(of, params.manifest.normal_label)
-    columns = [LAYERS.index(layer) for layer in params.predict.layers]
-    pooled, of = pooled_tokens(params, layout, category)[defect][:, columns], of[defect]
+    pooled = pooled_tokens(layout, category, params.train, params.predict.layers)[defect]
+    of = of[defect]
     typer.echo(
         "| left out | regions | unknown | unknown of the others | AUROC |\n|---|---|---|---|---|"
     )

@@ -293,12 +293,16 @@ class Layout:
         """Frozen-block tokens of the augmented views (a cache, never pushed)."""
         return self.root / "views" / c
 
+    def classes(self, c: str) -> Path:
+        """`classes.json` and `candidates.csv`."""
+        return self.root / "classes" / c
+
     def train(self, c: str) -> Path:
         """`model.safetensors`, `model.json`, `history.csv`."""
         return self.root / "train" / c
 
     def predict(self, c: str) -> Path:
-        """`regions.parquet` and `attention.zarr`."""
+        """`regions.parquet`, `attention.zarr`, `classifier.json` and `classifier.safetensors`."""
         return self.root / "predict" / c
 
     def merge(self, c: str) -> Path:

@@ -23,6 +23,7 @@ PER_CATEGORY = {
     "maps": "Compute anomaly maps (musc, patchcore, precomputed or ground_truth).",
     "mebin": "Binarize the maps: MEBin, Otsu or a fixed threshold.",
     "crops": "Cut out a square sub-image around every region.",
+    "classes": "Take or estimate the number of classes.",
     "views": "Run the frozen blocks over augmented views, once, into a cache.",
     "train": "Train the last block, the projector and the heads.",
     "predict": "Classify every sub-image with the trained model.",
@@ -43,8 +44,8 @@ app = typer.Typer(
         "Usually you run `dvc repro`, which runs every stage below whose inputs changed. Each "
         "stage also runs alone: it reads params.yaml and the artifacts of the stages before it, "
         "and writes its own under data/STAGE/.\n\n"
-        "Order: demo, backbone, base | manifest, maps, mebin, crops, views, train, predict, merge, "
-        "evaluate | report. Example: `anomalyncd mebin metal`."
+        "Order: demo, backbone, base | manifest, maps, mebin, crops, classes, views, train, "
+        "predict, merge, evaluate | report. Example: `anomalyncd mebin metal`."
     ),
     no_args_is_help=True,
     add_completion=False,

@@ -156,10 +156,13 @@ class Augment(_Section):
     posterize: bool = True
 
 
+_Classes = Annotated[int, Field(ge=2)] | Literal["auto"]
+
+
 class Train(_Section):
     """Mask-guided ViT and its self-supervised training (section 3.3 of the paper)."""
 
-    classes: Annotated[int, Field(ge=2)] | dict[str, Annotated[int, Field(ge=2)]] = 5
+    classes: _Classes | dict[str, _Classes] = 5
     image_size: Positive = 224
     mask_on: Literal["class", "patch", "all", "none"] = "class"
     mask_layers: Positive = 9
@@ -189,13 +192,14 @@ class Train(_Section):
     precision: Precision = "auto"
     device: str = "auto"
 
-    def n_classes(self, category: str) -> int:
-        """Return the number of novel classes (normal included) of a category."""
-        if isinstance(self.classes, int):
-            return self.classes
-        if category not in self.classes:
-            raise ConfigError(f"train.classes: no entry for the category {category!r}")
-        return self.classes[category]
+    def n_classes(self, category: str) -> int | None:
+        """Return the number of novel classes, normal included, of a category; None: estimate it."""
+        number = self.classes
+        if isinstance(number, dict):
+            if category not in number:
+                raise ConfigError(f"train.classes: no entry for the category {category!r}")
+            number = number[category]
+        return None if number == "auto" else number
 
 
 class Predict(_Section):

@@ -17,10 +17,8 @@ from numpy.typing import NDArray
 
 from pipeline.artifacts import (
     CROPS,
-    MAP_SCORES,
     REGIONS,
     ArraySpec,
-    ArtifactError,
     Layout,
     create_arrays,
     read_json,
@@ -28,19 +26,17 @@ from pipeline.artifacts import (
     write_parquet,
 )
 from pipeline.config import Params, Train
-from pipeline.descriptors import PooledTokens, descriptor_space
+from pipeline.described import normal_of_set, pooled_tokens, scores_of_images
+from pipeline.descriptors import descriptor_space
 from pipeline.inference import Predictions, predict
 from pipeline.merging import class_probabilities
 from pipeline.mixture import fit_vote
 from pipeline.model_store import (
-    Autocast,
-    choose_device,
     crop_arrays,
     load_blocks,
     load_classifier,
-    load_vit,
 )
-from pipeline.normality import known_normal, low_mode_limit
+from pipeline.normality import known_normal
 from pipeline.novelty import familiar
 from pipeline.progress import track
 from pipeline.region_model import RegionModel, save_region_model
@@ -102,21 +98,14 @@ def look(category: str, params: Params, layout: Layout) -> Seen:
         )
     pooled = None
     if params.predict.classifier == "mixture":
-        pooled = _pooled(category, params, layout, section)
-    scores = read_parquet(layout.maps(category) / "scores.parquet", MAP_SCORES)
-    rows = pd.Index(scores["sample_id"]).get_indexer(crops["sample_id"])
-    if (rows < 0).any():
-        raise ArtifactError(f"{layout.crops(category)}: made from other maps; run `crops` again")
-    return Seen(crops, scores["score"].to_numpy(np.float64)[rows], network, pooled, blocks, trained)
+        pooled = pooled_tokens(layout, category, section, params.predict.layers)
+    scores = scores_of_images(layout, category, crops)
+    return Seen(crops, scores, network, pooled, blocks, trained)
 
 
 def learn(seen: Seen, params: Params) -> RegionModel:
     """Fit the classifier to a set, without labels."""
-    limit = -np.inf
-    if params.predict.normal == "scores":
-        images = seen.crops["sample_id"].drop_duplicates().index
-        limit = low_mode_limit(seen.scores[images])
-    normal = _known_normal(seen, params, limit)
+    normal, limit = normal_of_set(params.predict.normal, seen.crops, seen.scores)
     if seen.pooled is None:
         return RegionModel(limit, familiar(seen.network.embeddings[~normal][:, None]))
     section = params.predict
@@ -136,7 +125,9 @@ def learn(seen: Seen, params: Params) -> RegionModel:
 
 def classify(seen: Seen, model: RegionModel, params: Params) -> Classified:
     """Return the classes of sub-images by a fitted model, each for itself."""
-    normal = _known_normal(seen, params, model.score_limit)
+    normal = known_normal(
+        params.predict.normal, seen.crops["area_px"], seen.scores, model.score_limit
+    )
     if model.vote is None or model.space is None or seen.pooled is None:
         descriptors = np.asarray(seen.network.embeddings[:, None], np.float64)
         probabilities = class_probabilities(
@@ -149,10 +140,6 @@ def classify(seen: Seen, model: RegionModel, params: Params) -> Classified:
         probabilities = model.vote.probabilities(descriptors)
     probabilities[normal] = np.eye(probabilities.shape[1])[0]
     return Classified(probabilities, model.known.unknown(descriptors) & ~normal)
-
-
-def _known_normal(seen: Seen, params: Params, limit: float) -> NDArray[np.bool_]:
-    return known_normal(params.predict.normal, seen.crops["area_px"], seen.scores, limit)
 
 
 def write_regions(
@@ -187,20 +174,6 @@ def _write_attention(
     attributes = {"image_size": blocks.masking.image_size}
     with create_arrays(folder / "attention.zarr", specs, attributes) as arrays:
         arrays["attention"][:] = patches
-
-
-def _pooled(category: str, params: Params, layout: Layout, train: Train) -> NDArray[np.float32]:
-    device = choose_device(train.device)
-    pooling = PooledTokens(
-        load_vit(layout, image_size=train.image_size),
-        params.predict.layers,
-        device=device,
-        autocast=Autocast(device, train.precision),
-    )
-    with track(f"describing {category}") as progress:
-        return pooling.over(
-            *crop_arrays(layout.crops(category)), size=train.image_size, progress=progress
-        )
 
 
 def trained_section(layout: Layout, category: str) -> Train:

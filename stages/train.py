@@ -47,7 +47,7 @@ def run(category: str, params: Params, layout: Layout) -> None:
     crops = read_parquet(layout.crops(category) / "crops.parquet", CROPS)
     base = read_parquet(layout.base() / "crops.parquet", BASE_CROPS)
     base_classes = sorted(base["label"].unique())
-    n_novel_classes = section.n_classes(category)
+    n_novel_classes = int(read_json(layout.classes(category) / "classes.json")["n_classes"])
     vit = load_vit(layout, image_size=section.image_size)
     device = choose_device(section.device)
     settings = _settings(params)

@@ -16,6 +16,7 @@ EDGES = {
     "commands",
     "config",
     "datasets",
+    "described",
     "exports",
     "images",
     "layouts",

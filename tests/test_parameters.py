@@ -23,7 +23,10 @@ from pipeline.config import Params, parse_params
 from pipeline.demo import generate
 
 CATEGORY = "metal"
-ORDER = ("manifest", "maps", "mebin", "crops", "views", "train", "predict", "merge", "evaluate")
+ORDER = (
+    "manifest", "maps", "mebin", "crops", "classes",
+    "views", "train", "predict", "merge", "evaluate",
+)  # fmt: skip
 
 
 def write_set(root: Path, *, base: Path) -> None:
@@ -154,8 +157,8 @@ CASES: list[tuple[tuple[str, ...], str, dict[str, Any]]] = [
         for name in ("crop", "flip", "rotate", "colour", "sharpness", "blur", "posterize")
     ],
     (("train",), "train", {"views": 0}),
-    (("train",), "train", {"classes": 3}),
-    (("train",), "train", {"classes": {CATEGORY: 4}}),
+    (("classes", "train"), "train", {"classes": 3}),
+    (("classes", "train"), "train", {"classes": {CATEGORY: 4}}),
     (("train",), "train", {"heads": 2}),
     (("train",), "train", {"epochs": 3}),
     (("train",), "train", {"batch": 6}),
@@ -163,6 +166,7 @@ CASES: list[tuple[tuple[str, ...], str, dict[str, Any]]] = [
     (("train",), "train", {"lambda": 0.5}),
     (("train",), "train", {"mu": 1.0}),
     (("train",), "train", {"plc_threshold": 0.9}),
+    (("classes",), "train", {"classes": "auto"}),
     (("train",), "train", {"student_temperature": 0.2}),
     (("train",), "train", {"teacher_temperature_start": 0.1}),
     (("train",), "train", {"teacher_temperature_end": 0.05}),

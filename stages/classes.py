@@ -1,0 +1,55 @@
+"""Stage `classes`: how many classes to look for: as said, or estimated from the regions."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pandas as pd
+
+from pipeline.artifacts import CROPS, Layout, read_parquet, replacing, write_json
+from pipeline.class_count import Candidate, best_count, count_candidates
+from pipeline.config import Params
+from pipeline.described import normal_of_set, pooled_tokens, scores_of_images
+from pipeline.descriptors import region_descriptors
+
+log = logging.getLogger("anomalyncd")
+
+_COLUMNS = ["classes", "agreement", "stability", "silhouette", "score"]
+
+
+def run(category: str, params: Params, layout: Layout) -> None:
+    """Write classes.json and candidates.csv of a category.
+
+    Numbers of classes count normal; candidates are empty where the number was given.
+    """
+    given = params.train.n_classes(category)
+    candidates = [] if given else _candidates(category, params, layout)
+    n_classes = given or best_count(candidates) + 1
+    if not given:
+        log.info("%s: %d classes with normal", category, n_classes)
+    rows = [(c.k + 1, c.agreement, c.stability, c.silhouette, c.score) for c in candidates]
+    frame = pd.DataFrame(rows, columns=_COLUMNS)
+    with replacing(layout.classes(category)) as folder:
+        folder.mkdir()
+        frame.to_csv(folder / "candidates.csv", index=False, float_format="%.4f")
+        write_json(
+            folder / "classes.json",
+            {
+                "n_classes": n_classes,
+                "estimated": not given,
+                "candidates": frame.to_dict(orient="records"),
+            },
+        )
+
+
+def _candidates(category: str, params: Params, layout: Layout) -> list[Candidate]:
+    crops = read_parquet(layout.crops(category) / "crops.parquet", CROPS)
+    scores = scores_of_images(layout, category, crops)
+    rule = params.predict.normal
+    normal, _ = normal_of_set("regions" if rule == "none" else rule, crops, scores)
+    if normal.all():
+        return []
+    pooled = pooled_tokens(layout, category, params.train, params.predict.layers)
+    descriptors = region_descriptors(pooled[~np.asarray(normal)])
+    return list(count_candidates(descriptors, seed=params.predict.seed))
