@@ -15,6 +15,7 @@ from pipeline.artifacts import Layout
 from pipeline.commands.classify import classify
 from pipeline.commands.name import name
 from pipeline.commands.preset import preset
+from pipeline.commands.promote import promote
 from pipeline.config import ConfigError, load_params
 from pipeline.provenance import recorded
 
@@ -106,7 +107,7 @@ for _stage in _ORDER:
         app.command(_stage, help=PER_CATEGORY[_stage])(_per_category(_stage))
 
 
-for _command in (classify, name, preset):
+for _command in (classify, name, preset, promote):
     app.command()(_command)
 
 

@@ -24,6 +24,7 @@ EDGES = {
     "model_store",
     "names",
     "presets",
+    "promotion",
     "provenance",
     "region_model",
     "reporting",

@@ -1,0 +1,142 @@
+"""Named classes as labelled base data for a next round (an edge: it writes images)."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipeline.artifacts import (
+    CROPS,
+    IMAGES,
+    REGIONS,
+    ArtifactError,
+    Layout,
+    open_arrays,
+    read_parquet,
+    replacing,
+)
+from pipeline.config import ConfigError
+from pipeline.images import read_image
+from pipeline.names import ClassNames
+from pipeline.regions import resize_mask
+
+_FORBIDDEN = '<>:"/\\|?*'
+
+
+@dataclass(frozen=True)
+class Promoted:
+    """How many images each name got, and how many regions of named classes were left out."""
+
+    images: Mapping[str, int]
+    left_out: int
+
+
+def promote(
+    category: str, images_root: Path, layout: Layout, names: ClassNames, target: Path
+) -> Promoted:
+    """Write the images and masks of named defect classes to `target`, as layout class_folders.
+
+    An image goes to the class of its largest named region, once, with the mask of its regions of
+    that class; those of its other named classes are left out. Files are
+    ``images/<category> <name>/<sample_id>.png`` and ``masks/...`` alike; those of the category that
+    are there are replaced. Raises `ConfigError` without a named defect class, and for a target that
+    holds something else than class folders.
+    """
+    chosen = {number: name for number, name in names.names.items() if number > 0}
+    if not chosen:
+        raise ConfigError(f"no defect class of {category} has a name: `anomalyncd name` gives one")
+    _check_target(target)
+    regions = _regions(category, layout)
+    named = regions[regions["class"].isin(chosen.keys()) & (regions["area_px"] > 0)]
+    largest = named.loc[named.groupby("sample_id")["area_px"].idxmax()]
+    of = dict(zip(largest["sample_id"], largest["class"], strict=True))
+    used = named[named["class"] == named["sample_id"].map(of)]
+    counts = {name: 0 for name in sorted(set(chosen.values()))}
+    for sample_id, group in used.groupby("sample_id", sort=True):
+        name = chosen[of[str(sample_id)]]
+        counts[name] += 1
+        _write(str(sample_id), group, category, name, images_root, layout, target)
+    _forget(target, category, {(chosen[k], sample_id) for sample_id, k in of.items()})
+    return Promoted(counts, len(named) - len(used))
+
+
+def _regions(category: str, layout: Layout) -> pd.DataFrame:
+    regions = read_parquet(layout.predict(category) / "regions.parquet", REGIONS)
+    crops = read_parquet(layout.crops(category) / "crops.parquet", CROPS)
+    if crops["crop_id"].tolist() != regions["crop_id"].tolist():
+        raise ArtifactError(f"{layout.predict(category)}: made from other crops; run `predict`")
+    images = read_parquet(layout.manifest(category) / "images.parquet", IMAGES)
+    queries = images[images["split"] == "query"]
+    position = {sample_id: i for i, sample_id in enumerate(queries["sample_id"])}
+    paths = dict(zip(queries["sample_id"], queries["path"], strict=True))
+    return crops.assign(
+        **{"class": regions["class"]},
+        position=crops["sample_id"].map(position),
+        path=crops["sample_id"].map(paths),
+    )
+
+
+def _write(
+    sample_id: str,
+    group: pd.DataFrame,
+    category: str,
+    name: str,
+    images_root: Path,
+    layout: Layout,
+    target: Path,
+) -> None:
+    first = group.iloc[0]
+    pixels = read_image(images_root / str(first["path"]))
+    stored = open_arrays(layout.mebin(category) / "masks.zarr")["masks"][int(first["position"])]
+    mask = resize_mask(np.asarray(stored, np.bool_), (pixels.shape[0], pixels.shape[1]))
+    inside = np.zeros_like(mask)
+    for x0, y0, side in group[["x0", "y0", "side"]].to_numpy():
+        inside[max(y0, 0) : y0 + side, max(x0, 0) : x0 + side] = True
+    label = folder_name(category, name)
+    _save(target / "images" / label / f"{sample_id}.png", pixels[..., ::-1])
+    _save(target / "masks" / label / f"{sample_id}.png", (mask & inside).astype(np.uint8) * 255)
+
+
+def _save(path: Path, pixels: NDArray[np.uint8]) -> None:
+    done, data = cv2.imencode(".png", np.ascontiguousarray(pixels))
+    if not done:
+        raise ArtifactError(f"{path}: cannot be written as PNG")
+    with replacing(path) as temporary:
+        temporary.write_bytes(data.tobytes())
+
+
+def _forget(target: Path, category: str, kept: set[tuple[str, str]]) -> None:
+    """Remove what an earlier promotion of the category wrote and this one did not."""
+    keep = {(folder_name(category, name), f"{sample_id}.png") for name, sample_id in kept}
+    for kind in ("images", "masks"):
+        for folder in sorted((target / kind).glob(f"{category} *")):
+            for file in folder.glob("*.png"):
+                if (folder.name, file.name) not in keep:
+                    file.unlink()
+            if not any(folder.iterdir()):
+                shutil.rmtree(folder)
+
+
+def folder_name(category: str, name: str) -> str:
+    """Return the label of a promoted class, which is the name of its folder."""
+    return f"{category} " + "".join("_" if c in _FORBIDDEN or c < " " else c for c in name)
+
+
+def _check_target(target: Path) -> None:
+    strange = [
+        path.name
+        for path in (target.iterdir() if target.is_dir() else [])
+        if path.name not in ("images", "masks", "README.md", ".gitignore", ".gitkeep")
+    ]
+    if strange:
+        raise ConfigError(
+            f"{target} holds {strange[0]!r}, so it is not a folder of promoted classes: give "
+            "another one (--to), and name it in base.root"
+        )
