@@ -1,0 +1,62 @@
+"""How new images of the demo's products are classified: python -m benchmarks.newcomers metal
+
+Needs a finished `dvc repro`. Draws images that the run has not seen (another generator seed),
+classifies them with `anomalyncd classify`, and prints true kinds against classes, and how many are
+in the class that most images of their kind have in the run.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import cv2
+import pandas as pd
+import typer
+
+from pipeline.artifacts import LABELS, MERGED, Layout, read_parquet
+from pipeline.commands.classify import classify_folder
+from pipeline.demo import generate
+from pipeline.names import ClassNames
+
+
+def draw(folder: Path, category: str, seed: int, per_kind: int) -> dict[str, str]:
+    """Write new images; return the true kind of each path."""
+    kinds = {}
+    for sample in generate(category, good=per_kind, per_defect=per_kind, normals=1, seed=seed):
+        if sample.split == "test":
+            name = f"{sample.label}_{sample.name}.png"
+            cv2.imwrite(str(folder / name), sample.image[..., ::-1])
+            kinds[name] = sample.label
+    return kinds
+
+
+def main(
+    category: Annotated[str, typer.Argument(help="metal or fabric")],
+    seed: Annotated[int, typer.Option(help="Of the generator; the run has 0.")] = 77,
+    per_kind: Annotated[int, typer.Option(help="Images of each kind.")] = 5,
+    data: Annotated[Path, typer.Option("--data")] = Path("data"),
+) -> None:
+    """Classify new demo images by the finished run."""
+    layout = Layout(data)
+    with tempfile.TemporaryDirectory() as folder:
+        kinds = draw(Path(folder), category, seed, per_kind)
+        found, _ = classify_folder(
+            Path(folder), category, layout, Path("params.yaml"), None, ClassNames()
+        )
+    merged = read_parquet(layout.merge(category) / "images.parquet", MERGED)
+    labels = read_parquet(layout.manifest(category) / "labels.parquet", LABELS)
+    run = merged.merge(labels, on="sample_id")
+    usual = run.groupby("label")["class"].agg(lambda classes: int(classes.mode()[0]))
+    found["kind"] = found["path"].map(kinds)
+    typer.echo(pd.crosstab(found["kind"], found["class"]).to_string())
+    right = int((found["class"] == found["kind"].map(usual)).sum())
+    typer.echo(
+        f"{right} of {len(found)} in the class of their kind, "
+        f"{int((found['class'] < 0).sum())} unknown"
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)
