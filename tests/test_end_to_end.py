@@ -22,7 +22,7 @@ from tests.graph import ROOT
 
 COPIED = ("dvc.yaml", "params.yaml", ".dvcignore", ".gitignore", "pipeline", "stages")
 FIRST_STAGES = {"demo", "backbone", "base", "manifest@a b", "maps@a b"}
-FROM_MEBIN = {"mebin", "crops", "views", "train", "predict", "merge", "evaluate"}
+FROM_MEBIN = {"mebin", "crops", "classes", "views", "train", "predict", "merge", "evaluate"}
 
 
 class Project:
