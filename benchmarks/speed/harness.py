@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import importlib.metadata
 import os
 import platform
@@ -92,9 +94,11 @@ def interleaved(
 def peak_mb(call: Callable[[], object]) -> float | None:
     """Return by how many MiB the resident memory rose at most during a call.
 
-    Needs Linux with a writable /proc/self/clear_refs; elsewhere None.
+    Needs Linux with glibc and a writable /proc/self/clear_refs; elsewhere None.
     """
     try:
+        gc.collect()
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # or free memory of earlier calls would serve
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
         before = _status_mb("VmHWM")
     except OSError:

@@ -18,7 +18,10 @@ from pipeline.artifacts import CROPS, IMAGES, MAP_SCORES, Layout, open_arrays, r
 from pipeline.config import Params
 from pipeline.mebin import ScoreRange, score_range
 from pipeline.model_store import crop_arrays, load_vit
+from pipeline.views import resized_side
 from pipeline.vit import create_vit
+
+_IMAGE_SIZE = 64
 
 
 @dataclass(frozen=True)
@@ -133,10 +136,11 @@ class Synthetic(Inputs):
 
     def crops(self, limit: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Return smooth random crops with masks."""
-        n = min(limit, 4)
+        n, side = min(limit, 4), resized_side(_IMAGE_SIZE)
         rng = np.random.default_rng(0)
-        images = [cv2.blur(rng.integers(0, 256, (256, 256, 3), np.uint8), (9, 9)) for _ in range(n)]
-        masks = [(blobs(256, seed) > 0.5).astype(np.uint8) for seed in range(n)]
+        shape = (side, side, 3)
+        images = [cv2.blur(rng.integers(0, 256, shape, np.uint8), (9, 9)) for _ in range(n)]
+        masks = [(blobs(side, seed) > 0.5).astype(np.uint8) for seed in range(n)]
         return np.stack(images), np.stack(masks)
 
     def table(self) -> pd.DataFrame:
@@ -153,7 +157,7 @@ class Synthetic(Inputs):
 
     def vit(self) -> VisionTransformer:
         """Return a small random network of the same kind."""
-        return create_vit("vit_tiny_patch16_224", None, image_size=64)
+        return create_vit("vit_tiny_patch16_224", None, image_size=_IMAGE_SIZE)
 
 
 def blobs(size: int, seed: int) -> NDArray[np.float32]:
