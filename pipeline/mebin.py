@@ -162,7 +162,9 @@ def binarize_map(
     threshold = cuts[run.index]
     if rule == "reference" and amap.dtype != np.uint8:
         threshold = _largest_below(int(threshold) + 1)
-    return MapBinarization(mask, float(threshold), count_regions(mask), run.length, counts)
+    # On the sampled grid itself the mask has the count of its threshold.
+    n_regions = run.count if rule == "paper" else count_regions(mask)
+    return MapBinarization(mask, float(threshold), n_regions, run.length, counts)
 
 
 def sample_levels(thresholds: int, *, rule: Rule = "paper") -> NDArray[np.float64]:

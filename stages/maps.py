@@ -40,7 +40,8 @@ _BANK_IMAGES = 100
 
 @dataclass(frozen=True)
 class Source:
-    """Where raw maps come from: `block` makes those of [start, stop), (b, S, S), as often as asked.
+    """Where raw maps come from: `block` makes those of [start, stop), (b, S, S), as often as asked
+    (the caller may overwrite them).
 
     `image_scores` turns the maxima (N,) of the raw maps into the detector's own image scores.
     `normalise` is off where the maps are in [0, 1] by their nature. `bank` is what new images will
@@ -136,9 +137,11 @@ def write(
         track(f"maps {category}: writing") as progress,
     ):
         for start, stop in blocks:
-            final = rescale(source.block(start, stop), low, high)
-            scores[start:stop] = final.max(axis=(1, 2))
-            arrays["maps"][start:stop] = final
+            block = source.block(start, stop)
+            for i, raw in enumerate(block):  # in place: `rescale` works in float64
+                block[i] = rescale(raw, low, high)
+            scores[start:stop] = block.max(axis=(1, 2))
+            arrays["maps"][start:stop] = block
             progress(stop, len(ids))
     columns = {"sample_id": ids, "score": scores, "image_score": source.image_scores(maxima)}
     frame = pd.DataFrame(columns)

@@ -49,6 +49,28 @@ def test_k_centre_equals_the_definition(n, keep, seed):
     assert out.tolist() == _naive_k_centre(points, min(keep, n), start)
 
 
+@pytest.mark.parametrize("pool", [1, 3, 10])
+@pytest.mark.parametrize("products", [1, 4096])
+def test_k_centre_from_a_small_pool_equals_the_definition(monkeypatch, pool, products):
+    monkeypatch.setattr(patchcore, "_POOL", pool)
+    monkeypatch.setattr(patchcore, "_PRODUCTS", products)
+    points = np.random.default_rng(pool).standard_normal((60, 4))
+    points[20:25] = points[3]  # duplicates are never taken twice
+    out = patchcore.k_centre(torch.from_numpy(points), 50, start=7)
+    assert out.tolist() == _naive_k_centre(points, 50, 7)
+
+
+def test_k_centre_looks_at_all_points_only_now_and_then(monkeypatch):
+    rounds = []
+    catch_up = patchcore._catch_up
+    monkeypatch.setattr(
+        patchcore, "_catch_up", lambda *args: (rounds.append(len(args[3])), catch_up(*args))[1]
+    )
+    points = torch.from_numpy(np.random.default_rng(0).standard_normal((9000, 8)))
+    patchcore.k_centre(points, 400)
+    assert len(rounds) < 40
+
+
 def test_k_centre_stops_when_only_duplicates_are_left():
     points = torch.tensor([[1.0, 2.0], [1.0, 2.0], [5.0, 0.0], [5.0, 0.0]])
     assert sorted(patchcore.k_centre(points, 4).tolist()) == [0, 2]

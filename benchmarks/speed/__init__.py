@@ -1,0 +1,1 @@
+"""How fast the stages are beside the plain way: `python -m benchmarks.speed --help`."""
