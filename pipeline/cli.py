@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from pipeline.artifacts import Layout
+from pipeline.commands.export import export
 from pipeline.commands.name import name
 from pipeline.commands.preset import preset
 from pipeline.config import ConfigError, load_params
@@ -104,7 +105,7 @@ for _stage in _ORDER:
         app.command(_stage, help=PER_CATEGORY[_stage])(_per_category(_stage))
 
 
-for _command in (name, preset):
+for _command in (export, name, preset):
     app.command()(_command)
 
 
