@@ -13,6 +13,7 @@ import typer
 
 from pipeline.artifacts import Layout
 from pipeline.commands.classify import classify
+from pipeline.commands.export import export
 from pipeline.commands.name import name
 from pipeline.commands.preset import preset
 from pipeline.commands.promote import promote
@@ -107,7 +108,7 @@ for _stage in _ORDER:
         app.command(_stage, help=PER_CATEGORY[_stage])(_per_category(_stage))
 
 
-for _command in (classify, name, preset, promote):
+for _command in (classify, export, name, preset, promote):
     app.command()(_command)
 
 
