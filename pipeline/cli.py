@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from pipeline.artifacts import Layout
+from pipeline.commands.correct import correct
 from pipeline.commands.name import name
 from pipeline.commands.preset import preset
 from pipeline.config import ConfigError, load_params
@@ -32,7 +33,7 @@ WHOLE = {
     "demo": "Generate the demo images (two products, four defects each).",
     "backbone": "Fetch the weights of the frozen ViT.",
     "base": "Cut the labelled base set (D_l) out of its masks.",
-    "report": "Write the summary and data/report/index.html.",
+    "report": "Write the summary, data/report/index.html and the review pages.",
 }
 
 app = typer.Typer(
@@ -104,7 +105,7 @@ for _stage in _ORDER:
         app.command(_stage, help=PER_CATEGORY[_stage])(_per_category(_stage))
 
 
-for _command in (name, preset):
+for _command in (correct, name, preset):
     app.command()(_command)
 
 
