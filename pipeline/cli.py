@@ -13,6 +13,7 @@ import typer
 
 from pipeline.artifacts import Layout
 from pipeline.commands.classify import classify
+from pipeline.commands.correct import correct
 from pipeline.commands.export import export
 from pipeline.commands.name import name
 from pipeline.commands.preset import preset
@@ -36,7 +37,7 @@ WHOLE = {
     "demo": "Generate the demo images (two products, four defects each).",
     "backbone": "Fetch the weights of the frozen ViT.",
     "base": "Cut the labelled base set (D_l) out of its masks.",
-    "report": "Write the summary and data/report/index.html.",
+    "report": "Write the summary, data/report/index.html and the review pages.",
 }
 
 app = typer.Typer(
@@ -108,7 +109,7 @@ for _stage in _ORDER:
         app.command(_stage, help=PER_CATEGORY[_stage])(_per_category(_stage))
 
 
-for _command in (classify, export, name, preset, promote):
+for _command in (classify, correct, export, name, preset, promote):
     app.command()(_command)
 
 

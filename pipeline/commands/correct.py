@@ -1,0 +1,32 @@
+"""`anomalyncd correct`: apply the corrections that the review page downloaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.artifacts import REGIONS, Layout, read_parquet
+from pipeline.commands.errors import reported
+from pipeline.corrections import add_corrections, corrections_path, read_corrections
+from pipeline.names import run_of
+
+
+def correct(
+    category: Annotated[str, typer.Argument(help="One of dataset.categories.")],
+    file: Annotated[Path, typer.Argument(help="What the review page downloaded.")],
+    data: Annotated[Path, typer.Option("--data", help="Folder of the artifacts.")] = Path("data"),
+) -> None:
+    """Apply corrections from the review page (data/report/review-CATEGORY.html)."""
+    with reported("correct"):
+        layout = Layout(data)
+        run_of(layout, category)  # says what to do when there is nothing yet
+        regions = read_parquet(layout.predict(category) / "regions.parquet", REGIONS)
+        n_corrected = add_corrections(layout, category, file, regions)
+        n_read = len(read_corrections(file).targets)
+        typer.echo(
+            f"{category}: {n_read} corrections read; {n_corrected} of {len(regions)} regions are "
+            f"corrected in {corrections_path(layout, category)} now"
+        )
+        typer.echo("`dvc repro report` (or `anomalyncd report`) shows them")
