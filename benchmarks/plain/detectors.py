@@ -16,9 +16,7 @@ def mutual_scores(features: Tensor, *, fraction: float = 0.3) -> Tensor:
     keep = max(1, int(fraction * (n - 1) + 1e-9))
     scores = []
     for i in range(n):
-        nearest = [
-            torch.cdist(features[i], features[j]).min(1).values for j in range(n) if j != i
-        ]
+        nearest = [torch.cdist(features[i], features[j]).min(1).values for j in range(n) if j != i]
         table = torch.stack(nearest, 1)  # (P, N - 1)
         scores.append(table.topk(keep, largest=False).values.mean(1))
     return torch.stack(scores)

@@ -61,9 +61,7 @@ def augmentation(inputs: Inputs, *, limit: int, repeats: int) -> Row:
 
     def ours() -> tuple[Tensor, Tensor]:
         views = [
-            augmented_view(
-                image, mask, view_rng(0, k, 0), size=size, augmentations=Augmentations()
-            )
+            augmented_view(image, mask, view_rng(0, k, 0), size=size, augmentations=Augmentations())
             for k, (image, mask) in enumerate(pairs)
         ]
         pixels = _normalised([view for view, _ in views], shift, scale)
@@ -245,7 +243,9 @@ def measure_training(
     def ours() -> None:
         train(
             cache,
-            new_network(network.last, network.last.norm1.normalized_shape[0], classes, heads=4, seed=0),
+            new_network(
+                network.last, network.last.norm1.normalized_shape[0], classes, heads=4, seed=0
+            ),
             base_labels=np.zeros(0, np.int64),
             scores=scores,
             n_base_classes=0,
