@@ -23,6 +23,7 @@ from pipeline.artifacts import (
     replacing,
 )
 from pipeline.config import ConfigError
+from pipeline.corrections import corrected_classes
 from pipeline.images import read_image
 from pipeline.names import ClassNames
 from pipeline.regions import resize_mask
@@ -44,30 +45,32 @@ def promote(
     """Write the images and masks of named defect classes to `target`, as layout class_folders.
 
     An image goes to the class of its largest named region, once, with the mask of its regions of
-    that class; those of its other named classes are left out. Files are
+    that class; those of its other named classes are left out. Corrections count. Files are
     ``images/<category> <name>/<sample_id>.png`` and ``masks/...`` alike; those of the category that
     are there are replaced. Raises `ConfigError` without a named defect class, and for a target that
     holds something else than class folders.
     """
-    chosen = {number: name for number, name in names.names.items() if number > 0}
-    if not chosen:
-        raise ConfigError(f"no defect class of {category} has a name: `anomalyncd name` gives one")
     _check_target(target)
-    regions = _regions(category, layout)
-    named = regions[regions["class"].isin(chosen.keys()) & (regions["area_px"] > 0)]
+    regions = _regions(category, layout, names)
+    named = regions[regions["name"].notna() & (regions["area_px"] > 0)]
+    if len(named) == 0:
+        raise ConfigError(
+            f"no defect of {category} is in a class with a name: `anomalyncd name` gives one"
+        )
     largest = named.loc[named.groupby("sample_id")["area_px"].idxmax()]
-    of = dict(zip(largest["sample_id"], largest["class"], strict=True))
-    used = named[named["class"] == named["sample_id"].map(of)]
-    counts = {name: 0 for name in sorted(set(chosen.values()))}
+    of = dict(zip(largest["sample_id"], largest["name"], strict=True))
+    used = named[named["name"] == named["sample_id"].map(of)]
+    counts = {name: 0 for name in sorted(set(named["name"]))}
     for sample_id, group in used.groupby("sample_id", sort=True):
-        name = chosen[of[str(sample_id)]]
+        name = of[str(sample_id)]
         counts[name] += 1
         _write(str(sample_id), group, category, name, images_root, layout, target)
-    _forget(target, category, {(chosen[k], sample_id) for sample_id, k in of.items()})
+    _forget(target, category, {(name, sample_id) for sample_id, name in of.items()})
     return Promoted(counts, len(named) - len(used))
 
 
-def _regions(category: str, layout: Layout) -> pd.DataFrame:
+def _regions(category: str, layout: Layout, names: ClassNames) -> pd.DataFrame:
+    """Return the crops with position and path of their image, and their class's name or None."""
     regions = read_parquet(layout.predict(category) / "regions.parquet", REGIONS)
     crops = read_parquet(layout.crops(category) / "crops.parquet", CROPS)
     if crops["crop_id"].tolist() != regions["crop_id"].tolist():
@@ -76,8 +79,10 @@ def _regions(category: str, layout: Layout) -> pd.DataFrame:
     queries = images[images["split"] == "query"]
     position = {sample_id: i for i, sample_id in enumerate(queries["sample_id"])}
     paths = dict(zip(queries["sample_id"], queries["path"], strict=True))
+    corrected = corrected_classes(layout, category, regions, names)
+    named = [k if isinstance(k, str) else names.names.get(k) if k > 0 else None for k in corrected]
     return crops.assign(
-        **{"class": regions["class"]},
+        name=pd.Series(named, index=crops.index, dtype=object),
         position=crops["sample_id"].map(position),
         path=crops["sample_id"].map(paths),
     )

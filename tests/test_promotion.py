@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from pipeline.artifacts import BASE_CROPS, CROPS, REGIONS, Layout, read_parquet
+from pipeline.artifacts import BASE_CROPS, CROPS, REGIONS, Layout, read_parquet, write_json
 from pipeline.cli import app
 from pipeline.config import parse_params
+from pipeline.corrections import corrections_path
 from pipeline.images import read_mask
 from pipeline.names import run_of, set_name
 from tests.test_parameters import CATEGORY, ORDER, run, settings, write_set
@@ -84,6 +85,24 @@ def test_named_classes_are_the_next_base_set(made: Path, tmp_path: Path) -> None
     set_name(root / "names.yaml", CATEGORY, other, "new", run_of(Layout(root / "data"), CATEGORY))
     assert promote(root)[0] == 0
     assert [p.name for p in (root / "base" / "images").iterdir()] == [f"{CATEGORY} new"]
+
+
+def test_corrections_count(made: Path, tmp_path: Path) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(made, root)
+    (root / "params.yaml").write_text(
+        (made / "params.yaml").read_text().replace(str(made), str(root))
+    )
+    layout, found = Layout(root / "data"), classes(root)
+    run_id = run_of(layout, CATEGORY)
+    crop = found.iloc[0]
+    rows = [{"crop_id": crop["crop_id"], "name": "new kind"}]
+    content = {"category": CATEGORY, "run": run_id, "corrections": rows}
+    write_json(corrections_path(layout, CATEGORY), content)
+    code, text = promote(root)
+    assert code == 0, text
+    files = list((root / "base" / "images" / f"{CATEGORY} new kind").iterdir())
+    assert [file.stem for file in files] == [crop["sample_id"]]
 
 
 def test_a_folder_of_something_else_is_left_alone(made: Path, tmp_path: Path) -> None:
