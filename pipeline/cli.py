@@ -12,7 +12,9 @@ from typing import Annotated
 import typer
 
 from pipeline.artifacts import Layout
+from pipeline.commands.doctor import doctor
 from pipeline.commands.export import export
+from pipeline.commands.init import init
 from pipeline.commands.name import name
 from pipeline.commands.preset import preset
 from pipeline.config import ConfigError, load_params
@@ -105,7 +107,7 @@ for _stage in _ORDER:
         app.command(_stage, help=PER_CATEGORY[_stage])(_per_category(_stage))
 
 
-for _command in (export, name, preset):
+for _command in (init, doctor, export, name, preset):
     app.command()(_command)
 
 
