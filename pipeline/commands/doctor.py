@@ -1,0 +1,63 @@
+"""`anomalyncd doctor`: is everything there that a run needs?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.artifacts import Layout
+from pipeline.commands.checks import (
+    Line,
+    check_device,
+    check_python,
+    check_tools,
+    check_weights,
+)
+from pipeline.commands.data_checks import check_data, check_disk, check_params
+from pipeline.commands.errors import reported
+
+_COLOURS = {
+    "ok": typer.colors.GREEN,
+    "warning": typer.colors.YELLOW,
+    "error": typer.colors.RED,
+}
+
+
+def doctor(
+    params: Annotated[Path, typer.Option("--params", help="The parameter file.")] = Path(
+        "params.yaml"
+    ),
+    data: Annotated[Path, typer.Option("--data", help="Folder of the artifacts.")] = Path("data"),
+) -> None:
+    """Check environment, device, weights, disk, params, images, DVC and git; uses no network.
+
+    Exit status 1 if anything is wrong.
+    """
+    with reported("doctor"):
+        counts = {"ok": 0, "warning": 0, "error": 0}
+        for line in _lines(params, Layout(data)):
+            counts[line.state] += 1
+            state = typer.style(f"{line.state:8}", fg=_COLOURS[line.state])
+            typer.echo(f"{state} {line.what:16} {line.said}")
+            if line.todo:
+                typer.echo(f"{'':25} -> {line.todo}")
+        typer.echo(f"{counts['error']} errors, {counts['warning']} warnings")
+    if counts["error"]:
+        raise typer.Exit(1)
+
+
+def _lines(path: Path, layout: Layout) -> Iterator[Line]:
+    project = path.parent
+    yield from check_python()
+    params, line = check_params(path)
+    yield line
+    if params is not None:
+        yield from check_device(params)
+        yield from check_weights(params, layout, project)
+        n_images, lines = check_data(params, layout, project)
+        yield from lines
+        yield check_disk(params, layout, n_images)
+    yield from check_tools(project)

@@ -1,0 +1,187 @@
+"""`anomalyncd init`: params.yaml for a folder of images."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.artifacts import replacing
+from pipeline.commands import params_file
+from pipeline.commands.errors import reported
+from pipeline.commands.survey import Place, describe, describe_base, locate, survey
+from pipeline.config import ConfigError, Manifest, load_params
+from pipeline.images import is_image_name
+from pipeline.layouts import detect_layout
+
+LINKED, NORMAL = Path("data/raw/linked"), Path("data/raw/normal")
+
+
+def init(
+    images: Annotated[Path, typer.Argument(help="Folder of the images, with or without folders.")],
+    normal: Annotated[
+        Path | None, typer.Option("--normal", help="Folder of images without any defect.")
+    ] = None,
+    base: Annotated[
+        Path | None, typer.Option("--base", help="Labelled defects, with masks, of other products.")
+    ] = None,
+    classes: Annotated[
+        int | None, typer.Option("--classes", help="Number of classes, normal included.")
+    ] = None,
+    category: Annotated[
+        str | None, typer.Option("--category", help="Name of the product; else the folder's.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a changed params.yaml; the old one is kept.")
+    ] = False,
+    params: Annotated[Path, typer.Option("--params", help="The parameter file.")] = Path(
+        "params.yaml"
+    ),
+) -> None:
+    """Write params.yaml for a folder of images, and say what was found and what to run next."""
+    with reported("init"):
+        project = params.parent
+        if not (project / "dvc.yaml").is_file():
+            raise ConfigError(f"there is no dvc.yaml beside {params}: run in the project's folder")
+        text = params_file.template(params)
+        place = locate(images, category, Path(os.path.abspath(project / LINKED)))
+        values = _values(place, normal, base, classes, params)
+        new = params_file.changed(text, values)
+        if not force and text != new and not params_file.replaceable(params):
+            params_file.write_params(params, new, force=False)  # refuses before the long look
+        _look(place, normal, base, Manifest(layout=values["manifest.layout"]))
+        _place(place, normal, project)
+        kept = params_file.write_params(params, new, force=force)
+        _say(params, kept, values, place)
+
+
+def _values(
+    place: Place, normal: Path | None, base: Path | None, classes: int | None, params: Path
+) -> dict[str, Any]:
+    """Return the keys to set; folders inside the project are relative to it."""
+    layouts = {detect_layout(folder) for folder in _folders(place).values()}
+    layout = layouts.pop() if len(layouts) == 1 else "auto"
+    values: dict[str, Any] = {
+        "dataset.root": _shown(place.root, params),
+        "dataset.categories": list(place.categories),
+        # class_folders has no value of its own; auto finds it
+        "manifest.layout": layout if layout in ("mvtec", "mtd", "folder") else "auto",
+    }
+    if normal is not None:
+        inside = any(_is_inside(normal, folder) for folder in _folders(place).values())
+        if inside:
+            raise ConfigError(f"--normal: {normal} lies inside the images; move it out of them")
+        several = _per_category(place, normal)
+        values["manifest.normal_root"] = _shown(normal, params) if several else NORMAL.as_posix()
+    if base is not None:
+        if not base.is_dir():
+            raise ConfigError(f"--base: {base} is not a folder")
+        values["base.root"] = _shown(base, params)
+    number = load_params(params).train.classes if params.exists() else 5
+    if classes is not None:
+        values["train.classes"] = classes
+    elif isinstance(number, dict) and not set(place.categories) <= set(number):
+        values["train.classes"] = max(number.values())
+    return values
+
+
+def _folders(place: Place) -> dict[str, Path]:
+    return {name: place.link or place.root / name for name in place.categories}
+
+
+def _shown(folder: Path, params: Path) -> str:
+    """Return a folder relative to the project if it lies inside, else absolute."""
+    whole, project = Path(os.path.abspath(folder)), Path(os.path.abspath(params)).parent
+    inside = whole.is_relative_to(project) and whole != project
+    shown = whole.relative_to(project) if inside else whole
+    if "${" in str(shown):
+        raise ConfigError(f"{folder}: DVC takes '${{' in a path for a template; rename the folder")
+    return shown.as_posix()
+
+
+def _is_inside(folder: Path, outer: Path) -> bool:
+    return folder.resolve().is_relative_to(outer.resolve())
+
+
+def _per_category(place: Place, normal: Path) -> bool:
+    """Tell whether `normal` holds a folder for each category, rather than the images of one."""
+    if not normal.is_dir():
+        raise ConfigError(f"--normal: {normal} is not a folder")
+    if any((normal / name).is_dir() for name in place.categories):
+        return True
+    if len(place.categories) > 1:
+        names = ", ".join(place.categories)
+        raise ConfigError(f"--normal: {normal} has no folder for any of the categories {names}")
+    if not _images_below(normal):
+        raise ConfigError(f"--normal: {normal} holds no file with the name of an image")
+    return False
+
+
+def _images_below(folder: Path) -> list[Path]:
+    files = (Path(at, name) for at, _, names in os.walk(folder, followlinks=True) for name in names)
+    return sorted(f for f in files if is_image_name(f) and not f.name.startswith("."))
+
+
+def _look(place: Place, normal: Path | None, base: Path | None, manifest: Manifest) -> None:
+    """Print what the folders hold; raises if there is nothing to work with."""
+    for name, folder in _folders(place).items():
+        references = None
+        if normal is not None:
+            references = normal / name if _per_category(place, normal) else normal
+            references = references if references.is_dir() else None
+        for line in describe(name, survey(folder, name, manifest, references)):
+            typer.echo(line)
+    if place.passed_over:
+        typer.echo(f"folders passed over: {', '.join(place.passed_over)}")
+    if base is not None:
+        typer.echo(describe_base(base))
+
+
+def _place(place: Place, normal: Path | None, project: Path) -> None:
+    """Put images under their category's name, and references where the pipeline wants them.
+
+    Images are linked as a whole folder, which DVC follows. It would not follow a link inside the
+    folder of references: those are hard links, or copies across file systems.
+    """
+    if place.link is not None:
+        target = place.root / place.categories[0]
+        if target.exists() and not target.is_symlink():
+            raise ConfigError(f"{target} is in the way: remove it or choose another --category")
+        with replacing(target) as temporary:
+            temporary.symlink_to(place.link)
+        typer.echo(f"linked {target} to {place.link}")
+    if normal is None or _per_category(place, normal):
+        return
+    target = project / NORMAL / place.categories[0]
+    files = _images_below(normal)
+    if target.resolve() == normal.resolve():
+        return
+    wanted = {file.relative_to(normal) for file in files}
+    there = {file.relative_to(target) for file in target.rglob("*") if not file.is_dir()}
+    if there - wanted:
+        raise ConfigError(f"{target} holds other files: remove it, or give it as --normal")
+    with replacing(target) as temporary:
+        for file in files:
+            copy = temporary / file.relative_to(normal)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(file.resolve(), copy)
+            except OSError:
+                shutil.copyfile(file, copy)
+    typer.echo(f"{len(files)} references are in {target} (hard links or copies): add further there")
+
+
+def _say(params: Path, kept: Path | None, values: dict[str, Any], place: Place) -> None:
+    typer.echo(f"{params} is written" + (f"; the old one is {kept}" if kept else "") + ":")
+    for key, value in values.items():
+        typer.echo(f"  {key}: {value}")
+    if "train.classes" not in values:
+        number = load_params(params).train.n_classes(place.categories[0])
+        typer.echo(f"  train.classes stays {number}, normal included: --classes sets another")
+    typer.echo("next:")
+    typer.echo("  anomalyncd doctor            is everything there?")
+    typer.echo("  dvc repro                    runs what is not done yet")
+    typer.echo("  data/report/index.html       the classes; then `anomalyncd name`, docs/start.md")
