@@ -13,7 +13,7 @@ from pipeline.artifacts import replacing
 from pipeline.commands import params_file
 from pipeline.commands.errors import reported
 from pipeline.commands.survey import Place, describe, describe_base, locate, survey
-from pipeline.config import ConfigError, Manifest, load_params
+from pipeline.config import ConfigError, Manifest
 from pipeline.images import is_image_name
 from pipeline.layouts import detect_layout
 
@@ -29,7 +29,8 @@ def init(
         Path | None, typer.Option("--base", help="Labelled defects, with masks, of other products.")
     ] = None,
     classes: Annotated[
-        int | None, typer.Option("--classes", help="Number of classes, normal included.")
+        int | None,
+        typer.Option("--classes", help="Number of classes, normal included; without: estimated."),
     ] = None,
     category: Annotated[
         str | None, typer.Option("--category", help="Name of the product; else the folder's.")
@@ -80,11 +81,7 @@ def _values(
         if not base.is_dir():
             raise ConfigError(f"--base: {base} is not a folder")
         values["base.root"] = _shown(base, params)
-    number = load_params(params).train.classes if params.exists() else 5
-    if classes is not None:
-        values["train.classes"] = classes
-    elif isinstance(number, dict) and not set(place.categories) <= set(number):
-        values["train.classes"] = max(number.values())
+    values["train.classes"] = "auto" if classes is None else classes
     return values
 
 
@@ -178,9 +175,6 @@ def _say(params: Path, kept: Path | None, values: dict[str, Any], place: Place) 
     typer.echo(f"{params} is written" + (f"; the old one is {kept}" if kept else "") + ":")
     for key, value in values.items():
         typer.echo(f"  {key}: {value}")
-    if "train.classes" not in values:
-        number = load_params(params).train.n_classes(place.categories[0])
-        typer.echo(f"  train.classes stays {number}, normal included: --classes sets another")
     typer.echo("next:")
     typer.echo("  anomalyncd doctor            is everything there?")
     typer.echo("  dvc repro                    runs what is not done yet")
