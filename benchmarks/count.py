@@ -1,0 +1,64 @@
+"""How well `train.classes: auto` counts: python -m benchmarks.count bottle
+
+reads params.yaml, data/maps/<category> and data/crops/<category>, and prints the estimate beside
+the true number (that of params.yaml), and NMI/ARI/F1 over images with either, means over seeds. Labels
+are used for the figures alone.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+import typer
+
+from benchmarks.classifiers import LAYERS, VOTE, figures, image_classes
+from pipeline.artifacts import CROPS, LABELS, Layout, read_parquet
+from pipeline.class_count import best_count, count_candidates
+from pipeline.config import ConfigError, load_params
+from pipeline.described import normal_of_set, pooled_tokens, scores_of_images
+from pipeline.descriptors import region_descriptors
+
+
+def main(
+    category: Annotated[str, typer.Argument(help="One of dataset.categories.")],
+    seeds: Annotated[int, typer.Option(help="How many seeds, from 0.")] = 3,
+    params_path: Annotated[Path, typer.Option("--params")] = Path("params.yaml"),
+    data: Annotated[Path, typer.Option("--data")] = Path("data"),
+) -> None:
+    """Compare the estimated number of classes with the true one."""
+    params, layout = load_params(params_path), Layout(data)
+    true = params.train.n_classes(category)
+    if true is None:
+        raise ConfigError("train.classes is auto: give the true number to compare with")
+    crops = read_parquet(layout.crops(category) / "crops.parquet", CROPS)
+    labels = read_parquet(layout.manifest(category) / "labels.parquet", LABELS)
+    of = labels.set_index("sample_id")["label"].reindex(pd.unique(crops["sample_id"])).tolist()
+    scores = scores_of_images(layout, category, crops)
+    pooled = pooled_tokens(layout, category, params.train, LAYERS)
+    normal, _ = normal_of_set(params.predict.normal, crops, scores)
+    candidates = count_candidates(region_descriptors(pooled[~normal]), seed=params.predict.seed)
+    estimate = best_count(candidates) + 1
+    typer.echo(" ".join(f"{c.k + 1}:{c.score:.2f}" for c in candidates))
+    found = {}
+    for number in sorted({true, estimate}):
+        content = params.model_dump(by_alias=True)
+        content["train"]["classes"] = number
+        changed = type(params).model_validate(content)
+        runs = [
+            figures(
+                of,
+                image_classes(changed, category, crops, scores, pooled, VOTE, seed),
+                np.ones(len(of), np.bool_),
+            )
+            for seed in range(seeds)
+        ]
+        found[number] = "/".join(f"{value:.3f}" for value in np.mean(runs, axis=0))
+    typer.echo("| data | true | estimate | with the true number | with the estimate |")
+    typer.echo(f"| {category} | {true} | {estimate} | {found[true]} | {found[estimate]} |")
+
+
+if __name__ == "__main__":
+    typer.run(main)
