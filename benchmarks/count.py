@@ -1,8 +1,8 @@
 """How well `train.classes: auto` counts: python -m benchmarks.count bottle
 
 reads params.yaml, data/maps/<category> and data/crops/<category>, and prints the estimate beside
-the true number (that of params.yaml), and NMI/ARI/F1 over images with either, means over seeds. Labels
-are used for the figures alone.
+the true number (that of params.yaml), and NMI/ARI/F1 over images with either, means over seeds.
+Labels are used for the figures alone.
 """
 
 from __future__ import annotations
