@@ -84,9 +84,7 @@ def _inside(square: Square, height: int, width: int) -> Square:
     return x, y, side
 
 
-def _merged(
-    found: list[tuple[list[Square], int]], limit: float
-) -> list[tuple[list[Square], int]]:
+def _merged(found: list[tuple[list[Square], int]], limit: float) -> list[tuple[list[Square], int]]:
     """Join groups with two squares less than `limit` apart until no two are left."""
     groups = list(found)
     for i in range(len(groups)):

@@ -16,9 +16,7 @@ def mutual_scores(features: Tensor, *, fraction: float = 0.3) -> Tensor:
     keep = max(1, int(fraction * (n - 1) + 1e-9))
     scores = []
     for i in range(n):
-        nearest = [
-            torch.cdist(features[i], features[j]).min(1).values for j in range(n) if j != i
-        ]
+        nearest = [torch.cdist(features[i], features[j]).min(1).values for j in range(n) if j != i]
         table = torch.stack(nearest, 1)  # (P, N - 1)
         scores.append(table.topk(keep, largest=False).values.mean(1))
     return torch.stack(scores)
@@ -42,5 +40,8 @@ def k_centre(points: Tensor, keep: int, *, start: int = 0) -> list[int]:
 @torch.no_grad()
 def nearest_distances(queries: Tensor, bank: Tensor, *, rows: int = 256) -> Tensor:
     """Return the distances (Q,) of queries (Q, D) to their nearest of the bank (M, D)."""
-    parts = [torch.cdist(block, bank).min(1).values for block in queries.split(rows)]
+    parts = [
+        torch.cdist(queries[start : start + rows], bank).min(1).values
+        for start in range(0, len(queries), rows)
+    ]
     return torch.cat(parts)
