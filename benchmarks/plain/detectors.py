@@ -40,5 +40,8 @@ def k_centre(points: Tensor, keep: int, *, start: int = 0) -> list[int]:
 @torch.no_grad()
 def nearest_distances(queries: Tensor, bank: Tensor, *, rows: int = 256) -> Tensor:
     """Return the distances (Q,) of queries (Q, D) to their nearest of the bank (M, D)."""
-    parts = [torch.cdist(block, bank).min(1).values for block in queries.split(rows)]
+    parts = [
+        torch.cdist(queries[start : start + rows], bank).min(1).values
+        for start in range(0, len(queries), rows)
+    ]
     return torch.cat(parts)

@@ -14,7 +14,7 @@ from benchmarks.plain import network as plain_network
 from benchmarks.plain.training import Trainer
 from benchmarks.speed.harness import Row, Timing, check, interleaved, peak_mb
 from benchmarks.speed.inputs import Inputs
-from pipeline.mgvit import ClassBlock
+from pipeline.mgvit import ClassBlock, frozen_tokens, patch_keep, visible_keys
 from pipeline.model_store import Autocast
 from pipeline.tokens import (
     CachedViews,
@@ -140,7 +140,7 @@ def inference(inputs: Inputs, *, limit: int, repeats: int) -> Row:
     found = network.class_tokens(images, masks)
     error = float((expected - found).norm(dim=1).div(expected.norm(dim=1)).max())
     # The pipeline hands tokens over in float16, which alone is 5e-4 of each value.
-    exact = float(_exact_error(network, images, masks))
+    exact = _exact_error(network, images, masks)
     check(exact < 1e-4, f"inference: class tokens differ by {exact:.1e}")
     check(error < 5e-3, f"inference: class tokens differ by {error:.1e} through float16")
     timing = interleaved(
@@ -165,10 +165,8 @@ def inference(inputs: Inputs, *, limit: int, repeats: int) -> Row:
 
 
 @torch.inference_mode()
-def _exact_error(network: Ours, images: NDArray[np.uint8], masks: NDArray[np.uint8]) -> Tensor:
+def _exact_error(network: Ours, images: NDArray[np.uint8], masks: NDArray[np.uint8]) -> float:
     """Return the largest relative difference when nothing is rounded to float16."""
-    from pipeline.mgvit import frozen_tokens, patch_keep, visible_keys
-
     vit, size = network.blocks.vit, network.blocks.masking.image_size
     shift, scale = (torch.tensor(v).view(1, 3, 1, 1) for v in normalization(vit))
     views = [plain_view(i, m, size=size) for i, m in zip(images[:BATCH], masks, strict=False)]
@@ -178,7 +176,7 @@ def _exact_error(network: Ours, images: NDArray[np.uint8], masks: NDArray[np.uin
     tokens = frozen_tokens(vit, pixels, keep, mask_on="class", mask_layers=9)
     found = network.last(tokens, visible_keys(vit, keep, mask_on="class"))
     expected = plain_network.class_tokens(vit, pixels, greys)
-    return ((expected - found).norm(dim=1) / expected.norm(dim=1)).max()
+    return float(((expected - found).norm(dim=1) / expected.norm(dim=1)).max())
 
 
 def _gflop(network: Ours) -> float:

@@ -39,7 +39,7 @@ def markdown(results: Sequence[dict[str, Any]]) -> str:
 
 
 def _line(row: dict[str, Any], result: dict[str, Any]) -> str:
-    unit = f" a {row['unit']}" if row["unit"] else ""
+    unit = f" per {row['unit']}" if row["unit"] else ""
     times = [
         "-" if row[key] is None else _duration(row[key]) + unit for key in ("plain_s", "ours_s")
     ]

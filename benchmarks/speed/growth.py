@@ -1,0 +1,143 @@
+"""Memory of every stage and the time of an idle `dvc repro` as the number of images grows.
+
+A synthetic checkout is made: the code, small random images, parameters that keep every stage cheap
+(a small random network, MuSc against a fixed number of images, the trained heads as classifier).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from ruamel.yaml import YAML
+
+from benchmarks.speed.harness import Row, seconds
+from pipeline.artifacts import read_json
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+CATEGORY = "many"
+STAGES = ("manifest", "maps", "mebin", "crops", "views", "train", "predict", "merge", "evaluate")
+_SIDE = 64
+SETTINGS: dict[str, dict[str, Any]] = {
+    "dataset": {"root": "data/raw/synthetic", "categories": [CATEGORY]},
+    "demo": {"good": 1, "per_defect": 1, "normals": 1},
+    "backbone": {"source": "random", "name": "vit_tiny_patch16_224"},
+    "maps": {"resolution": _SIDE, "map_size": 128, "references": 50},
+    "train": {"classes": 3, "image_size": _SIDE, "views": 2, "epochs": 2},
+    "predict": {"classifier": "heads"},
+}
+
+
+class CommandError(RuntimeError):
+    """A command failed; the message is the end of what it wrote."""
+
+
+def make_checkout(folder: Path, n: int) -> None:
+    """Make a checkout with `n` query images, every third with a defect and its mask."""
+    for name in ("pipeline", "stages"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("dvc.yaml", ".dvcignore"):
+        shutil.copy(ROOT / name, folder)
+    yaml = YAML()
+    params = yaml.load(ROOT / "params.yaml")
+    for section, values in SETTINGS.items():
+        params[section].update(values)
+    with (folder / "params.yaml").open("w", encoding="utf-8") as file:
+        yaml.dump(params, file)
+    for name in ("base", "normal", "maps", "weights"):
+        (folder / "data" / "raw" / name).mkdir(parents=True)
+    write_images(folder / "data" / "raw" / "synthetic" / CATEGORY, n)
+    run(["dvc", "init", "--no-scm", "--quiet"], folder)
+    run(["dvc", "config", "core.analytics", "false"], folder)
+
+
+def write_images(root: Path, n: int) -> None:
+    """Write images (64, 64) in the layout of MVTec AD."""
+    folders = [root / "test" / name for name in ("good", "spot")]
+    truth = root / "ground_truth" / "spot"
+    for folder in (*folders, truth):
+        folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for i in range(n):
+        image = rng.integers(90, 110, (_SIDE, _SIDE, 3), np.uint8)
+        if i % 3:
+            cv2.imwrite(str(folders[0] / f"{i}.png"), image)
+            continue
+        mask = np.zeros((_SIDE, _SIDE), np.uint8)
+        x, y = (int(v) for v in rng.integers(12, _SIDE - 12, 2))
+        cv2.circle(mask, (x, y), int(rng.integers(4, 9)), 255, cv2.FILLED)
+        image[mask > 0] = 250
+        cv2.imwrite(str(folders[1] / f"{i}.png"), image)
+        cv2.imwrite(str(truth / f"{i}_mask.png"), mask)
+
+
+def run(command: list[str], folder: Path) -> str:
+    """Run a command of this environment in a checkout; return what it wrote."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(folder)}
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    text = done.stdout + done.stderr
+    if done.returncode:
+        raise CommandError(f"{' '.join(command)}: {text[-2000:]}")
+    return text
+
+
+def repro(folder: Path, n: int, *, repeats: int) -> Row:
+    """Run everything once, then time `dvc repro` with nothing to do."""
+    make_checkout(folder, n)
+    run(["dvc", "repro"], folder)
+    texts: list[str] = []
+    times = [seconds(lambda: texts.append(run(["dvc", "repro"], folder))) for _ in range(repeats)]
+    if "up to date" not in texts[-1]:
+        raise CommandError(f"dvc repro did something: {texts[-1][-2000:]}")
+    return Row(
+        f"second `dvc repro`, nothing changed, {n} images",
+        "< 5 s",
+        ours_s=statistics.median(times),
+        repeats=repeats,
+    )
+
+
+def recorded_memory(folder: Path) -> dict[str, float]:
+    """Return the peak memory of the stages of a finished checkout, in MiB."""
+    runs = folder / "data" / "runs"
+    found = {stage: read_json(runs / stage / f"{CATEGORY}.json") for stage in STAGES}
+    found["report"] = read_json(runs / "report" / "all.json")
+    return {stage: float(record["peak_memory_mib"]) for stage, record in found.items()}
+
+
+def program_memory(folder: Path) -> float:
+    """Return what the imports of a stage alone take, in MiB."""
+    code = (
+        "import resource, stages.maps, stages.crops; "
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+    )
+    return float(run([sys.executable, "-c", code], folder).split()[-1])
+
+
+def memory(sizes: dict[int, Path]) -> list[Row]:
+    """Return a row a stage from finished checkouts of several sizes."""
+    found = {n: recorded_memory(folder) for n, folder in sorted(sizes.items())}
+    program = program_memory(next(iter(sizes.values())))
+    rows = []
+    for stage in next(iter(found.values())):
+        peaks = {n: memory[stage] for n, memory in found.items()}
+        rows.append(
+            Row(
+                f"peak memory of `{stage}`",
+                "flat from 1000 to 10000, but for what is documented",
+                ours_mb=max(peaks.values()),
+                note=f"imports alone {program:.0f} MB",
+                figures={f"MB at N = {n}": round(peak) for n, peak in peaks.items()},
+            )
+        )
+    return rows
