@@ -7,14 +7,16 @@ import socket
 from collections import namedtuple
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from pipeline.artifacts import Layout
 from pipeline.cli import app
 from pipeline.commands import checks, data_checks
-from pipeline.config import Params
+from pipeline.config import Params, load_params
 from pipeline.weights import load_backbone, save
+from stages import manifest
 from tests.graph import ROOT
 from tests.test_init_command import images
 
@@ -60,6 +62,21 @@ def test_all_is_well(project: Path) -> None:
     assert "25 to sort, 0 references" in said["images bolts"]
     assert said["weights"].startswith("ok")
     assert said["disk"].startswith("ok")
+
+
+def test_precomputed_maps_are_those_of_the_manifest(project: Path) -> None:
+    write(project, maps="{method: precomputed}")
+    (project / "data/raw/maps").mkdir()
+    (project / "photos/bolts/broken.png").write_text("no image")
+    assert doctor()[1]["images bolts"].startswith("ok")  # nobody knows yet which need one
+    manifest.run("bolts", load_params(), Layout(Path("data")))
+    for i in range(24):
+        np.save(project / f"data/raw/maps/{i}.npy", np.zeros((4, 4), np.float32))
+    code, said, _ = doctor()
+    assert code == 1
+    assert "1 images without a map: 24.png" in said["images bolts"]
+    np.save(project / "data/raw/maps/24.npy", np.zeros((4, 4), np.float32))
+    assert doctor()[1]["images bolts"].startswith("ok")
 
 
 @pytest.mark.parametrize(

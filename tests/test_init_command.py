@@ -224,6 +224,15 @@ def test_a_changed_file_is_not_lost(project: Path, tmp_path: Path) -> None:
     assert Path("params.yaml.old").read_text() == mine
 
 
+def test_class_numbers_of_other_categories_are_replaced(project: Path, tmp_path: Path) -> None:
+    text = (ROOT / "params.yaml").read_text()
+    Path("params.yaml").write_text(text.replace("classes: 5 ", "classes: {metal: 3, fabric: 4} "))
+    folder = images(tmp_path / "bolts", "1.png")
+    code, said = init(str(folder), "--force")
+    assert code == 0, said
+    assert load_params().train.n_classes("bolts") == 4
+
+
 def test_a_committed_file_may_be_replaced(project: Path, tmp_path: Path) -> None:
     folder = images(tmp_path / "bolts", "1.png")
     mine = (ROOT / "params.yaml").read_text().replace("tau: 4 ", "tau: 3 ")

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.artifacts import Layout
+from pipeline.artifacts import IMAGES, REJECTED, ArtifactError, Layout, read_parquet
 from pipeline.commands.checks import Line
 from pipeline.config import ConfigError, Params, load_params
 from pipeline.layouts import DatasetError, Scan, scan_folder
@@ -44,14 +44,14 @@ def check_data(params: Params, layout: Layout, project: Path) -> tuple[int, list
     """
     total, lines = 0, []
     for category in params.dataset.categories:
-        n_images, line = _category(category, params, project)
+        n_images, line = _category(category, params, layout, project)
         finished = (layout.merge(category) / "images.parquet").is_file()
         total += 0 if finished else n_images
         lines.append(line)
     return total, [*lines, *_base(params, project)]
 
 
-def _category(category: str, params: Params, project: Path) -> tuple[int, Line]:
+def _category(category: str, params: Params, layout: Layout, project: Path) -> tuple[int, Line]:
     what, options = f"images {category}", params.manifest
     root = project / params.dataset.root / category
     references = project / options.normal_root / category
@@ -77,7 +77,7 @@ def _category(category: str, params: Params, project: Path) -> tuple[int, Line]:
     )
     if not queries:
         return 0, Line("error", what, f"{root}: {said}", "put images there")
-    problem = _method(category, params, scan, project)
+    problem = _method(params, scan) or _maps(category, params, layout, project)
     if problem is not None:
         return len(queries), Line("error", what, f"{said}; {problem[0]}", problem[1])
     if len(queries) < _FEW:
@@ -86,21 +86,34 @@ def _category(category: str, params: Params, project: Path) -> tuple[int, Line]:
     return len(queries), Line("ok", what, said)
 
 
-def _method(category: str, params: Params, scan: Scan, project: Path) -> tuple[str, str] | None:
+def _method(params: Params, scan: Scan) -> tuple[str, str] | None:
     """Say what `maps.method` lacks, and what to do; None if nothing."""
     method, queries = params.maps.method, [e for e in scan.entries if e.split == "query"]
     if method == "patchcore" and len(queries) == len(scan.entries):
         return "maps.method patchcore needs normal references", "add some, or set musc"
     if method == "ground_truth" and not any(entry.mask for entry in queries):
         return "maps.method ground_truth finds no mask", "set musc or patchcore"
-    if method == "precomputed":
-        others = [e.path for e in scan.entries if e.split != "query"]
-        others += [path for path, _ in scan.rejected]
-        try:
-            root = project / params.maps.precomputed_root
-            find_maps(root, category, [entry.path for entry in queries], others)
-        except MapFileError as error:
-            return str(error), "docs/detectors.md tells how to write them"
+    return None
+
+
+def _maps(category: str, params: Params, layout: Layout, project: Path) -> tuple[str, str] | None:
+    """Say which precomputed maps are missing, once the manifest says which images are used."""
+    if params.maps.method != "precomputed":
+        return None
+    root = project / params.maps.precomputed_root
+    if not root.is_dir():
+        return f"maps.precomputed_root: {root} is not a folder", "docs/detectors.md"
+    try:
+        images = read_parquet(layout.manifest(category) / "images.parquet", IMAGES)
+        rejected = read_parquet(layout.manifest(category) / "rejected.parquet", REJECTED)
+    except ArtifactError:
+        return None
+    queries = images["split"] == "query"
+    others = [*images.loc[~queries, "path"], *rejected["path"]]
+    try:
+        find_maps(root, category, images.loc[queries, "path"].tolist(), others)
+    except MapFileError as error:
+        return str(error), "docs/detectors.md tells how to write them"
     return None
 
 

@@ -55,26 +55,29 @@ def export(
     """
     with reported("export"):
         _check_options(format, images, link)
-        layout = Layout(data)
+        layout, kind = Layout(data), _literal(shape)
         # Imported here: torch, which `model` needs, takes seconds to load.
         from pipeline.exports import coco, discovered, folders, label_studio, network
 
         if format is Format.MODEL:
-            said = network.write_network(category, out, layout, names)
+            typer.echo(f"{out}: {network.write_network(category, out, layout, names)}")
+            return
+        found = discovered.read_discovered(category, layout, names)
+        if format is Format.COCO:
+            said = coco.write_coco(found, out, shape=kind)
+        elif format is Format.FIFTYONE:
+            root = Path(load_params(params).dataset.root) / category
+            said = coco.write_fiftyone(found, out, shape=kind, images=root, link=link)
+        elif format is Format.LABEL_STUDIO:
+            address = label_studio.LOCAL_FILES if images is None else images
+            said = label_studio.write_label_studio(found, out, shape=kind, address=address)
         else:
-            found = discovered.read_discovered(category, layout, names)
-            kind: Literal["polygon", "rle"] = "rle" if shape is Shape.RLE else "polygon"
-            if format is Format.COCO:
-                said = coco.write_coco(found, out, shape=kind)
-            elif format is Format.FIFTYONE:
-                root = Path(load_params(params).dataset.root) / category
-                said = coco.write_fiftyone(found, out, shape=kind, images=root, link=link)
-            elif format is Format.LABEL_STUDIO:
-                address = label_studio.LOCAL_FILES if images is None else images
-                said = label_studio.write_label_studio(found, out, shape=kind, address=address)
-            else:
-                said = folders.write_folders(found, out, layout)
+            said = folders.write_folders(found, out, layout)
         typer.echo(f"{out}: {said}")
+
+
+def _literal(shape: Shape) -> Literal["polygon", "rle"]:
+    return "rle" if shape is Shape.RLE else "polygon"
 
 
 def _check_options(format: Format, images: str | None, link: bool) -> None:

@@ -113,29 +113,33 @@ def write_network(category: str, out: Path, layout: Layout, names: Path) -> str:
         difference = _difference(network, runner, views)
         if not difference <= TOLERANCE:
             raise ConfigError(f"{out}: differs from torch by {difference:.2g}; it was not written")
-    side = section.image_size
+    about = {"category": category, "run": run_of(layout, category)}
+    classes = [known[number] for number in range(theirs.shape[1])]
+    checks = {
+        "agreement_with_regions": round(agreement, 4),
+        "largest_difference_from_torch": difference,
+    }
     write_json(
-        description_path,
-        {
-            "category": category,
-            "run": run_of(layout, category),
-            "classes": [known[number] for number in range(theirs.shape[1])],
-            "inputs": {
-                "image": f"float32 (B, 3, {side}, {side}), RGB from 0 to 255",
-                "mask": f"float32 (B, {side}, {side}), from 0 to 1",
-            },
-            "resize_to": resized_side(side),
-            "centre_crop": side,
-            "outputs": ["probabilities", "embedding"],
-            "agreement_with_regions": round(agreement, 4),
-            "largest_difference_from_torch": difference,
-        },
+        description_path, {**about, "classes": classes, **_usage(section.image_size), **checks}
     )
     return (
         f"largest difference from torch {difference:.2g} on {min(_CHECKED, len(views.rows))} "
         f"sub-images; the network alone gives {agreement:.1%} of {len(views.rows)} regions the "
         f"class of the run; description in {description_path}"
     )
+
+
+def _usage(side: int) -> dict[str, Any]:
+    """Return what somebody who has the file alone must know to use it."""
+    return {
+        "inputs": {
+            "image": f"float32 (B, 3, {side}, {side}), RGB from 0 to 255",
+            "mask": f"float32 (B, {side}, {side}), from 0 to 1",
+        },
+        "resize_to": resized_side(side),
+        "centre_crop": side,
+        "outputs": ["probabilities", "embedding"],
+    }
 
 
 def _load(category: str, layout: Layout, section: Train, description: Any) -> ClassNetwork:
