@@ -43,7 +43,7 @@ class Browser:
         """Call a method of the protocol and return its result."""
         self._id += 1
         message = {"id": self._id, "method": method, "params": params}
-        if self._session:
+        if self._session and not method.startswith("Browser."):
             message["sessionId"] = self._session
         data = json.dumps(message).encode() + b"\0"
         while data:
