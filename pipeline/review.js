@@ -491,6 +491,11 @@
     else open(row);
   });
 
+  grid.addEventListener("focusin", (event) => {
+    const position = order.indexOf(Number(event.target.dataset.row));
+    if (position !== here) moveTo(position, false);
+  });
+
   for (const id of ["strips", "own"]) {
     $(id).addEventListener("click", (event) => {
       const card = event.target.closest(".card");
