@@ -1,4 +1,4 @@
-"""Small pictures of the report, from arrays to JPEG data URIs.
+"""Small pictures of the report, from arrays to data URIs (JPEG, on review pages WebP).
 
 Images are uint8 RGB (H, W, 3), masks (H, W) non-zero inside; x is the column, y the row.
 """
@@ -32,6 +32,16 @@ def data_uri(image: Image, *, quality: int = 85) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode()
 
 
+def webp_uri(image: Image, *, quality: int = 75) -> str:
+    """Encode an image as a WebP data URI: half the size of JPEG at the sizes of a review page."""
+    done, encoded = cv2.imencode(
+        ".webp", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_WEBP_QUALITY, quality]
+    )
+    if not done:
+        raise ValueError("the image could not be encoded as WebP")
+    return "data:image/webp;base64," + base64.b64encode(encoded.tobytes()).decode()
+
+
 def outlined(image: Image, mask: Mask, *, thickness: int = 1, colour: Colour = RED) -> Image:
     """Return a copy of image (H, W, 3) with the outline of mask (H, W) drawn."""
     contours, _ = cv2.findContours(
@@ -41,10 +51,15 @@ def outlined(image: Image, mask: Mask, *, thickness: int = 1, colour: Colour = R
     return np.asarray(drawn, np.uint8)
 
 
-def crop_thumbnail(image: Image, mask: Mask, *, side: int = 112) -> str:
-    """Return a sub-image at `side` pixels with its mask outlined, as a data URI."""
+def crop_picture(image: Image, mask: Mask, *, side: int = 112) -> Image:
+    """Return a sub-image at `side` pixels with its mask outlined."""
     small = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
-    return data_uri(outlined(np.asarray(small, np.uint8), shrunk_mask(mask, (side, side))))
+    return outlined(np.asarray(small, np.uint8), shrunk_mask(mask, (side, side)))
+
+
+def crop_thumbnail(image: Image, mask: Mask, *, side: int = 112) -> str:
+    """Return `crop_picture` as a data URI."""
+    return data_uri(crop_picture(image, mask, side=side))
 
 
 def shrunk(image: Image, side: int) -> Image:
@@ -73,6 +88,13 @@ def tinted(image: Image, mask: Mask, *, colour: Colour = RED, opacity: float = 0
     return outlined(drawn, mask, colour=colour)
 
 
+def heat_colours(heat: NDArray[np.floating]) -> Image:
+    """Return a heat map (h, w), clipped to [0, 1], in colours (h, w, 3)."""
+    values = (np.clip(heat, 0, 1) * 255).astype(np.uint8)
+    colours = cv2.applyColorMap(values, cv2.COLORMAP_INFERNO)
+    return np.asarray(cv2.cvtColor(colours, cv2.COLOR_BGR2RGB), np.uint8)
+
+
 def heat_overlay(image: Image, heat: NDArray[np.floating], *, smooth: bool = True) -> Image:
     """Lay a heat map (h, w), clipped to [0, 1] and stretched over the image, on the image.
 
@@ -82,9 +104,25 @@ def heat_overlay(image: Image, heat: NDArray[np.floating], *, smooth: bool = Tru
     values = np.clip(heat, 0, 1).astype(np.float32)
     method = cv2.INTER_LINEAR if smooth else cv2.INTER_NEAREST
     values = cv2.resize(values, size, interpolation=method)
-    colours = cv2.applyColorMap((values * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
-    rgb = cv2.cvtColor(colours, cv2.COLOR_BGR2RGB)
-    return np.asarray(cv2.addWeighted(image, 0.45, rgb, 0.55, 0), np.uint8)
+    return np.asarray(cv2.addWeighted(image, 0.45, heat_colours(values), 0.55, 0), np.uint8)
+
+
+def outline_path(mask: Mask, size: tuple[int, int]) -> str:
+    """Return the outlines of a mask, holes too, as SVG path data; "" for an empty one.
+
+    The mask (h, w) is stretched over a picture of `size` (width, height), whose pixels are the
+    units. Corners of less than 0.7 pixels of the mask are cut.
+    """
+    height, width = mask.shape
+    scale = np.array([size[0] / width, size[1] / height])
+    contours, _ = cv2.findContours(
+        (mask != 0).astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE
+    )
+    parts = []
+    for contour in contours:
+        points = (cv2.approxPolyDP(contour, 0.7, True)[:, 0] + 0.5) * scale
+        parts.append("M" + "L".join(f"{x:.0f} {y:.0f}" for x, y in points.tolist()) + "Z")
+    return "".join(parts)
 
 
 def attention_thumbnail(

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
+from hashlib import sha256
+from importlib.resources import files
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
 from pipeline.metrics import contingency, match_clusters
+from pipeline.names import ClassNames
 from pipeline.timing import TimeRow
 
 FIGURES = {
@@ -105,6 +111,37 @@ class Confusion:
 
 
 @dataclass(frozen=True)
+class ReviewPage:
+    """The review page of a category, and what the report says of it.
+
+    `data` are columns over regions, classes and images (`pipeline.reviewing`); `pictures` of the
+    images are (image, map, outline) or None.
+    """
+
+    category: str
+    run: str
+    n_regions: int
+    n_corrected: int
+    n_images: int
+    n_queries: int
+    n_pictures: int
+    notes: Sequence[str]
+    data: Mapping[str, Any]
+    thumbnails: Sequence[str]
+    pictures: Sequence[tuple[str, str, str] | None]
+
+
+@dataclass(frozen=True)
+class ReviewLink:
+    """Where a review page lies, as seen from the report, and what it holds."""
+
+    href: str
+    n_regions: int
+    n_corrected: int
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
 class CategoryReport:
     """The section of one category; `losses` is SVG."""
 
@@ -116,6 +153,8 @@ class CategoryReport:
     binarized: PanelTable
     confusion: Confusion | None
     losses: Markup
+    review: ReviewLink
+    names: ClassNames = field(default_factory=ClassNames)
 
 
 @dataclass(frozen=True)
@@ -130,12 +169,53 @@ class ReportPage:
     figure_names: Sequence[str] = tuple(FIGURES.values())
 
 
+def class_label(names: ClassNames, number: int) -> str:
+    """Return the heading of a class: "class 3", with its name "class 3: scratch"."""
+    if number in names.names:
+        return f"class {number}: {names[number]}"
+    return f"class {number}" + (f" ({names[0]})" if number == 0 else "")
+
+
 def render(page: ReportPage) -> str:
     """Return the page; everything that comes from disk is escaped."""
+    return _environment().get_template("report.html.j2").render(report=page)
+
+
+def render_review(page: ReviewPage) -> str:
+    """Return a review page; everything that comes from disk is escaped, in HTML and in JSON.
+
+    Its policy lets the browser load nothing and run nothing but review.js.
+    """
+    script, style = (_inlined(f"review.{kind}") for kind in ("js", "css"))
+    digest = base64.b64encode(sha256(script.encode()).digest()).decode()
+    return (
+        _environment()
+        .get_template("review.html.j2")
+        .render(page=page, script=script, style=style, script_hash=Markup(digest))
+    )
+
+
+def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("pipeline", "."), autoescape=True, trim_blocks=True
     )
-    return environment.get_template("report.html.j2").render(report=page)
+    environment.filters["embedded"] = _embedded
+    environment.globals["class_label"] = class_label
+    return environment
+
+
+def _embedded(content: object) -> Markup:
+    """Return JSON for a script element: with no <, > or &, nothing can end or change it."""
+    text = json.dumps(content, separators=(",", ":"), allow_nan=False)
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
+
+
+@cache
+def _inlined(name: str) -> Markup:
+    """Return a file of this package that goes into the page as it is."""
+    return Markup((files("pipeline") / name).read_text(encoding="utf-8"))
 
 
 def figure_row(metrics: Mapping[str, float | None]) -> list[str | None]:

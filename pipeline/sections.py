@@ -22,6 +22,7 @@ from pipeline.charts import scatter
 from pipeline.config import Mebin
 from pipeline.images import ImageError, read_image, read_mask
 from pipeline.metrics import match_clusters
+from pipeline.names import ClassNames
 from pipeline.pictures import attention_thumbnail, boxed, crop_thumbnail, panels
 from pipeline.projection import subsample, tsne
 from pipeline.provenance import last_run
@@ -34,6 +35,7 @@ from pipeline.reporting import (
     Scatters,
     SeveralClasses,
     Thumbnail,
+    class_label,
 )
 from pipeline.thresholding import binarize_fixed, binarize_otsu
 from pipeline.timing import IN_TOTAL, PER_IMAGE, TimeRow, time_row
@@ -56,6 +58,7 @@ class Category:
     """The tables of one category. `paths`, `labels` and `masks` are keyed by sample_id.
 
     `folder` holds its images; `regions` and `crops` have the same rows, checked by the stage.
+    `notes` say why something that people wrote (names) is not used.
     """
 
     name: str
@@ -68,6 +71,9 @@ class Category:
     regions: pd.DataFrame
     crops: pd.DataFrame
     scores: pd.DataFrame
+    sizes: pd.DataFrame
+    names: ClassNames
+    notes: tuple[str, ...] = ()
 
 
 def most_confident(regions: pd.DataFrame, number: int, limit: int) -> pd.DataFrame:
@@ -189,7 +195,7 @@ def embeddings(category: Category) -> Scatters:
         note = f"Each point is one of {len(rows)} sub-images, drawn from {len(category.regions)}"
     note += "; near ones look alike to the trained network, the axes mean nothing."
     classes = regions["class"].tolist()
-    names = {k: f"class {k}" + (" (normal)" if k == 0 else "") for k in sorted(set(classes))}
+    names = {k: class_label(category.names, k) for k in sorted(set(classes))}
     charts = [scatter(points, classes, names, title=f"{category.name}: discovered classes")]
     known = regions["sample_id"].isin(category.labels.keys()).to_numpy()
     if known.any():

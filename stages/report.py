@@ -1,9 +1,10 @@
-"""Stage `report`: the summary over categories and one self-contained HTML page."""
+"""Stage `report`: the summary over categories, the report and the review pages, self-contained."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import quote
 
 import pandas as pd
 import pyarrow as pa
@@ -25,18 +26,22 @@ from pipeline.artifacts import (
     write_json,
 )
 from pipeline.charts import line_chart
-from pipeline.config import Params
+from pipeline.config import ConfigError, Params
 from pipeline.metrics import mean_figures
+from pipeline.names import NAMES, ClassNames, names_for, read_names
 from pipeline.progress import track
 from pipeline.provenance import environment
 from pipeline.reporting import (
     CategoryReport,
     Confusion,
     ReportPage,
+    ReviewLink,
     confusion,
     figure_row,
     render,
+    render_review,
 )
+from pipeline.reviewing import review
 from pipeline.sections import Category, attended, binarized, embeddings, galleries, several, times
 
 _CURVES = {
@@ -49,41 +54,51 @@ _CURVES = {
 }
 
 
-def run(params: Params, layout: Layout) -> None:
-    """Write summary.json and report/index.html over dataset.categories."""
+def run(params: Params, layout: Layout, names_path: Path = NAMES) -> None:
+    """Write summary.json, report/index.html and a review page for each of dataset.categories."""
     names = params.dataset.categories
     metrics = {name: read_json(layout.evaluate(name) / "metrics.json") for name in names}
     summary = mean_figures(list(metrics.values()))
     write_json(layout.root / "summary.json", summary)
     write_json(layout.evaluate() / "summary.json", summary)
-    with track("report") as progress:
-        sections, rows = [], []
-        for i, name in enumerate(names):
-            category = _tables(name, params, layout)
-            sections.append(_section(category, params, metrics[name]))
-            rows.append(times(category))
-            progress(i + 1, len(names))
     figures = [(name, figure_row(metrics[name])) for name in names]
     if len(names) > 1:
         figures.append(("mean", figure_row(summary)))
-    page = ReportPage(
-        categories=sections,
-        figures=figures,
-        environment=environment(),
-        params=params.model_dump_json(indent=2, by_alias=True),
-        times=[row for row in rows if row is not None],
-    )
-    with replacing(layout.report() / "index.html") as temporary:
-        temporary.write_text(render(page), encoding="utf-8")
+    with replacing(layout.report()) as folder, track("report") as progress:
+        folder.mkdir()
+        sections, rows = [], []
+        for i, name in enumerate(names):
+            category = _tables(name, params, layout, names_path)
+            sections.append(_section(category, params, metrics[name], _review(category, folder)))
+            rows.append(times(category))
+            progress(i + 1, len(names))
+        page = ReportPage(
+            categories=sections,
+            figures=figures,
+            environment=environment(),
+            params=params.model_dump_json(indent=2, by_alias=True),
+            times=[row for row in rows if row is not None],
+        )
+        (folder / "index.html").write_text(render(page), encoding="utf-8")
 
 
-def _tables(name: str, params: Params, layout: Layout) -> Category:
+def _review(category: Category, folder: Path) -> ReviewLink:
+    """Write the review page of a category into `folder`; return the way to it."""
+    page = review(category)
+    name = f"review-{category.name}.html"
+    (folder / name).write_text(render_review(page), encoding="utf-8")
+    return ReviewLink(quote(name), page.n_regions, page.n_corrected, page.notes)
+
+
+def _tables(name: str, params: Params, layout: Layout, names_path: Path) -> Category:
     """Read the tables of a category; regions of other crops are an `ArtifactError`."""
     manifest = layout.manifest(name)
     regions = read_parquet(layout.predict(name) / "regions.parquet", REGIONS)
     crops = read_parquet(layout.crops(name) / "crops.parquet", CROPS)
     if crops["crop_id"].tolist() != regions["crop_id"].tolist():
         raise ArtifactError(f"{layout.predict(name)}: made from other crops; run `predict` again")
+    names, notes = _names(name, layout, names_path)
+    images = read_parquet(manifest / "images.parquet", IMAGES)
     return Category(
         name=name,
         layout=layout,
@@ -95,7 +110,19 @@ def _tables(name: str, params: Params, layout: Layout) -> Category:
         regions=regions,
         crops=crops,
         scores=read_parquet(layout.maps(name) / "scores.parquet", MAP_SCORES),
+        sizes=images.set_index("sample_id")[["height", "width"]],
+        names=names,
+        notes=notes,
     )
+
+
+def _names(name: str, layout: Layout, path: Path) -> tuple[ClassNames, tuple[str, ...]]:
+    """Return the names of the classes; those of another run are left out, with a note."""
+    read_names(path)  # a file that cannot be read is an error, not a note
+    try:
+        return names_for(path, name, layout), ()
+    except ConfigError as error:
+        return ClassNames(), (f"Classes are shown by number: {error}",)
 
 
 def _by_sample(path: Path, schema: pa.Schema, column: str) -> dict[str, str]:
@@ -104,7 +131,7 @@ def _by_sample(path: Path, schema: pa.Schema, column: str) -> dict[str, str]:
 
 
 def _section(
-    category: Category, params: Params, metrics: Mapping[str, float | None]
+    category: Category, params: Params, metrics: Mapping[str, float | None], link: ReviewLink
 ) -> CategoryReport:
     return CategoryReport(
         name=category.name,
@@ -115,6 +142,8 @@ def _section(
         binarized=binarized(category, params.mebin, params.report.examples),
         confusion=_confusion(category),
         losses=_losses(category),
+        review=link,
+        names=category.names,
     )
 
 

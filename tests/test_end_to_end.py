@@ -20,7 +20,7 @@ from pipeline.artifacts import Layout, open_arrays, read_json, read_parquet
 from pipeline.demo import generate
 from tests.graph import ROOT
 
-COPIED = ("dvc.yaml", "params.yaml", ".dvcignore", ".gitignore", "pipeline", "stages")
+COPIED = ("dvc.yaml", "params.yaml", ".dvcignore", ".gitignore", "names.yaml", "pipeline", "stages")
 FIRST_STAGES = {"demo", "backbone", "base", "manifest@a b", "maps@a b"}
 FROM_MEBIN = {"mebin", "crops", "classes", "views", "train", "predict", "merge", "evaluate"}
 
@@ -105,6 +105,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     (root / ".dvc").mkdir()
     for name in (".dvc/config", ".dvc/.gitignore"):
         shutil.copy(ROOT / name, root / name)
+    (root / "data" / "corrections").mkdir(parents=True)
+    shutil.copy(ROOT / "data" / "corrections" / "README.md", root / "data" / "corrections")
     shutil.copytree(ROOT / "data" / "raw" / "base", root / "data" / "raw" / "base")
     for name in ("maps", "normal", "weights"):
         shutil.copytree(ROOT / "data" / "raw" / name, root / "data" / "raw" / name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 
 import cv2
 import numpy as np
@@ -14,18 +15,20 @@ from pipeline.pictures import (
     boxed,
     crop_thumbnail,
     heat_overlay,
+    outline_path,
     outlined,
     panels,
     shrunk,
     shrunk_mask,
     tinted,
+    webp_uri,
 )
 
 IMAGE = np.full((64, 96, 3), 120, np.uint8)
 
 
 def decoded(uri: str) -> np.ndarray:
-    content = base64.b64decode(uri.removeprefix("data:image/jpeg;base64,"))
+    content = base64.b64decode(uri.split(";base64,")[1])
     return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
 
 
@@ -128,3 +131,21 @@ def test_panels_show_each_mask_and_the_truth_on_the_image_alone() -> None:
     edge = plain[40:64, 82:128]
     assert (edge[..., 1] - edge[..., 0]).max() > 60  # green
     assert np.abs(plain[:30] - 120).max() < 10
+
+
+def test_outline_path_is_in_pixels_of_the_picture_and_keeps_holes() -> None:
+    mask = np.zeros((40, 80), np.bool_)
+    assert outline_path(mask, (160, 120)) == ""
+    mask[10:30, 20:60] = True
+    mask[15:25, 30:50] = False
+    found = outline_path(mask, (160, 120))
+    assert found.count("M") == found.count("Z") == 2
+    points = np.array(re.findall(r"(\d+) (\d+)", found), int)
+    # outer pixel centres: columns 20.5 to 59.5, rows 10.5 to 29.5, times 2 and 3
+    assert (points.min(0).tolist(), points.max(0).tolist()) == ([41, 32], [119, 88])
+
+
+def test_webp_is_the_image_nearly() -> None:
+    uri = webp_uri(IMAGE)
+    assert uri.startswith("data:image/webp;base64,")
+    assert np.abs(decoded(uri).astype(int) - IMAGE).max() < 10

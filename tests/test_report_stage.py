@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,7 +16,12 @@ import pytest
 
 from pipeline import artifacts
 from pipeline.artifacts import ArraySpec, ArtifactError, Layout, create_arrays, write_parquet
-from pipeline.config import Params, parse_params
+from pipeline.config import ConfigError, Params, parse_params
+from pipeline.corrections import add_corrections
+from pipeline.names import run_of, set_name
+from pipeline.reporting import render_review
+from pipeline.reviewing import review
+from pipeline.typicality import typicality
 from stages import evaluate, merge, report
 from tests.graph import ROOT, closure
 
@@ -114,7 +122,7 @@ def page(root: Path, **sections: dict[str, object]) -> str:
     layout, chosen = Layout(root / "data"), params(root, **sections)
     merge.run(NAME, chosen, layout)
     evaluate.run(NAME, chosen, layout)
-    report.run(chosen, layout)
+    report.run(chosen, layout, root / "names.yaml")
     return (layout.report() / "index.html").read_text(encoding="utf-8")
 
 
@@ -232,3 +240,139 @@ def test_the_report_needs_no_torch() -> None:
     files = closure(Path("stages/report.py"))
     assert len(files) > 5
     assert not [file for file in files if "import torch" in (ROOT / file).read_text("utf-8")]
+
+
+def review_data(root: Path) -> tuple[str, dict[str, Any]]:
+    """Return a review page and the content of its blocks."""
+    html = (root / "data/report" / f"review-{NAME}.html").read_text(encoding="utf-8")
+    blocks = re.findall(r'<script type="application/json" id="(\w+)">(.*?)</script>', html, re.S)
+    return html, {name: json.loads(block) for name, block in blocks}
+
+
+def test_the_review_page_holds_every_region(made: Path, html: str) -> None:
+    assert 'href="review-a%3Cb.html"' in html
+    assert 'href="review-a%3Cb.html#class=2"' in html
+    assert "0 corrections applied" in html
+    text, content = review_data(made)
+    assert "a<b" not in text
+    data, layout = content["data"], Layout(made / "data")
+    assert data["run"] == run_of(layout, NAME)
+    assert [c["name"] for c in data["classes"]] == [None] * 3
+    table = artifacts.read_parquet(layout.predict(NAME) / "regions.parquet", artifacts.REGIONS)
+    regions = data["regions"]
+    assert regions["id"] == table["crop_id"].tolist()
+    assert regions["model"] == regions["shown"] == [0, 0, 1, 1, 2, 1, 2]
+    assert regions["image"] == [0, 1, 2, 3, 4, 4, 5]
+    assert regions["square"] == [[2, 3, 20]] * 7
+    expected = typicality(np.stack(table["embedding"].tolist()), regions["model"])
+    np.testing.assert_allclose(regions["typicality"], expected, atol=1e-4)
+    assert data["images"]["path"] == [f"{i}.png" for i in range(6)]
+    assert (data["images"]["width"][0], data["images"]["height"][0]) == (64, 48)
+    assert data["images"]["merged"] == [0, 0, 1, 1, *data["images"]["merged"][4:]]
+    assert len(content["thumbnails"]) == 7
+    outlines = [outline for _, _, outline in content["pictures"]]
+    assert outlines[:2] == ["", ""]
+    # the square 8:16 of a map of 32 x 32 over 64 x 48 pixels, through pixel centres
+    assert {frozenset(re.findall(r"\d+ \d+", o)) for o in outlines[2:]} == {
+        frozenset({"17 13", "17 23", "31 23", "31 13"})
+    }
+
+
+def test_no_label_reaches_the_review_page(made: Path, html: str) -> None:
+    del html
+    text, _ = review_data(made)
+    text = re.sub(r"<script>.*?</script>", "", text, flags=re.S)
+    assert not [label for label in set(LABELS) if label in text]
+
+
+def test_names_and_corrections_are_shown(made: Path, tmp_path: Path) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(made, root)
+    layout = Layout(root / "data")
+    run = run_of(layout, NAME)
+    set_name(root / "names.yaml", NAME, 1, "cr<ack", run)
+    regions = artifacts.read_parquet(layout.predict(NAME) / "regions.parquet", artifacts.REGIONS)
+    entries = [
+        {"crop_id": "s2_0", "name": "st<ain"},
+        {"crop_id": "s0_0", "name": "cr<ack"},
+        {"crop_id": "s5_0", "class": 0},
+    ]
+    file = root / "download.json"
+    artifacts.write_json(file, {"category": NAME, "run": run, "corrections": entries})
+    add_corrections(layout, NAME, file, regions)
+    html = page(root)
+    assert "Class 1: cr&lt;ack \u2013 3 sub-images" in html
+    assert "3 corrections applied there" in html
+    text, content = review_data(root)
+    assert "3 corrections applied" in text
+    assert [c["name"] for c in content["data"]["classes"]] == [None, "cr<ack", None, "st<ain"]
+    assert content["data"]["regions"]["shown"] == [1, 0, 3, 1, 2, 1, 0]
+    assert content["data"]["regions"]["model"] == [0, 0, 1, 1, 2, 1, 2]
+    assert content["data"]["regions"]["typicality"][2] == 1  # alone in its class
+
+
+def test_names_and_corrections_of_another_run_are_not_used_and_it_says_so(
+    made: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(made, root)
+    set_name(root / "names.yaml", NAME, 1, "crack", "000000000000")
+    stored = {"category": NAME, "run": "000000000000", "corrections": []}
+    artifacts.write_json(root / "data/corrections" / f"{NAME}.json", stored)
+    html = page(root)
+    for text in (html, review_data(root)[0]):
+        assert "Classes are shown by number: " in text
+        assert "Corrections are not applied: " in text
+        assert "0 corrections applied" in text
+    assert "<h4>Class 1 \u2013" in html
+    (root / "names.yaml").write_text("- 3")
+    with pytest.raises(ConfigError, match=r"names\.yaml"):
+        page(root)
+
+
+def test_pages_of_categories_that_are_gone_vanish(made: Path, tmp_path: Path) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(made, root)
+    (root / "data/report").mkdir(exist_ok=True)
+    (root / "data/report/review-old.html").write_text("")
+    page(root)
+    assert {p.name for p in (root / "data/report").iterdir()} == {
+        "index.html",
+        f"review-{NAME}.html",
+    }
+
+
+def test_pictures_stop_at_the_size_that_a_page_may_have(made: Path, html: str) -> None:
+    del html
+    category = report._tables(NAME, params(made), Layout(made / "data"), made / "names.yaml")
+    whole = review(category)
+    assert whole.n_pictures == whole.n_images == 6
+    parts = [sum(map(len, picture)) for picture in whole.pictures if picture]
+    limit = sum(map(len, whole.thumbnails)) + sum(parts[:2]) + 1
+    assert review(category, page_bytes=limit).n_pictures == 2
+    assert len(review(category, page_bytes=0).thumbnails) == 7
+    (category.folder / "1.png").rename(category.folder / "aside.png")
+    try:
+        assert [p is None for p in review(category).pictures] == [False, True] + [False] * 4
+    finally:
+        (category.folder / "aside.png").rename(category.folder / "1.png")
+
+
+def test_masks_of_other_images_are_refused(made: Path, tmp_path: Path) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(made, root)
+    table = Layout(root / "data").mebin(NAME) / "images.parquet"
+    frame = artifacts.read_parquet(table, artifacts.MEBIN_IMAGES)
+    write_parquet(table, frame[::-1], artifacts.MEBIN_IMAGES, {"method": "mebin"})
+    with pytest.raises(ArtifactError, match="run `mebin` again"):
+        page(root)
+
+
+def test_a_review_page_without_regions(made: Path, html: str) -> None:
+    del html
+    category = report._tables(NAME, params(made), Layout(made / "data"), made / "names.yaml")
+    empty = replace(category, regions=category.regions[:0], crops=category.crops[:0])
+    found = review(empty)
+    assert (found.n_regions, found.n_images, found.n_pictures) == (0, 0, 0)
+    assert found.data["regions"]["typicality"] == found.data["classes"] == []
+    assert "0 sub-images of 0 images (6 of 6 have none)" in render_review(found)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 import re
+from urllib.parse import quote
 
 import numpy as np
 import pytest
 
 from pipeline.charts import line_chart
 from pipeline.metrics import mean_figures
+from pipeline.names import ClassNames
 from pipeline.pictures import data_uri
 from pipeline.reporting import (
     FIGURES,
@@ -19,12 +24,15 @@ from pipeline.reporting import (
     PanelRow,
     PanelTable,
     ReportPage,
+    ReviewLink,
+    ReviewPage,
     Scatters,
     SeveralClasses,
     Thumbnail,
     confusion,
     figure_row,
     render,
+    render_review,
 )
 from pipeline.timing import TimeRow
 
@@ -48,6 +56,8 @@ def page(name: str = "metal", caption: str = "a.png", labels: bool = True) -> st
         ),
         confusion=table,
         losses=line_chart({"total": [2.0, 1.0]}),
+        review=ReviewLink(quote(f"review-{name}.html"), 3, 1, [f"a note on {caption}"]),
+        names=ClassNames({1: caption}),
     )
     row = figure_row({"nmi": 0.5, "n_query": 3})
     return render(
@@ -59,7 +69,8 @@ def test_the_page_is_self_contained() -> None:
     html = page()
     sources = re.findall(r'(?:src|href)="([^"]*)"', html)
     assert sources
-    assert all(source.startswith(("data:", "#")) for source in sources)
+    own = ("data:", "#", "review-metal.html")
+    assert all(source.startswith(own) for source in sources)
     assert "http" not in re.sub(r"data:[^\"]*", "", html)
 
 
@@ -112,3 +123,47 @@ def test_figure_row_formats_counts_as_counts() -> None:
     assert row["nmi"] is None
     with pytest.raises(KeyError):
         _ = row["unknown"]
+
+
+def review_page(text: str = "a.png") -> str:
+    """A review page on which everything that comes from disk is `text`."""
+    uri = data_uri(IMAGE)
+    data = {"category": text, "classes": [{"number": 0, "name": text}], "images": {"path": [text]}}
+    return render_review(
+        ReviewPage(
+            text, "0d3f5a1b2c4e", 1, 1, 2, 3, 1, [text], data, [uri], [(uri, uri, text), None]
+        )
+    )
+
+
+def test_the_review_page_is_self_contained_and_may_run_nothing_else() -> None:
+    html = review_page()
+    policy = re.findall(r'Content-Security-Policy" content="([^"]*)"', html)[0]
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    script = html.rsplit("<script>", 1)[1].rsplit("</script>", 1)[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in policy
+    assert re.findall(r'(?:src|href)="([^"]*)"', html) == ["index.html"]
+    assert re.findall(r"https?://[^\"\s]*", html) == ["http://www.w3.org/2000/svg"]  # a namespace
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["</script><script>x</script>", '"><img src=y onerror=x>', "<!--<script>", "a&amp;'\u2028"],
+)
+def test_what_comes_from_disk_is_escaped_in_the_review_page(text: str) -> None:
+    html = review_page(text)
+    plain = review_page()
+    for tag in ("<script", "</script>", "<img", "<!--"):
+        assert html.count(tag) == plain.count(tag)
+    blocks = re.findall(r'<script type="application/json" id="(\w+)">(.*?)</script>', html, re.S)
+    content = {name: json.loads(block) for name, block in blocks}
+    assert content["data"]["images"]["path"] == [text]
+    assert content["pictures"][0][2] == text
+
+
+def test_the_review_page_says_what_is_not_in_it() -> None:
+    html = review_page()
+    assert "pictures of 1 of 2 images" in html
+    assert "(1 of 3 have none)" in html
+    assert "1 correction applied" in html
