@@ -9,6 +9,7 @@ from benchmarks.speed.harness import Row
 from benchmarks.speed.inputs import Artifacts, Inputs
 from benchmarks.speed.network import CPU, EPOCHS, VIEWS, Ours, our_network
 from pipeline.artifacts import LABELS, read_parquet
+from pipeline.config import ConfigError
 from pipeline.inference import predict
 from pipeline.merging import class_probabilities, merge_regions
 from pipeline.metrics import clustering_scores
@@ -84,7 +85,10 @@ def _truth(inputs: Inputs, table: pd.DataFrame) -> tuple[int, list[str]]:
         return 3, [str(k % 3) for k in range(len(names))]
     labels = read_parquet(inputs.layout.manifest(inputs.category) / "labels.parquet", LABELS)
     of = dict(zip(labels["sample_id"], labels["label"], strict=True))
-    return inputs.params.train.n_classes(inputs.category), [of[name] for name in names]
+    n_classes = inputs.params.train.n_classes(inputs.category)
+    if n_classes is None:
+        raise ConfigError("train.classes is auto: give the number, which these figures need")
+    return n_classes, [of[name] for name in names]
 
 
 def _classes(
