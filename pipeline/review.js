@@ -231,13 +231,13 @@
       ["confidence", "conf.", regions.confidence[row].toFixed(2)],
       ["score", "score", regions.score[row].toFixed(2)],
       ["typicality", "typ.", regions.typicality[row].toFixed(2)],
-      ["area in pixels", "px", regions.area[row].toLocaleString("en")],
+      ["area in pixels", "", `${regions.area[row].toLocaleString("en")} px`],
     ];
     card.replaceChildren(
       make("img", { src: thumbnails[row], alt: "", loading: "lazy", width: 112, height: 112 }),
       make("span", { className: "tick", ariaHidden: "true" }, selected.has(row) ? "✓" : ""),
       make("span", { className: "kind", title: classLabel(k) + before }, marker(k), classLabel(k) + before),
-      make("span", { className: "figures" }, ...figures.map(([title, short, value]) => make("span", { title }, `${short} ${value}`))),
+      make("span", { className: "figures" }, ...figures.map(([title, short, value]) => make("span", { title }, `${short} ${value}`.trim()))),
       make("span", { className: "soft", title: path }, path),
       ...(badge ? [make("span", { className: "badge", title: badge }, badge)] : []),
     );

@@ -121,7 +121,7 @@ def test_it_loads_nothing_and_shows_everything(tab: Browser, page: Path) -> None
     assert {r for r in tab.requests if not r.startswith("data:")} <= {page.as_uri(), "about:blank"}
     assert rows(tab) == list(range(30))
     card = text(tab, "#grid .card:nth-child(3)")
-    assert card.startswith(f"\u25b22 {HOSTILE}conf. 0.07score 0.29typ. 0.93px 20{HOSTILE}/0001")
+    assert card.startswith(f"\u25b22 {HOSTILE}conf. 0.07score 0.29typ. 0.9320 px{HOSTILE}/0001")
     label = tab.run("document.querySelector('#grid .card:nth-child(4)').ariaLabel")
     assert label.startswith("0 normal, confidence 0.10, score 0.43, typicality 0.90, area in pix")
     assert text(tab, "#count") == "30 of 30 sub-images"
