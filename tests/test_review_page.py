@@ -246,6 +246,28 @@ def test_an_image_opens_with_its_regions_map_and_mask(tab: Browser, page: Path) 
     assert text(tab, "#status") == "1 correction"
 
 
+def test_a_corrected_region_says_what_the_model_said(tab: Browser, page: Path) -> None:
+    made = synthetic(30)
+    made.data["regions"]["shown"][4] = 0
+    tab.open(write(page.parent, made))
+    tab.set("[name=marks]", "corrected")
+    assert rows(tab) == [4]
+    assert text(tab, "#grid .card .kind").endswith("0 normal")
+    assert text(tab, "#grid .card .before") == "model: class 1"
+    tab.run("document.querySelector('#grid .card').focus()")
+    tab.press("1")  # what the model says is a correction here: it takes the other one back
+    assert text(tab, "#status") == "1 correction"
+
+
+def test_the_colours_follow_the_scheme(page: Path, tmp_path: Path) -> None:
+    colours = set()
+    for dark in (False, True):
+        with browser(tmp_path / f"profile{dark}", dark=dark) as other:
+            other.open(page)
+            colours.add(other.run("getComputedStyle(document.body).backgroundColor"))
+    assert colours == {"rgb(251, 251, 250)", "rgb(20, 23, 26)"}
+
+
 def test_most_and_least_typical(tab: Browser, page: Path) -> None:
     del page
     tab.click("#typical summary")
