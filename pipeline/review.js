@@ -226,25 +226,26 @@
     const k = regions.shown[row], own = marks.get(regions.id[row]);
     const path = images.path[regions.image[row]];
     const badge = own ? (own.wrong ? "✗ wrong" : `→ ${classLabel(classOfMark(own))}`) : "";
-    const before = k === regions.model[row] ? "" : `, model: ${classLabel(regions.model[row])}`;
+    const before = k === regions.model[row] ? "" : `model: ${classLabel(regions.model[row])}`;
     const figures = [
       ["confidence", "conf.", regions.confidence[row].toFixed(2)],
       ["score", "score", regions.score[row].toFixed(2)],
       ["typicality", "typ.", regions.typicality[row].toFixed(2)],
-      ["area in pixels", "px", regions.area[row].toLocaleString("en")],
+      ["area in pixels", "", `${regions.area[row].toLocaleString("en")} px`],
     ];
     card.replaceChildren(
       make("img", { src: thumbnails[row], alt: "", loading: "lazy", width: 112, height: 112 }),
       make("span", { className: "tick", ariaHidden: "true" }, selected.has(row) ? "✓" : ""),
-      make("span", { className: "kind", title: classLabel(k) + before }, marker(k), classLabel(k) + before),
-      make("span", { className: "figures" }, ...figures.map(([title, short, value]) => make("span", { title }, `${short} ${value}`))),
+      make("span", { className: "kind", title: classLabel(k) }, marker(k), classLabel(k)),
+      ...(before ? [make("span", { className: "before", title: before }, before)] : []),
+      make("span", { className: "figures" }, ...figures.map(([title, short, value]) => make("span", { title }, `${short} ${value}`.trim()))),
       make("span", { className: "soft", title: path }, path),
       ...(badge ? [make("span", { className: "badge", title: badge }, badge)] : []),
     );
     card.classList.toggle("wrong", own?.wrong === true);
     card.classList.toggle("marked", own !== undefined && !own.wrong);
     card.classList.toggle("selected", selected.has(row));
-    card.ariaLabel = [classLabel(k) + before, badge, ...figures.map(([name, , value]) => `${name} ${value}`), path].filter(Boolean).join(", ");
+    card.ariaLabel = [classLabel(k), before, badge, ...figures.map(([name, , value]) => `${name} ${value}`), path].filter(Boolean).join(", ");
     if (card.role === "option") card.ariaSelected = String(selected.has(row));
   }
 

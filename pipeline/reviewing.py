@@ -121,12 +121,9 @@ def _images(category: Category, owners: Sequence[str]) -> dict[str, list[Any]]:
 
 def _thumbnails(category: Category) -> list[str]:
     group = open_arrays(category.layout.crops(category.name) / "crops.zarr")
+    images, masks = group["images"], group["masks"]
     return [
-        webp_uri(
-            crop_picture(
-                np.asarray(group["images"][i]), np.asarray(group["masks"][i]), side=THUMBNAIL
-            )
-        )
+        webp_uri(crop_picture(np.asarray(images[i]), np.asarray(masks[i]), side=THUMBNAIL))
         for i in range(len(category.regions))
     ]
 

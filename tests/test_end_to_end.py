@@ -18,6 +18,7 @@ from ruamel.yaml import YAML
 from pipeline import artifacts
 from pipeline.artifacts import Layout, open_arrays, read_json, read_parquet
 from pipeline.demo import generate
+from pipeline.names import run_of
 from tests.graph import ROOT
 
 COPIED = ("dvc.yaml", "params.yaml", ".dvcignore", ".gitignore", "names.yaml", "pipeline", "stages")
@@ -168,6 +169,28 @@ def test_every_artifact_of_the_contract_is_there(project: Project) -> None:
 
 def test_nothing_changed_nothing_runs(project: Project) -> None:
     assert stages_run(project.run("dvc", "repro")) == set()
+
+
+def test_names_and_corrections_rerun_the_report_alone(project: Project) -> None:
+    page = project.root / "data/report/review-a b.html"
+    project.run("anomalyncd", "name", "a b", "1", "streak")
+    assert stages_run(project.run("dvc", "repro")) == {"report"}
+    assert "streak" in page.read_text()
+    table = project.root / "data/predict/a b/regions.parquet"
+    crop_id = str(read_parquet(table, artifacts.REGIONS)["crop_id"][0])
+    run = run_of(Layout(project.root / "data"), "a b")
+    entries = [{"crop_id": crop_id, "name": "pit"}]
+    download = {"category": "a b", "run": run, "corrections": entries}
+    artifacts.write_json(project.root / "download.json", download)
+    project.run("anomalyncd", "correct", "a b", "download.json")
+    assert stages_run(project.run("dvc", "repro")) == {"report"}
+    assert "1 correction applied" in page.read_text()
+    assert stages_run(project.run("dvc", "repro")) == set()
+    status = project.run("git", "status", "--short", "--untracked-files=all")
+    assert '?? "data/corrections/a b.json"' in status  # work of people: not ignored
+    for file in ("names.yaml", "data/corrections/a b.json"):  # they belong to this run
+        (project.root / file).unlink()
+    shutil.copy(ROOT / "names.yaml", project.root)
 
 
 def test_a_mebin_parameter_reruns_mebin_and_what_follows(project: Project) -> None:

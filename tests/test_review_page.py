@@ -121,7 +121,7 @@ def test_it_loads_nothing_and_shows_everything(tab: Browser, page: Path) -> None
     assert {r for r in tab.requests if not r.startswith("data:")} <= {page.as_uri(), "about:blank"}
     assert rows(tab) == list(range(30))
     card = text(tab, "#grid .card:nth-child(3)")
-    assert card.startswith(f"\u25b22 {HOSTILE}conf. 0.07score 0.29typ. 0.93px 20{HOSTILE}/0001")
+    assert card.startswith(f"\u25b22 {HOSTILE}conf. 0.07score 0.29typ. 0.9320 px{HOSTILE}/0001")
     label = tab.run("document.querySelector('#grid .card:nth-child(4)').ariaLabel")
     assert label.startswith("0 normal, confidence 0.10, score 0.43, typicality 0.90, area in pix")
     assert text(tab, "#count") == "30 of 30 sub-images"
@@ -244,6 +244,28 @@ def test_an_image_opens_with_its_regions_map_and_mask(tab: Browser, page: Path) 
     tab.wait("!viewer.open")
     assert tab.run("document.activeElement.dataset.row") == "4"
     assert text(tab, "#status") == "1 correction"
+
+
+def test_a_corrected_region_says_what_the_model_said(tab: Browser, page: Path) -> None:
+    made = synthetic(30)
+    made.data["regions"]["shown"][4] = 0
+    tab.open(write(page.parent, made))
+    tab.set("[name=marks]", "corrected")
+    assert rows(tab) == [4]
+    assert text(tab, "#grid .card .kind").endswith("0 normal")
+    assert text(tab, "#grid .card .before") == "model: class 1"
+    tab.run("document.querySelector('#grid .card').focus()")
+    tab.press("1")  # what the model says is a correction here: it takes the other one back
+    assert text(tab, "#status") == "1 correction"
+
+
+def test_the_colours_follow_the_scheme(page: Path, tmp_path: Path) -> None:
+    colours = set()
+    for dark in (False, True):
+        with browser(tmp_path / f"profile{dark}", dark=dark) as other:
+            other.open(page)
+            colours.add(other.run("getComputedStyle(document.body).backgroundColor"))
+    assert colours == {"rgb(251, 251, 250)", "rgb(20, 23, 26)"}
 
 
 def test_most_and_least_typical(tab: Browser, page: Path) -> None:
