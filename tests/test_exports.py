@@ -17,8 +17,10 @@ from typer.testing import CliRunner
 from pipeline import artifacts
 from pipeline.artifacts import ArraySpec, Layout, open_arrays
 from pipeline.cli import app
+from pipeline.corrections import corrections_path
 from pipeline.exports.discovered import read_discovered, region_masks
 from pipeline.exports.folders import folder_names
+from pipeline.names import run_of
 from pipeline.regions import resize_mask
 from tests.discovered_data import HEIGHT, PATHS, WIDTH, small_masks, write_discovered
 from tests.test_outlines import filled, unpacked
@@ -91,6 +93,23 @@ def test_classes_of_one_name_are_one_category(layout: Layout, tmp_path: Path) ->
     content = json.loads((tmp_path / "c.json").read_text())
     assert [(of["id"], of["name"]) for of in content["categories"]] == [(1, "scratch")]
     assert [a["category_id"] for a in content["annotations"]] == [1, 1, 1]
+
+
+def test_corrections_are_exported(layout: Layout, tmp_path: Path) -> None:
+    path = layout.predict("c") / "regions.parquet"
+    regions = artifacts.read_parquet(path, artifacts.REGIONS)
+    first, second = regions.loc[regions["class"] > 0, "crop_id"][:2]
+    rows = [{"crop_id": first, "name": "new kind"}, {"crop_id": second, "class": 0}]
+    content = {"category": "c", "run": run_of(layout, "c"), "corrections": rows}
+    artifacts.write_json(corrections_path(layout, "c"), content)
+    assert export(layout, "coco", tmp_path / "c.json")[0] == 0
+    found = json.loads((tmp_path / "c.json").read_text())
+    names = {of["id"]: of["name"] for of in found["categories"]}
+    assert [names[a["category_id"]] for a in found["annotations"]] == [
+        "new kind",
+        "class 3",
+        "class 1",
+    ]
 
 
 @pytest.mark.parametrize("link", [False, True])

@@ -22,6 +22,7 @@ from pipeline.artifacts import (
     open_arrays,
     read_parquet,
 )
+from pipeline.corrections import corrected_classes
 from pipeline.names import ClassNames, names_for, run_of
 from pipeline.regions import area_px, resize_mask
 
@@ -114,12 +115,21 @@ def region_masks(mask: Mask, squares: list[tuple[int, int, int]]) -> list[Mask]:
 
 
 def read_discovered(category: str, layout: Layout, names: Path) -> Discovered:
-    """Read the artifacts of a category and check that they belong together."""
+    """Read the artifacts of a category and check that they belong together.
+
+    Classes are those after corrections; a name that no class of the run has is a further class.
+    """
     regions = read_parquet(layout.predict(category) / "regions.parquet", REGIONS)
     crops = read_parquet(layout.crops(category) / "crops.parquet", CROPS)
     if crops["crop_id"].tolist() != regions["crop_id"].tolist():
         raise ArtifactError(f"{layout.predict(category)}: made from other crops; run `dvc repro`")
-    found = _regions(crops, regions)
+    known = names_for(names, category, layout)
+    corrected = corrected_classes(layout, category, regions, known)
+    added = sorted({target for target in corrected if isinstance(target, str)})
+    n_classes = (len(regions["probabilities"].iloc[0]) if len(regions) else 1) + len(added)
+    numbers = {name: n_classes - len(added) + i for i, name in enumerate(added)}
+    classes = [numbers[k] if isinstance(k, str) else k for k in corrected]
+    found = _regions(crops, regions, classes)
     table = read_parquet(layout.mebin(category) / "images.parquet", MEBIN_IMAGES)
     images = read_parquet(layout.manifest(category) / "images.parquet", IMAGES)
     images = images[images["split"] == "query"].set_index("sample_id")
@@ -141,8 +151,8 @@ def read_discovered(category: str, layout: Layout, names: Path) -> Discovered:
     return Discovered(
         category,
         run_of(layout, category),
-        names_for(names, category, layout),
-        len(regions["probabilities"].iloc[0]) if len(regions) else 1,
+        ClassNames({**known.names, **{k: name for name, k in numbers.items()}}, known.run),
+        n_classes,
         tuple(pictures),
         open_arrays(layout.mebin(category) / "masks.zarr")["masks"],
     )
@@ -160,12 +170,14 @@ def _sizes(images: pd.DataFrame, ids: pd.Series) -> Iterator[tuple[str, str, int
     )
 
 
-def _regions(crops: pd.DataFrame, regions: pd.DataFrame) -> dict[str, list[Region]]:
-    """Return the regions of each image, in the order of the crops."""
+def _regions(
+    crops: pd.DataFrame, regions: pd.DataFrame, classes: list[int]
+) -> dict[str, list[Region]]:
+    """Return the regions of each image, in the order of the crops, with their `classes`."""
     columns = (
         crops["crop_id"].tolist(),
         range(len(crops)),
-        regions["class"].tolist(),
+        classes,
         regions["confidence"].tolist(),
         crops["score"].tolist(),
         map(tuple, crops[["x0", "y0", "side"]].to_numpy().tolist()),
