@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 _NEIGHBOURS = 3
 _KNOWN = 0.95
+_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,9 @@ class Familiar:
         A distance is 1 minus the cosine, averaged over layers and neighbours; in [0, 2], and
         infinite where nothing is known.
         """
-        return _nearest(_cosines(_directions(descriptors), self.directions))
+        directions = _directions(descriptors)
+        parts = [_nearest(_cosines(directions[b], self.directions)) for b in _blocks(directions)]
+        return np.concatenate([np.zeros(0), *parts])
 
     def unknown(self, descriptors: ArrayLike) -> NDArray[np.bool_]:
         """Return which (Q,) are farther than `limit`."""
@@ -41,9 +44,18 @@ def familiar(descriptors: ArrayLike) -> Familiar:
     directions = _directions(descriptors)
     if len(directions) < 2:
         return Familiar(directions, np.inf)
-    cosines = _cosines(directions, directions)
-    np.fill_diagonal(cosines, -np.inf)
-    return Familiar(directions, float(np.quantile(_nearest(cosines, own=True), _KNOWN)))
+    own = []
+    for block in _blocks(directions):
+        cosines = _cosines(directions[block], directions)
+        rows = np.arange(len(cosines))
+        cosines[rows, block.start + rows] = -np.inf  # itself
+        own.append(_nearest(cosines, own=True))
+    return Familiar(directions, float(np.quantile(np.concatenate(own), _KNOWN)))
+
+
+def _blocks(rows: NDArray[np.float32]) -> list[slice]:
+    """Cut rows into blocks, so that memory does not grow with the square of their number."""
+    return [slice(start, start + _ROWS) for start in range(0, len(rows), _ROWS)]
 
 
 def _directions(descriptors: ArrayLike) -> NDArray[np.float32]:

@@ -51,14 +51,14 @@ def measured(inputs: Inputs, *, quick: bool) -> dict[str, Callable[[], list[Row]
         return 1 if quick else usual
 
     runs = {
-        "mebin": lambda: [masks.mebin(inputs, limit=n(100), repeats=repeats(5))],
-        "crops": lambda: [masks.crops(inputs, limit=n(100), repeats=repeats(5))],
+        "mebin": lambda: [masks.mebin(inputs, limit=n(40), repeats=repeats(5))],
+        "crops": lambda: [masks.crops(inputs, limit=n(60), repeats=repeats(5))],
         "merging": lambda: [masks.merging(inputs, repeats=repeats(20))],
-        "augmentation": lambda: [network.augmentation(inputs, limit=n(64), repeats=repeats(7))],
-        "inference": lambda: [network.inference(inputs, limit=n(64), repeats=repeats(7))],
-        "training": lambda: network.training(inputs, limit=n(64), repeats=repeats(5)),
+        "augmentation": lambda: [network.augmentation(inputs, limit=n(32), repeats=repeats(5))],
+        "inference": lambda: [network.inference(inputs, limit=n(32), repeats=repeats(5))],
+        "training": lambda: network.training(inputs, limit=n(32), repeats=repeats(3)),
         "quality": lambda: [quality.quality(inputs, quick=quick)],
-        "musc": lambda: detectors.musc(inputs, limit=12 if quick else 60, repeats=repeats(5)),
+        "musc": lambda: detectors.musc(inputs, limit=12 if quick else 60, repeats=repeats(3)),
         "coreset": lambda: [detectors.coreset(inputs, repeats=repeats(3))],
     }
     return {**runs, "rerun": runs["training"]}

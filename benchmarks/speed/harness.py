@@ -32,6 +32,7 @@ class Row:
     """One line of the table in docs/performance.md; None: there is no such figure.
 
     `ratio` is the median over the repeats of plain_s / ours_s, both in seconds a `unit`.
+    `ours_cpu_s` is the processor time of ours, which others on the machine do not change.
     `figures` are other numbers, `note` what a reader must know.
     """
 
@@ -47,6 +48,7 @@ class Row:
     equal: str = ""
     note: str = ""
     figures: dict[str, float] = field(default_factory=dict)
+    ours_cpu_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class Timing:
 
     plain: tuple[float, ...]
     ours: tuple[float, ...]
+    ours_cpu_s: float | None = None
+    """Median processor time of ours."""
 
     @property
     def ratio(self) -> float:
@@ -87,8 +91,13 @@ def interleaved(
     Times are divided by `per`, the number of units that one call works on.
     """
     ours()
-    pairs = [(seconds(plain) / per, seconds(ours) / per) for _ in range(repeats)]
-    return Timing(tuple(p for p, _ in pairs), tuple(o for _, o in pairs))
+    plains, all_ours, cpu = [], [], []
+    for _ in range(repeats):
+        plains.append(seconds(plain) / per)
+        start = time.process_time()
+        all_ours.append(seconds(ours) / per)
+        cpu.append((time.process_time() - start) / per)
+    return Timing(tuple(plains), tuple(all_ours), statistics.median(cpu))
 
 
 def peak_mb(call: Callable[[], object]) -> float | None:

@@ -43,6 +43,8 @@ def _line(row: dict[str, Any], result: dict[str, Any]) -> str:
     times = [
         "-" if row[key] is None else _duration(row[key]) + unit for key in ("plain_s", "ours_s")
     ]
+    if row["ours_cpu_s"] is not None:
+        times[1] += f" (CPU {_duration(row['ours_cpu_s'])})"
     ratio = "-" if row["ratio"] is None else f"{row['ratio']:.1f}x"
     memory = " / ".join(
         "-" if row[key] is None else f"{row[key]:.0f} MB" for key in ("plain_mb", "ours_mb")
