@@ -42,9 +42,9 @@ def known_normal(
 
 
 def low_mode_limit(scores: ArrayLike) -> float:
-    """Return the highest score of the lower of two modes of a set's anomaly scores.
+    """Return the score that ends the lower of two modes of a set's anomaly scores.
 
-    Two Gaussians are fitted to the logarithms of `scores` (N,) >= 0. The limit is -inf where they
+    It is half way, on the logarithms, between the highest of the lower mode and the next one. Two Gaussians are fitted to the logarithms of `scores` (N,) >= 0. The limit is -inf where they
     are not separate (Ashman's D of 2 or less: Ashman, Bird and Zepf, 1994), as for a set without
     normal images, or with fewer than 8 images. Raises ValueError for scores that are negative or
     not finite.
@@ -65,4 +65,4 @@ def low_mode_limit(scores: ArrayLike) -> float:
     nearer = mixture.predict(logs[:, None]) == means.argmin()
     # the wider Gaussian wins beyond both means; the order of the scores decides there
     low = (nearer | (logs < means.min())) & (logs < means.max())
-    return float(values[low].max())
+    return float(np.exp((logs[low].max() + logs[~low].min()) / 2))

@@ -26,7 +26,7 @@ _MIXTURE = ("mean", "axes", "centres", "precision", "log_weights")
 class RegionModel:
     """A fitted classifier of regions.
 
-    `score_limit` is the highest anomaly score of a normal image (-inf: no image is normal by its
+    `score_limit` is the highest anomaly score that a normal image can have (-inf: no image is normal by its
     score), `known` the regions of the run, and `space` and `vote` are the mixture's (None: heads).
     """
 

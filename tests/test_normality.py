@@ -40,6 +40,13 @@ def test_no_higher_score_belongs_to_the_lower_mode() -> None:
     assert logs[low].max() < logs[~low].min()
 
 
+def test_the_limit_lies_half_way_between_the_modes() -> None:
+    values = scores(30, 60)
+    low = low_mode(values)
+    expected = np.sqrt(values[low].max() * values[~low].min())
+    assert low_mode_limit(values) == pytest.approx(expected)
+
+
 def test_ground_truth_maps_have_two_values() -> None:
     np.testing.assert_array_equal(low_mode([0.0] * 5 + [1.0] * 15), [True] * 5 + [False] * 15)
 
