@@ -43,7 +43,7 @@ def scores_of_images(layout: Layout, category: str, crops: pd.DataFrame) -> NDAr
 def normal_of_set(
     rule: Rule, crops: pd.DataFrame, scores: NDArray[np.float64]
 ) -> tuple[NDArray[np.bool_], float]:
-    """Return which sub-images (M,) are normal by `rule`, and the highest score that a normal image can have.
+    """Return which sub-images (M,) are normal by `rule`, and up to which score images are normal.
 
     `scores` (M,) are those of their images. The limit is -inf unless the rule is ``scores``.
     """

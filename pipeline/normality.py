@@ -44,7 +44,8 @@ def known_normal(
 def low_mode_limit(scores: ArrayLike) -> float:
     """Return the score that ends the lower of two modes of a set's anomaly scores.
 
-    It is half way, on the logarithms, between the highest of the lower mode and the next one. Two Gaussians are fitted to the logarithms of `scores` (N,) >= 0. The limit is -inf where they
+    Two Gaussians are fitted to the logarithms of `scores` (N,) >= 0; the limit is half way, on the
+    logarithms, between the highest score of the lower one and the next score. It is -inf where they
     are not separate (Ashman's D of 2 or less: Ashman, Bird and Zepf, 1994), as for a set without
     normal images, or with fewer than 8 images. Raises ValueError for scores that are negative or
     not finite.

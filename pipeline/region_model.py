@@ -26,8 +26,8 @@ _MIXTURE = ("mean", "axes", "centres", "precision", "log_weights")
 class RegionModel:
     """A fitted classifier of regions.
 
-    `score_limit` is the highest anomaly score that a normal image can have (-inf: no image is normal by its
-    score), `known` the regions of the run, and `space` and `vote` are the mixture's (None: heads).
+    Images are normal up to `score_limit` (-inf: none is by its score), `known` are the regions of
+    the run, `space` and `vote` the mixture's (None: heads).
     """
 
     score_limit: float
