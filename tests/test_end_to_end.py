@@ -21,7 +21,10 @@ from pipeline.demo import generate
 from pipeline.names import run_of
 from tests.graph import ROOT
 
-COPIED = ("dvc.yaml", "params.yaml", ".dvcignore", ".gitignore", "names.yaml", "pipeline", "stages")
+COPIED = (
+    "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore",
+    "names.yaml", "data/corrections", "pipeline", "stages",
+)  # fmt: skip
 FIRST_STAGES = {"demo", "backbone", "base", "manifest@a b", "maps@a b"}
 FROM_MEBIN = {"mebin", "crops", "classes", "views", "train", "predict", "merge", "evaluate"}
 

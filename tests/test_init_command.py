@@ -230,7 +230,7 @@ def test_class_numbers_of_other_categories_are_replaced(project: Path, tmp_path:
     folder = images(tmp_path / "bolts", "1.png")
     code, said = init(str(folder), "--force")
     assert code == 0, said
-    assert load_params().train.n_classes("bolts") == 4
+    assert load_params().train.classes == "auto"
 
 
 def test_a_committed_file_may_be_replaced(project: Path, tmp_path: Path) -> None:

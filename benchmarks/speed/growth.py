@@ -42,9 +42,9 @@ class CommandError(RuntimeError):
 
 def make_checkout(folder: Path, n: int) -> None:
     """Make a checkout with `n` query images, every third with a defect and its mask."""
-    for name in ("pipeline", "stages"):
+    for name in ("pipeline", "stages", "data/corrections"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("dvc.yaml", ".dvcignore"):
+    for name in ("dvc.yaml", ".dvcignore", "names.yaml"):
         shutil.copy(ROOT / name, folder)
     yaml = YAML()
     params = yaml.load(ROOT / "params.yaml")
