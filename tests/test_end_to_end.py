@@ -109,8 +109,6 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     (root / ".dvc").mkdir()
     for name in (".dvc/config", ".dvc/.gitignore"):
         shutil.copy(ROOT / name, root / name)
-    (root / "data" / "corrections").mkdir(parents=True)
-    shutil.copy(ROOT / "data" / "corrections" / "README.md", root / "data" / "corrections")
     shutil.copytree(ROOT / "data" / "raw" / "base", root / "data" / "raw" / "base")
     for name in ("maps", "normal", "weights"):
         shutil.copytree(ROOT / "data" / "raw" / name, root / "data" / "raw" / name)

@@ -178,7 +178,7 @@ def test_rows_of_memory_name_every_stage(tmp_path, monkeypatch):
     rows = growth.memory({n: tmp_path / str(n) for n in (1, 2)})
     assert len(rows) == len(growth.STAGES) + 1
     assert rows[0].figures == {"MB at N = 1": 1001, "MB at N = 2": 1002}
-    harness.save(tmp_path, "memory", rows, ["memory"])
+    harness.save(tmp_path, "growth", rows, ["growth"])
     assert "peak memory of `maps`" in markdown(harness.load(tmp_path))
 
 
@@ -190,7 +190,6 @@ def test_a_synthetic_checkout_has_images_and_masks(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["repro", "memory"])
-def test_growth_runs_on_tiny_input(tmp_path, name):
-    result = CliRunner().invoke(app, [name, "--quick", "--out", str(tmp_path)])
+def test_growth_runs_on_tiny_input(tmp_path):
+    result = CliRunner().invoke(app, ["growth", "--quick", "--out", str(tmp_path)])
     assert result.exit_code == 0, result.output

@@ -32,8 +32,7 @@ Name = Literal[
     "quality",
     "musc",
     "coreset",
-    "memory",
-    "repro",
+    "growth",
     "rerun",
     "all",
     "render",
@@ -64,20 +63,18 @@ def measured(inputs: Inputs, *, quick: bool) -> dict[str, Callable[[], list[Row]
     return {**runs, "rerun": runs["training"]}
 
 
-def grown(name: str, sizes: Sequence[int], repeats: int, work: Path) -> list[Row]:
+def grown(sizes: Sequence[int], repeats: int, work: Path) -> list[Row]:
     """Measure what grows with the number of images, in synthetic checkouts."""
     folders = {size: work / str(size) for size in sizes}
     rows = [growth.repro(folder, size, repeats=repeats) for size, folder in folders.items()]
-    return rows[-1:] if name == "repro" else growth.memory(folders)
+    return rows + growth.memory(folders)
 
 
 def run(name: str, inputs: Inputs, *, quick: bool, folder: Path, arguments: Sequence[str]) -> None:
     """Measure one thing, keep its figures, and print them."""
-    if name in ("repro", "memory"):
-        usual = _SIZES[-1:] if name == "repro" else _SIZES
-        sizes = (4, 8)[-len(usual) :] if quick else usual
+    if name == "growth":
         with tempfile.TemporaryDirectory() as work:
-            rows = grown(name, sizes, 1 if quick else 3, Path(work))
+            rows = grown((4,) if quick else _SIZES, 1 if quick else 3, Path(work))
     else:
         rows = measured(inputs, quick=quick)[name]()
     kept = "training" if name == "rerun" else name
@@ -94,8 +91,7 @@ _EVERYTHING: tuple[Name, ...] = (
     "training",
     "musc",
     "coreset",
-    "repro",
-    "memory",
+    "growth",
 )
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

@@ -24,7 +24,10 @@ from pipeline.artifacts import read_json
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CATEGORY = "many"
-STAGES = ("manifest", "maps", "mebin", "crops", "views", "train", "predict", "merge", "evaluate")
+STAGES = (
+    "manifest", "maps", "mebin", "crops", "classes",
+    "views", "train", "predict", "merge", "evaluate",
+)  # fmt: skip
 _SIDE = 64
 SETTINGS: dict[str, dict[str, Any]] = {
     "dataset": {"root": "data/raw/synthetic", "categories": [CATEGORY]},

@@ -16,8 +16,7 @@ ORDER = (
     "quality",
     "musc",
     "coreset",
-    "repro",
-    "memory",
+    "growth",
 )
 
 
