@@ -25,8 +25,9 @@ import zarr
 SCHEMA_VERSION = 1
 _METADATA_KEY = b"anomalyncd"
 _SHARD_ITEMS = 256
-_SHARD_BYTES = 256 * 2**20
-"""An upper bound on the uncompressed size of a shard: the unit that a writer holds in memory."""
+_SHARD_BYTES = 64 * 2**20
+"""An upper bound on the uncompressed size of a shard: the unit of writing, of which zarr and the
+stage hold several copies."""
 
 
 class ArtifactError(ValueError):

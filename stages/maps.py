@@ -168,8 +168,10 @@ def _musc(job: Job) -> Source:
             progress=progress,
         )
 
+    class_tokens = features.class_tokens  # not `features`: patch tokens must not live on here
+
     def image_scores(maxima: Floats) -> Floats:
-        return musc.reweight_scores(maxima, features.class_tokens) if maps.reweight else maxima
+        return musc.reweight_scores(maxima, class_tokens) if maps.reweight else maxima
 
     chosen = musc.choose_references(len(scores), _BANK_IMAGES, maps.seed)
     bank = {

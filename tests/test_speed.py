@@ -176,10 +176,12 @@ def test_rows_of_memory_name_every_stage(tmp_path, monkeypatch):
             path.parent.mkdir(parents=True)
             path.write_text(json.dumps({"peak_memory_mib": 1000.0 + n}))
     rows = growth.memory({n: tmp_path / str(n) for n in (1, 2)})
-    assert len(rows) == len(growth.STAGES) + 1
-    assert rows[0].figures == {"MB at N = 1": 1001, "MB at N = 2": 1002}
+    assert len(rows) == 1 + len(growth.STAGES) + 1
+    assert rows[1].figures == {"N = 1": 1001, "N = 2": 1002}
     harness.save(tmp_path, "growth", rows, ["growth"])
-    assert "peak memory of `maps`" in markdown(harness.load(tmp_path))
+    text = markdown(harness.load(tmp_path))
+    assert "| peak memory of `maps` | flat from 1000 on | 1001 MB | 1002 MB |" in text
+    assert "| memory of the imports alone | - | 900 MB |  |" in text
 
 
 def test_a_synthetic_checkout_has_images_and_masks(tmp_path):

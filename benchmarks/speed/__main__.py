@@ -63,18 +63,11 @@ def measured(inputs: Inputs, *, quick: bool) -> dict[str, Callable[[], list[Row]
     return {**runs, "rerun": runs["training"]}
 
 
-def grown(sizes: Sequence[int], repeats: int, work: Path) -> list[Row]:
-    """Measure what grows with the number of images, in synthetic checkouts."""
-    folders = {size: work / str(size) for size in sizes}
-    rows = [growth.repro(folder, size, repeats=repeats) for size, folder in folders.items()]
-    return rows + growth.memory(folders)
-
-
 def run(name: str, inputs: Inputs, *, quick: bool, folder: Path, arguments: Sequence[str]) -> None:
     """Measure one thing, keep its figures, and print them."""
     if name == "growth":
         with tempfile.TemporaryDirectory() as work:
-            rows = grown((4,) if quick else _SIZES, 1 if quick else 3, Path(work))
+            rows = growth.grown((4,) if quick else _SIZES, 1 if quick else 3, Path(work))
     else:
         rows = measured(inputs, quick=quick)[name]()
     kept = "training" if name == "rerun" else name

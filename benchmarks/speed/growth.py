@@ -1,17 +1,17 @@
 """Memory of every stage and the time of an idle `dvc repro` as the number of images grows.
 
 A synthetic checkout is made: the code, small random images, parameters that keep every stage cheap
-(a small random network, MuSc against a fixed number of images, the trained heads as classifier).
+(a small random network, MuSc against a fixed number of images).
 """
 
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "demo": {"good": 1, "per_defect": 1, "normals": 1},
     "backbone": {"source": "random", "name": "vit_tiny_patch16_224"},
     "maps": {"resolution": _SIDE, "map_size": 128, "references": 50},
-    "train": {"classes": 3, "image_size": _SIDE, "views": 2, "epochs": 2},
-    "predict": {"classifier": "heads"},
+    "train": {"classes": "auto", "image_size": _SIDE, "views": 2, "epochs": 2},
 }
 
 
@@ -95,28 +94,18 @@ def run(command: list[str], folder: Path) -> str:
     return text
 
 
-def repro(folder: Path, n: int, *, repeats: int) -> Row:
-    """Run everything once, then time `dvc repro` with nothing to do."""
+def repro_s(folder: Path, n: int, *, repeats: int) -> float:
+    """Run everything once on `n` images, then return the seconds of `dvc repro` with nothing to do.
+
+    They are the median of `repeats`.
+    """
     make_checkout(folder, n)
     run(["dvc", "repro"], folder)
     texts: list[str] = []
-    before = _children_cpu_s()
     times = [seconds(lambda: texts.append(run(["dvc", "repro"], folder))) for _ in range(repeats)]
     if "up to date" not in texts[-1]:
         raise CommandError(f"dvc repro did something: {texts[-1][-2000:]}")
-    return Row(
-        f"second `dvc repro`, nothing changed, {n} images",
-        "< 5 s",
-        ours_s=statistics.median(times),
-        repeats=repeats,
-        ours_cpu_s=(_children_cpu_s() - before) / repeats,
-    )
-
-
-def _children_cpu_s() -> float:
-    """Return the processor time of all commands that have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    return statistics.median(times)
 
 
 def recorded_memory(folder: Path) -> dict[str, float]:
@@ -136,20 +125,32 @@ def program_memory(folder: Path) -> float:
     return float(run([sys.executable, "-c", code], folder).split()[-1])
 
 
+def grown(sizes: Sequence[int], repeats: int, work: Path) -> list[Row]:
+    """Return what checkouts of several sizes take, in folders of `work`."""
+    folders = {size: work / str(size) for size in sizes}
+    times = {size: repro_s(folder, size, repeats=repeats) for size, folder in folders.items()}
+    idle = Row(
+        "second `dvc repro`, nothing changed",
+        "< 5 s",
+        "s",
+        repeats=repeats,
+        figures={_at(size): round(time, 2) for size, time in times.items()},
+    )
+    return [idle, *memory(folders)]
+
+
 def memory(sizes: dict[int, Path]) -> list[Row]:
     """Return a row a stage from finished checkouts of several sizes."""
     found = {n: recorded_memory(folder) for n, folder in sorted(sizes.items())}
-    program = program_memory(next(iter(sizes.values())))
-    rows = []
+    imports = program_memory(next(iter(sizes.values())))
+    rows = [
+        Row("memory of the imports alone", "-", "MB", figures={_at(min(sizes)): round(imports)})
+    ]
     for stage in next(iter(found.values())):
-        peaks = {n: memory[stage] for n, memory in found.items()}
-        rows.append(
-            Row(
-                f"peak memory of `{stage}`",
-                "flat from 1000 to 10000, but for what is documented",
-                ours_mb=max(peaks.values()),
-                note=f"imports alone {program:.0f} MB",
-                figures={f"MB at N = {n}": round(peak) for n, peak in peaks.items()},
-            )
-        )
+        peaks = {_at(n): round(peaks[stage]) for n, peaks in found.items()}
+        rows.append(Row(f"peak memory of `{stage}`", "flat from 1000 on", "MB", figures=peaks))
     return rows
+
+
+def _at(n: int) -> str:
+    return f"N = {n}"

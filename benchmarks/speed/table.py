@@ -21,23 +21,43 @@ ORDER = (
 
 
 def markdown(results: Sequence[dict[str, Any]]) -> str:
-    """Return the table of all results, and what they were measured with."""
+    """Return the tables of all results, and what they were measured with."""
     ordered = sorted(results, key=lambda r: (ORDER.index(r["name"]), r["name"]))
-    lines = [
-        "| what | reach | plain | ours | ratio | peak memory, plain / ours | equal | commit |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    lines += [_line(row, result) for result in ordered for row in result["rows"]]
-    lines += ["", "| command | date | CPU | cores, threads | load |", "|---|---|---|---|---|"]
+    compared = [r for r in ordered if r["name"] != "growth"]
+    lines = _compared(compared) if compared else []
+    for result in ordered[len(compared) :]:  # growth is the last of ORDER
+        lines += [*_growing(result["rows"]), ""]
+    lines += ["| command | date, commit | CPU | cores, threads | load |", "|---|---|---|---|---|"]
     lines += [
-        f"| `{r['command']}` | {r['date']} | {r['cpu']} | {r['cpus']}, {r['threads']} "
-        f"| {r['load']} |"
+        f"| `{r['command']}` | {r['date']}, {r['commit']} | {r['cpu']} "
+        f"| {r['cpus']}, {r['threads']} | {r['load']} |"
         for r in ordered
     ]
     return "\n".join(lines)
 
 
-def _line(row: dict[str, Any], result: dict[str, Any]) -> str:
+def _compared(results: Sequence[dict[str, Any]]) -> list[str]:
+    return [
+        "| what | reach | plain | ours | ratio | peak memory, plain / ours | equal |",
+        "|---|---|---|---|---|---|---|",
+        *(_line(row) for result in results for row in result["rows"]),
+        "",
+    ]
+
+
+def _growing(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return a column for each number of images."""
+    sizes = list(dict.fromkeys(size for row in rows for size in row["figures"]))
+    lines = [f"| what | reach | {' | '.join(sizes)} |", "|---" * (len(sizes) + 2) + "|"]
+    for row in rows:
+        cells = [
+            f"{row['figures'][s]:g} {row['unit']}" if s in row["figures"] else "" for s in sizes
+        ]
+        lines.append(f"| {row['what']} | {row['reach']} | {' | '.join(cells)} |")
+    return lines
+
+
+def _line(row: dict[str, Any]) -> str:
     unit = f" per {row['unit']}" if row["unit"] else ""
     times = [
         "-" if row[key] is None else _duration(row[key]) + unit for key in ("plain_s", "ours_s")
@@ -51,7 +71,7 @@ def _line(row: dict[str, Any], result: dict[str, Any]) -> str:
     notes = [row["note"]] if row["note"] else []
     notes += [f"{name} {value:g}" for name, value in row["figures"].items()]
     what = row["what"] + (f" ({'; '.join(notes)})" if notes else "")
-    cells = [what, row["reach"], *times, ratio, memory, row["equal"] or "-", str(result["commit"])]
+    cells = [what, row["reach"], *times, ratio, memory, row["equal"] or "-"]
     return f"| {' | '.join(cells)} |"
 
 
