@@ -11,7 +11,7 @@ import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +139,7 @@ def grown(sizes: Sequence[int], repeats: int, work: Path) -> list[Row]:
     return [idle, *memory(folders)]
 
 
-def memory(sizes: dict[int, Path]) -> list[Row]:
+def memory(sizes: Mapping[int, Path]) -> list[Row]:
     """Return a row a stage from finished checkouts of several sizes."""
     found = {n: recorded_memory(folder) for n, folder in sorted(sizes.items())}
     imports = program_memory(next(iter(sizes.values())))
@@ -147,8 +147,8 @@ def memory(sizes: dict[int, Path]) -> list[Row]:
         Row("memory of the imports alone", "-", "MB", figures={_at(min(sizes)): round(imports)})
     ]
     for stage in next(iter(found.values())):
-        peaks = {_at(n): round(peaks[stage]) for n, peaks in found.items()}
-        rows.append(Row(f"peak memory of `{stage}`", "flat from 1000 on", "MB", figures=peaks))
+        at_size = {_at(n): float(round(peaks[stage])) for n, peaks in found.items()}
+        rows.append(Row(f"peak memory of `{stage}`", "flat from 1000 on", "MB", figures=at_size))
     return rows
 
 
