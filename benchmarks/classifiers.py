@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from pipeline.artifacts import CROPS, LABELS, Layout, read_parquet
 from pipeline.config import ConfigError, Params, load_params
-from pipeline.described import normal_of_set, pooled_tokens, scores_of_images
+from pipeline.described import normal_of_set, pooled_tokens, scores_of_images, scores_of_references
 from pipeline.descriptors import region_descriptors
 from pipeline.merging import merge_regions
 from pipeline.metrics import clustering_scores
@@ -63,13 +63,14 @@ def image_classes(
     category: str,
     crops: pd.DataFrame,
     scores: NDArray[np.float64],
+    references: NDArray[np.float64],
     pooled: NDArray[np.float32],
     choice: Choice,
     seed: int,
 ) -> NDArray[np.int64]:
     """Return the class of each image, in the order of `crops`."""
     index, ids = pd.factorize(crops["sample_id"])
-    normal, _ = normal_of_set(choice.normal, crops, scores)
+    normal, _ = normal_of_set(choice.normal, crops, scores, references)
     columns = [LAYERS.index(layer) for layer in choice.layers]
     descriptors = np.zeros((len(crops), len(columns), pooled.shape[2]))
     descriptors[~normal] = region_descriptors(pooled[~normal][:, columns])
@@ -124,6 +125,7 @@ def main(
     params, layout = load_params(params_path), Layout(data)
     crops = read_parquet(layout.crops(category) / "crops.parquet", CROPS)
     scores = scores_of_images(layout, category, crops)
+    known = scores_of_references(layout, category)
     labels: dict[str, Any] = dict(
         read_parquet(layout.manifest(category) / "labels.parquet", LABELS).to_numpy().tolist()
     )
@@ -136,7 +138,7 @@ def main(
     for choice in [VOTE] if only_vote else CHOICES:
         runs = []
         for seed in range(seeds):
-            predicted = image_classes(params, category, crops, scores, pooled, choice, seed)
+            predicted = image_classes(params, category, crops, scores, known, pooled, choice, seed)
             runs.append(figures(true, predicted, ~normal if defects else np.ones_like(normal)))
         typer.echo(row(choice, runs))
 

@@ -18,7 +18,7 @@ from benchmarks.classifiers import LAYERS, VOTE, figures, image_classes
 from pipeline.artifacts import CROPS, LABELS, Layout, read_parquet
 from pipeline.class_count import best_count, count_candidates
 from pipeline.config import ConfigError, load_params
-from pipeline.described import normal_of_set, pooled_tokens, scores_of_images
+from pipeline.described import normal_of_set, pooled_tokens, scores_of_images, scores_of_references
 from pipeline.descriptors import region_descriptors
 
 
@@ -38,7 +38,8 @@ def main(
     of = labels.set_index("sample_id")["label"].reindex(pd.unique(crops["sample_id"])).tolist()
     scores = scores_of_images(layout, category, crops)
     pooled = pooled_tokens(layout, category, params.train, LAYERS)
-    normal, _ = normal_of_set(params.predict.normal, crops, scores)
+    known = scores_of_references(layout, category)
+    normal, _ = normal_of_set(params.predict.normal, crops, scores, known)
     candidates = count_candidates(region_descriptors(pooled[~normal]), seed=params.predict.seed)
     estimate = best_count(candidates) + 1
     typer.echo(" ".join(f"{c.k + 1}:{c.score:.2f}" for c in candidates))
@@ -50,7 +51,7 @@ def main(
         runs = [
             figures(
                 of,
-                image_classes(changed, category, crops, scores, pooled, VOTE, seed),
+                image_classes(changed, category, crops, scores, known, pooled, VOTE, seed),
                 np.ones(len(of), np.bool_),
             )
             for seed in range(seeds)

@@ -53,6 +53,7 @@ LABELS = _fields(("sample_id", _STRING), ("label", _STRING))
 MASKS = _fields(("sample_id", _STRING), ("mask_path", _STRING))
 REJECTED = _fields(("path", _STRING), ("reason", _STRING))
 MAP_SCORES = _fields(("sample_id", _STRING), ("score", _FLOAT), ("image_score", _FLOAT))
+REFERENCE_SCORES = _fields(("sample_id", _STRING), ("score", _FLOAT))
 MEBIN_IMAGES = _fields(
     ("sample_id", _STRING),
     ("threshold", _FLOAT),
@@ -279,7 +280,7 @@ class Layout:
         return self.root / "manifest" / c
 
     def maps(self, c: str) -> Path:
-        """`maps.zarr` and `scores.parquet`."""
+        """`maps.zarr`, `scores.parquet`, `references.parquet` and `bank.safetensors`."""
         return self.root / "maps" / c
 
     def mebin(self, c: str) -> Path:

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.artifacts import MAP_SCORES, ArtifactError, Layout, read_parquet
+from pipeline.artifacts import MAP_SCORES, REFERENCE_SCORES, ArtifactError, Layout, read_parquet
 from pipeline.config import Train
 from pipeline.descriptors import PooledTokens
 from pipeline.model_store import Autocast, choose_device, crop_arrays, load_vit
-from pipeline.normality import Rule, known_normal, low_mode_limit
+from pipeline.normality import Rule, known_normal, normal_limit
 from pipeline.progress import track
 
 
@@ -40,15 +40,25 @@ def scores_of_images(layout: Layout, category: str, crops: pd.DataFrame) -> NDAr
     return np.asarray(scores["score"].to_numpy(np.float64)[rows])
 
 
+def scores_of_references(layout: Layout, category: str) -> NDArray[np.float64]:
+    """Return the anomaly scores (R,) of the normal references; none where the maps have none."""
+    table = read_parquet(layout.maps(category) / "references.parquet", REFERENCE_SCORES)
+    return np.asarray(table["score"].to_numpy(np.float64))
+
+
 def normal_of_set(
-    rule: Rule, crops: pd.DataFrame, scores: NDArray[np.float64]
+    rule: Rule,
+    crops: pd.DataFrame,
+    scores: NDArray[np.float64],
+    references: NDArray[np.float64],
 ) -> tuple[NDArray[np.bool_], float]:
     """Return which sub-images (M,) are normal by `rule`, and up to which score images are normal.
 
-    `scores` (M,) are those of their images. The limit is -inf unless the rule is ``scores``.
+    `scores` (M,) are those of their images, `references` (R,) those of the normal references, maybe
+    none. The limit is -inf unless the rule is ``scores``.
     """
     limit = -np.inf
     if rule == "scores":
         first = ~crops["sample_id"].duplicated().to_numpy()
-        limit = low_mode_limit(scores[first])
+        limit = normal_limit(scores[first], references)
     return known_normal(rule, crops["area_px"], scores, limit), limit

@@ -16,6 +16,8 @@ from sklearn.mixture import GaussianMixture
 Rule = Literal["scores", "regions", "none"]
 
 _SEPARATION = 2.0
+_CONTROL = 3.0
+"""Standard deviations above the mean: the upper limit of Shewhart's control charts."""
 _RESTARTS = 5
 _FEWEST = 8
 _SMALLEST_SCORE = 1e-6
@@ -39,6 +41,27 @@ def known_normal(
     if rule == "regions":
         return np.asarray(without)
     return np.asarray(without | (np.asarray(image_scores, np.float64) <= limit))
+
+
+def normal_limit(scores: ArrayLike, references: ArrayLike = ()) -> float:
+    """Return up to which anomaly score an image of a set is normal; -inf: no score says so.
+
+    `scores` (N,) are those of the set, `references` (R,) those of images known to be normal. It is
+    `low_mode_limit` where that exists and the control limit of the references, the mean of their
+    logarithms and three standard deviations, lies between the medians of the two modes, or where
+    there are fewer than 8 references. Otherwise it is the control limit, so that a set with nothing
+    but normal images is normal, and in one without any nothing is.
+    """
+    values, known = np.asarray(scores, np.float64), np.asarray(references, np.float64)
+    limit = low_mode_limit(values)
+    if len(known) < _FEWEST:
+        return limit
+    logs = np.log(np.maximum(known, _SMALLEST_SCORE))
+    control = float(np.exp(logs.mean() + _CONTROL * logs.std(ddof=1)))
+    if limit == -np.inf:
+        return control
+    low, high = (float(np.median(values[side])) for side in (values <= limit, values > limit))
+    return limit if low <= control < high else control
 
 
 def low_mode_limit(scores: ArrayLike) -> float:

@@ -10,7 +10,7 @@ import pandas as pd
 from pipeline.artifacts import CROPS, Layout, read_parquet, replacing, write_json
 from pipeline.class_count import Candidate, best_count, count_candidates
 from pipeline.config import Params
-from pipeline.described import normal_of_set, pooled_tokens, scores_of_images
+from pipeline.described import normal_of_set, pooled_tokens, scores_of_images, scores_of_references
 from pipeline.descriptors import region_descriptors
 
 log = logging.getLogger("anomalyncd")
@@ -47,7 +47,8 @@ def _candidates(category: str, params: Params, layout: Layout) -> list[Candidate
     crops = read_parquet(layout.crops(category) / "crops.parquet", CROPS)
     scores = scores_of_images(layout, category, crops)
     rule = params.predict.normal
-    normal, _ = normal_of_set("regions" if rule == "none" else rule, crops, scores)
+    known = scores_of_references(layout, category)
+    normal, _ = normal_of_set("regions" if rule == "none" else rule, crops, scores, known)
     if normal.all():
         return []
     pooled = pooled_tokens(layout, category, params.train, params.predict.layers)

@@ -36,6 +36,8 @@ Floats = NDArray[np.float32]
 BANK = "bank.safetensors"
 _BANK_IMAGES = 100
 """MuSc: so many of the images are kept, at most, for new ones to be compared with."""
+_REFERENCES = 50
+"""So many of the normal references are scored, at most."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,15 @@ class Source:
 
     `image_scores` turns the maxima (N,) of the raw maps into the detector's own image scores.
     `normalise` is off where the maps are in [0, 1] by their nature. `bank` is what new images will
-    be compared with.
+    be compared with. `references` are the maxima (R,) of the raw maps of normal references, by
+    sample id, as a new image would be scored.
     """
 
     block: Callable[[int, int], Floats]
     image_scores: Callable[[Floats], Floats] = lambda maxima: maxima
     normalise: bool = True
     bank: Mapping[str, Array] = field(default_factory=dict)
+    references: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ class Frozen:
 
 
 def run(category: str, params: Params, layout: Layout, frozen: Frozen | None = None) -> None:
-    """Write `maps.zarr`, `scores.parquet` and `bank.safetensors` of one category.
+    """Write `maps.zarr`, `scores.parquet`, `references.parquet` and `bank.safetensors`.
 
     Rows are in the order of the manifest. The score of an image is the maximum of its stored map.
     The group's attributes keep the method and the raw range. With `frozen` the images are new ones,
@@ -146,14 +150,19 @@ def write(
     columns = {"sample_id": ids, "score": scores, "image_score": source.image_scores(maxima)}
     frame = pd.DataFrame(columns)
     artifacts.write_parquet(folder / "scores.parquet", frame, artifacts.MAP_SCORES, attributes)
+    maxima = np.array(list(source.references.values()), np.float32)
+    known = pd.DataFrame(
+        {"sample_id": list(source.references), "score": rescale(maxima, low, high)}
+    )
+    artifacts.write_parquet(folder / "references.parquet", known, artifacts.REFERENCE_SCORES)
 
 
 def _musc(job: Job) -> Source:
     maps, device = job.maps, _device()
     memory = Scratch(job.scratch, maps.memory_mb / 2)
     features = _features(job, job.queries, "queries", memory)
-    if job.bank is not None:
-        return _musc_against(job, features)
+    if job.bank is not None:  # image scores are not re-weighted, as that takes a set
+        return Source(_against(job, features, job.bank, "comparing"))
     with track(f"maps {job.category}: comparing") as progress:
         scores = musc.patch_scores(
             features.layers,
@@ -178,13 +187,32 @@ def _musc(job: Job) -> Source:
         f"layer_{k}": layer[chosen].astype(np.float16) for k, layer in enumerate(features.layers)
     }
     upsampler = _upsampler(scores, features.grid, maps.map_size)
-    return Source(upsampler, image_scores, bank=bank)
+    del features  # no more patch tokens than needed from here on
+    return Source(upsampler, image_scores, bank=bank, references=_musc_references(job, bank))
 
 
-def _musc_against(job: Job, features: Features) -> Source:
-    """Compare new images with the bank; image scores are not re-weighted, as that takes a set."""
-    maps, bank = job.maps, job.bank or {}
-    with track(f"maps {job.category}: comparing") as progress:
+def _musc_references(job: Job, bank: Mapping[str, Array]) -> dict[str, float]:
+    """Return the largest value of the raw maps of some normal references."""
+    normals = _some(job.normals, job.maps.seed)
+    if len(normals) == 0:
+        return {}
+    memory = Scratch(job.scratch, job.maps.memory_mb / 2)
+    features = _features(job, normals, "normal references", memory)
+    maps = _against(job, features, bank, "comparing normal references")
+    return dict(zip(normals["sample_id"], maps(0, len(normals)).max(axis=(1, 2)), strict=True))
+
+
+def _some(normals: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Return `_REFERENCES` of the normal references at most, drawn at random, in their order."""
+    return normals.sample(min(_REFERENCES, len(normals)), random_state=seed).sort_index()
+
+
+def _against(
+    job: Job, features: Features, bank: Mapping[str, Array], what: str
+) -> Callable[[int, int], Floats]:
+    """Compare images with a bank."""
+    maps = job.maps
+    with track(f"maps {job.category}: {what}") as progress:
         scores = musc.scores_against(
             features.layers,
             [bank[f"layer_{k}"] for k in range(len(features.layers))],
@@ -194,11 +222,14 @@ def _musc_against(job: Job, features: Features) -> Source:
             device=_device(),
             progress=progress,
         )
-    return Source(_upsampler(scores, features.grid, maps.map_size))
+    return _upsampler(scores, features.grid, maps.map_size)
 
 
-def _patchcore_bank(job: Job, memory: Scratch) -> Array:
-    """Return the memory bank of the normal references."""
+def _patchcore_bank(job: Job, memory: Scratch) -> tuple[Floats, dict[str, float]]:
+    """Return the memory bank of the normal references, and `Source.references`.
+
+    A reference is compared with the patches of the others.
+    """
     maps = job.maps
     if len(job.normals) == 0:
         raise artifacts.ArtifactError(
@@ -208,7 +239,7 @@ def _patchcore_bank(job: Job, memory: Scratch) -> Array:
         )
     normals = _features(job, job.normals, "normal references", memory)
     with track(f"maps {job.category}: coreset") as progress:
-        return patchcore.bank(
+        bank, owners = patchcore.bank(
             normals.layers,
             normals.grid,
             neighbourhoods=maps.neighbourhoods,
@@ -218,14 +249,32 @@ def _patchcore_bank(job: Job, memory: Scratch) -> Array:
             device=_device(),
             progress=progress,
         )
+    if len(job.normals) == 1:
+        return bank, {}
+    places = job.normals.reset_index(drop=True)
+    some = _some(places, maps.seed)
+    with track(f"maps {job.category}: comparing normal references") as progress:
+        distances = patchcore.held_out_distances(
+            normals.layers,
+            normals.grid,
+            bank,
+            owners,
+            list(some.index),
+            neighbourhoods=maps.neighbourhoods,
+            device=_device(),
+            progress=progress,
+        )
+    compared = np.isfinite(distances[:, 0])  # not so the one owner of a whole bank
+    some, distances = some[compared], distances[compared]
+    raw = _upsampler(distances, normals.grid, maps.map_size)(0, len(some))
+    return bank, dict(zip(some["sample_id"], raw.max(axis=(1, 2)), strict=True))
 
 
 def _patchcore(job: Job) -> Source:
     maps, device = job.maps, _device()
+    known: dict[str, float] = {}
     if job.bank is None:
-        bank = np.asarray(
-            _patchcore_bank(job, Scratch(job.scratch, maps.memory_mb / 2)), np.float32
-        )
+        bank, known = _patchcore_bank(job, Scratch(job.scratch, maps.memory_mb / 2))
     else:
         bank = np.asarray(job.bank["patches"], np.float32)
     memory = Scratch(job.scratch, maps.memory_mb / 2)
@@ -250,7 +299,7 @@ def _patchcore(job: Job) -> Source:
         reweight=maps.reweight,
     )
     upsampler = _upsampler(distances, grid, maps.map_size)
-    return Source(upsampler, lambda maxima: scores, bank={"patches": bank})
+    return Source(upsampler, lambda maxima: scores, bank={"patches": bank}, references=known)
 
 
 def _precomputed(job: Job) -> Source:

@@ -26,7 +26,7 @@ from pipeline.artifacts import (
     write_parquet,
 )
 from pipeline.config import Params, Train
-from pipeline.described import normal_of_set, pooled_tokens, scores_of_images
+from pipeline.described import normal_of_set, pooled_tokens, scores_of_images, scores_of_references
 from pipeline.descriptors import descriptor_space
 from pipeline.inference import Predictions, predict
 from pipeline.merging import class_probabilities
@@ -47,11 +47,13 @@ from pipeline.tokens import FrozenBlocks, iter_plain
 class Seen:
     """The M sub-images of a set as the networks see them.
 
-    `scores` (M,) are those of their images; `pooled` (M, L, D) tokens are None for the heads.
+    `scores` (M,) are those of their images, `references` (R,) those of the normal references;
+    `pooled` (M, L, D) tokens are None for the heads.
     """
 
     crops: pd.DataFrame
     scores: NDArray[np.float64]
+    references: NDArray[np.float64]
     network: Predictions
     pooled: NDArray[np.float32] | None
     blocks: FrozenBlocks
@@ -100,12 +102,13 @@ def look(category: str, params: Params, layout: Layout) -> Seen:
     if params.predict.classifier == "mixture":
         pooled = pooled_tokens(layout, category, section, params.predict.layers)
     scores = scores_of_images(layout, category, crops)
-    return Seen(crops, scores, network, pooled, blocks, trained)
+    references = scores_of_references(layout, category)
+    return Seen(crops, scores, references, network, pooled, blocks, trained)
 
 
 def learn(seen: Seen, params: Params) -> RegionModel:
     """Fit the classifier to a set, without labels."""
-    normal, limit = normal_of_set(params.predict.normal, seen.crops, seen.scores)
+    normal, limit = normal_of_set(params.predict.normal, seen.crops, seen.scores, seen.references)
     if seen.pooled is None:
         return RegionModel(limit, familiar(seen.network.embeddings[~normal][:, None]))
     section = params.predict

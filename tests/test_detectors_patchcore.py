@@ -78,7 +78,7 @@ def test_k_centre_stops_when_only_duplicates_are_left():
 
 def test_bank_holds_normal_patches_at_full_width():
     layers = _layers(40)
-    out = patchcore.bank(layers, GRID, ratio=0.05, seed=3)
+    out, _ = patchcore.bank(layers, GRID, ratio=0.05, seed=3)
     assert out.shape == (24, 5)
     gaps = np.abs(_vectors(layers).reshape(-1, 1, 5) - out[None]).max(-1)  # (480, 24)
     assert gaps.min(axis=0).max() < 1e-6
@@ -87,7 +87,7 @@ def test_bank_holds_normal_patches_at_full_width():
 
 def test_bank_is_capped_seeded_and_projected_when_wide():
     layers = [np.random.default_rng(1).standard_normal((5, 12, 200)).astype(np.float32)]
-    a, b, c = (patchcore.bank(layers, GRID, ratio=1, maximum=7, seed=s) for s in (0, 0, 1))
+    a, b, c = (patchcore.bank(layers, GRID, ratio=1, maximum=7, seed=s)[0] for s in (0, 0, 1))
     assert a.shape == (7, 200)
     assert np.array_equal(a, b)
     assert not np.array_equal(a, c)
@@ -95,7 +95,7 @@ def test_bank_is_capped_seeded_and_projected_when_wide():
 
 def test_a_bank_of_all_patches_gives_zero_distances():
     layers = _layers(20)
-    memory = patchcore.bank(layers, GRID, ratio=1)
+    memory, _ = patchcore.bank(layers, GRID, ratio=1)
     assert len(memory) == 240
     distances, _ = patchcore.patch_distances(layers, GRID, memory)
     assert distances.max() == 0
@@ -106,7 +106,7 @@ def test_a_bank_of_all_patches_gives_zero_distances():
 def test_distances_equal_the_definition(monkeypatch, columns, sizes):
     monkeypatch.setattr(patchcore, "_COLUMNS", columns)
     queries, normals = _layers(18, seed=1), _layers(6)
-    memory = patchcore.bank(normals, GRID, neighbourhoods=sizes, ratio=0.6)
+    memory, _ = patchcore.bank(normals, GRID, neighbourhoods=sizes, ratio=0.6)
     distances, indices = patchcore.patch_distances(queries, GRID, memory, neighbourhoods=sizes)
     pairs = np.linalg.norm(_vectors(queries, sizes)[:, :, None] - memory[None, None], axis=-1)
     np.testing.assert_allclose(distances, pairs.min(-1), atol=1e-5)
@@ -117,7 +117,7 @@ def test_distances_equal_the_definition(monkeypatch, columns, sizes):
 @pytest.mark.parametrize("sizes", [(1,), (3,)])
 def test_image_scores_equal_equation_7(neighbours, sizes):
     queries, normals = _layers(7, seed=1), _layers(6)
-    memory = patchcore.bank(normals, GRID, neighbourhoods=sizes, ratio=0.6)
+    memory, _ = patchcore.bank(normals, GRID, neighbourhoods=sizes, ratio=0.6)
     distances, indices = patchcore.patch_distances(queries, GRID, memory, neighbourhoods=sizes)
     out = patchcore.image_scores(
         queries,
@@ -138,13 +138,26 @@ def test_image_scores_equal_equation_7(neighbours, sizes):
 
 
 def test_reweighting_can_be_off_and_needs_two_bank_patches():
-    queries, memory = _layers(4, seed=1), patchcore.bank(_layers(6), GRID, ratio=0.6)
+    queries, memory = _layers(4, seed=1), patchcore.bank(_layers(6), GRID, ratio=0.6)[0]
     distances, indices = patchcore.patch_distances(queries, GRID, memory)
     plain = patchcore.image_scores(queries, GRID, memory, distances, indices, reweight=False)
     assert np.array_equal(plain, distances.max(1))
     distances, indices = patchcore.patch_distances(queries, GRID, memory[:1])
     alone = patchcore.image_scores(queries, GRID, memory[:1], distances, indices)
     assert np.array_equal(alone, distances.max(1))
+
+
+def test_held_out_images_are_compared_with_the_patches_of_others():
+    layers = _layers(6)
+    memory, owners = patchcore.bank(layers, GRID, ratio=0.6)
+    found = patchcore.held_out_distances(layers, GRID, memory, owners, [4, 1])
+    for row, image in zip(found, (4, 1), strict=True):
+        others = np.delete(_vectors(layers), image, axis=0).reshape(-1, 5)
+        stored = np.array([m for m in memory if np.abs(others - m).max(1).min() < 1e-6])
+        pairs = np.linalg.norm(_vectors(layers)[image][:, None] - stored[None], axis=-1)
+        np.testing.assert_allclose(row, pairs.min(1), atol=1e-5)
+    alone = patchcore.held_out_distances(layers, GRID, memory, np.zeros(len(memory)), [0])
+    assert np.isinf(alone).all()
 
 
 def test_no_normal_images():

@@ -81,6 +81,7 @@ def _run(layout: Layout, **maps: object) -> tuple[np.ndarray, pd.DataFrame, dict
     assert sorted(path.name for path in folder.iterdir()) == [
         "bank.safetensors",
         "maps.zarr",
+        "references.parquet",
         "scores.parquet",
     ]
     assert list(frame["sample_id"]) == ["id3", "id0", "id5", "id1", "id2", "id4"]
@@ -104,6 +105,23 @@ def test_detectors_find_the_defect(layout, method):
     for row in (0, 1):
         y, x = np.unravel_index(values[row].argmax(), values[row].shape)
         assert (y // 8, x // 8) == (2, 2)
+
+
+@pytest.mark.parametrize("method", ["musc", "patchcore"])
+def test_normal_references_score_as_good_images_do(layout, method):
+    _, frame, _ = _run(layout, method=method, layers=[0])
+    path = layout.maps(CATEGORY) / "references.parquet"
+    known = artifacts.read_parquet(path, artifacts.REFERENCE_SCORES)
+    assert list(known["sample_id"]) == ["id8", "id9", "id7", "id6"]  # as in the manifest
+    defect, good = frame["score"][:2], frame["score"][2:]
+    assert known["score"].max() < defect.min()
+    assert known["score"].min() > good.min() / 3
+
+
+def test_maps_without_a_detector_have_no_reference_scores(layout):
+    _run(layout, method="ground_truth")
+    path = layout.maps(CATEGORY) / "references.parquet"
+    assert artifacts.read_parquet(path, artifacts.REFERENCE_SCORES).empty
 
 
 @pytest.mark.parametrize(
@@ -157,7 +175,7 @@ def test_memory_mapped_features_give_the_same_maps(layout, monkeypatch):
     monkeypatch.setattr(stage.np, "memmap", _recording(made, np.memmap))
     monkeypatch.setattr(stage, "Scratch", _without_memory(stage.Scratch))
     assert np.array_equal(plain, _run(layout)[0])
-    assert len(made) == 3  # two layers and the prepared one
+    assert len(made) == 5  # two layers and the prepared one, and two layers of the references
 
 
 def _recording(made: list[object], kind: type) -> object:

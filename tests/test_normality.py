@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.normality import Rule, known_normal, low_mode_limit
+from pipeline.normality import Rule, known_normal, low_mode_limit, normal_limit
 
 
 def low_mode(values: object) -> np.ndarray:
@@ -45,6 +45,28 @@ def test_the_limit_lies_half_way_between_the_modes() -> None:
     low = low_mode(values)
     expected = np.sqrt(values[low].max() * values[~low].min())
     assert low_mode_limit(values) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_set_of_normal_images_is_normal_beside_references(seed: int) -> None:
+    values = scores(100, 0, seed)
+    assert (values <= normal_limit(values, scores(30, 0, seed + 50))).mean() > 0.97
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_defect_is_normal_beside_references(seed: int) -> None:
+    known = scores(30, 0, seed + 50)
+    one_mode = scores(0, 100, seed)
+    assert not (one_mode <= normal_limit(one_mode, known)).any()
+    two_modes = np.concatenate([one_mode, 30 * one_mode])
+    assert low_mode(two_modes).any()  # which alone would be taken for normal
+    assert not (two_modes <= normal_limit(two_modes, known)).any()
+
+
+def test_references_leave_the_limit_between_two_modes_alone() -> None:
+    values = scores(40, 60)
+    assert normal_limit(values, scores(30, 0, 1)) == low_mode_limit(values)
+    assert normal_limit(values, scores(3, 0, 1)) == low_mode_limit(values)
 
 
 def test_ground_truth_maps_have_two_values() -> None:

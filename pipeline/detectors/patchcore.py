@@ -31,12 +31,13 @@ def bank(
     seed: int = 0,
     device: torch.device | str = "cpu",
     progress: Progress = silent,
-) -> NDArray[np.float32]:
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Build the memory bank from the tokens (N, P, D) of normal images, one array a layer.
 
     Tokens become `patch_vectors`, and are thinned by `k_centre` to ceil(ratio * N * P) patches,
     `maximum` at most. Distances for that are taken after a random projection to 128 dimensions
-    (none if there are no more than that). Returns (M, V) float32. PatchCore, algorithm 1.
+    (none if there are no more than that). Returns the bank (M, V) and the image of each of its
+    patches (M,), 0 to N - 1. PatchCore, algorithm 1.
     Memory: 8 * 128 bytes a patch beside the layers.
     Raises ValueError if there are no normal images.
     """
@@ -57,7 +58,7 @@ def bank(
         small[start * p : (start + _BLOCK) * p] = patches.flatten(0, 1) @ matrix
     start_at = int(generator.integers(n * p))
     chosen = np.sort(k_centre(small, keep, start=start_at, progress=progress))
-    return _gather(layers, grid, neighbourhoods, chosen)
+    return _gather(layers, grid, neighbourhoods, chosen), chosen // p
 
 
 def patch_vectors(
@@ -193,6 +194,35 @@ def patch_distances(
         indices[block] = index.view(-1, p).cpu().numpy()
         progress(block.stop, n)
     return distances, indices
+
+
+def held_out_distances(
+    layers: Sequence[Array],
+    grid: tuple[int, int],
+    memory: NDArray[np.float32],
+    owners: NDArray[np.int64],
+    images: Sequence[int],
+    *,
+    neighbourhoods: Sequence[int] = (1,),
+    device: torch.device | str = "cpu",
+    progress: Progress = silent,
+) -> NDArray[np.float32]:
+    """Return the distances (R, P) of some normal `images` to the patches of the other ones.
+
+    `memory` and `owners` are those of `bank`, `layers` what it was made from. Where an image owns
+    the whole bank its distances are infinite.
+    """
+    found = np.full((len(images), layers[0].shape[1]), np.inf, np.float32)
+    for row, image in enumerate(images):
+        others = memory[owners != image]
+        if len(others):
+            own = [layer[image : image + 1] for layer in layers]
+            distances, _ = patch_distances(
+                own, grid, others, neighbourhoods=neighbourhoods, device=device
+            )
+            found[row] = distances[0]
+        progress(row + 1, len(images))
+    return found
 
 
 def _nearest(patches: Tensor, stored: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
