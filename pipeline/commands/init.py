@@ -18,6 +18,8 @@ from pipeline.images import is_image_name
 from pipeline.layouts import detect_layout
 
 LINKED, NORMAL = Path("data/raw/linked"), Path("data/raw/normal")
+_FOR_PATCHCORE = 10
+"""Normal references from which on `maps.method` becomes patchcore (docs/start.md says why)."""
 
 
 def init(
@@ -77,6 +79,9 @@ def _values(
             raise ConfigError(f"--normal: {normal} lies inside the images; move it out of them")
         several = _per_category(place, normal)
         values["manifest.normal_root"] = _shown(normal, params) if several else NORMAL.as_posix()
+        folders = [normal / name for name in place.categories] if several else [normal]
+        if min(len(_images_below(folder)) for folder in folders) >= _FOR_PATCHCORE:
+            values["maps.method"] = "patchcore"
     if base is not None:
         if not base.is_dir():
             raise ConfigError(f"--base: {base} is not a folder")

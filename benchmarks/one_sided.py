@@ -1,0 +1,91 @@
+"""Sets with only normal images, or none, or one kind of defect.
+
+python -m benchmarks.one_sided metal
+
+Needs the demo's images and backbone (`dvc repro demo backbone`). Takes such parts of the demo's
+queries, makes their maps, and prints how many images `predict.normal: scores` takes for normal.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+import typer
+
+from pipeline.artifacts import LABELS, MAP_SCORES, Layout, read_parquet
+from pipeline.config import Params, load_params
+from pipeline.described import scores_of_references
+from pipeline.normality import normal_limit
+from stages import manifest, maps
+
+WAYS = (("musc", False), ("musc", True), ("patchcore", True))
+"""Method, and whether the set has its normal references."""
+
+
+def subsets(kinds: list[str]) -> dict[str, list[str]]:
+    """Return kinds of images by what the set is to show."""
+    defects = [kind for kind in kinds if kind != "good"]
+    return {
+        "normal images only": ["good"],
+        "no normal image": defects,
+        "normal and one kind": ["good", defects[0]],
+        "one kind only": [defects[0]],
+    }
+
+
+def taken_for_normal(
+    source: Path, kinds: list[str], params: Params, layout: Layout, *, references: bool
+) -> str:
+    """Make the maps of some kinds of a product; return who is taken for normal."""
+    category = source.name
+    with tempfile.TemporaryDirectory() as root:
+        for kind in kinds:
+            shutil.copytree(source / "test" / kind, Path(root) / category / "test" / kind)
+        if references:
+            shutil.copytree(source / "train", Path(root) / category / "train")
+        content = params.model_dump(by_alias=True)
+        content["dataset"] = {"root": root, "categories": [category]}
+        changed = Params.model_validate(content)
+        manifest.run(category, changed, layout)
+        maps.run(category, changed, layout)
+    scores = read_parquet(layout.maps(category) / "scores.parquet", MAP_SCORES)
+    labels = read_parquet(layout.manifest(category) / "labels.parquet", LABELS)
+    limit = normal_limit(scores["score"], scores_of_references(layout, category))
+    normal = scores["score"].to_numpy() <= limit
+    of = pd.Series(labels["label"].to_numpy(), labels["sample_id"]).reindex(scores["sample_id"])
+    good = np.asarray(of == "good")
+    parts = [(good, "normal images"), (~good, "defects")]
+    return ", ".join(f"{normal[s].sum()} of {s.sum()} {what}" for s, what in parts if s.any())
+
+
+def main(
+    category: Annotated[str, typer.Argument(help="metal or fabric")],
+    params_path: Annotated[Path, typer.Option("--params")] = Path("params.yaml"),
+    data: Annotated[Path, typer.Option("--data")] = Path("data"),
+) -> None:
+    """Print what is taken for normal in one-sided parts of a demo product."""
+    params = load_params(params_path)
+    source = data / "raw" / "demo" / category
+    kinds = sorted(path.name for path in (source / "test").iterdir())
+    typer.echo("| set | maps | taken for normal |\n|---|---|---|")
+    for what, chosen in subsets(kinds).items():
+        for method, references in WAYS:
+            content = params.model_dump(by_alias=True)
+            content["maps"]["method"] = method
+            with tempfile.TemporaryDirectory() as folder:
+                layout = Layout(Path(folder))
+                shutil.copytree(Layout(data).backbone(), layout.backbone())
+                found = taken_for_normal(
+                    source, chosen, Params.model_validate(content), layout, references=references
+                )
+            how = f"{method}, {'with' if references else 'no'} references"
+            typer.echo(f"| {category}: {what} | {how} | {found} |")
+
+
+if __name__ == "__main__":
+    typer.run(main)
