@@ -47,17 +47,16 @@ def normal_limit(scores: ArrayLike, references: ArrayLike = ()) -> float:
     """Return up to which anomaly score an image of a set is normal; -inf: no score says so.
 
     `scores` (N,) are those of the set, `references` (R,) those of images known to be normal. It is
-    `low_mode_limit` where that exists and the control limit of the references, the mean of their
-    logarithms and three standard deviations, lies between the medians of the two modes, or where
-    there are fewer than 8 references. Otherwise it is the control limit, so that a set with nothing
-    but normal images is normal, and in one without any nothing is.
+    `low_mode_limit` where that exists and the control limit of the references, their mean and three
+    standard deviations, lies between the medians of the two modes, or where there are fewer than 8
+    references. Otherwise it is the control limit, so that a set with nothing but normal images is
+    normal, and in one without any nothing is. (Not on logarithms: references may be clipped to 0.)
     """
     values, known = np.asarray(scores, np.float64), np.asarray(references, np.float64)
     limit = low_mode_limit(values)
     if len(known) < _FEWEST:
         return limit
-    logs = np.log(np.maximum(known, _SMALLEST_SCORE))
-    control = float(np.exp(logs.mean() + _CONTROL * logs.std(ddof=1)))
+    control = float(known.mean() + _CONTROL * known.std(ddof=1))
     if limit == -np.inf:
         return control
     low, high = (float(np.median(values[side])) for side in (values <= limit, values > limit))

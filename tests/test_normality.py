@@ -63,6 +63,15 @@ def test_no_defect_is_normal_beside_references(seed: int) -> None:
     assert not (two_modes <= normal_limit(two_modes, known)).any()
 
 
+def test_references_far_below_the_set_are_clipped() -> None:
+    values = scores(0, 50)
+    known = np.maximum(
+        scores(30, 0) - np.exp(-2), 0
+    )  # most of them 0, as maps start at their lowest
+    assert (known == 0).sum() > 10
+    assert not (values <= normal_limit(values, known)).any()
+
+
 def test_references_leave_the_limit_between_two_modes_alone() -> None:
     values = scores(40, 60)
     assert normal_limit(values, scores(30, 0, 1)) == low_mode_limit(values)
