@@ -242,7 +242,7 @@ def test_an_image_opens_with_its_regions_map_and_mask(tab: Browser, page: Path) 
     assert "is not in this page" in text(tab, "#stage")
     tab.press("Escape")
     tab.wait("!viewer.open")
-    assert tab.run("document.activeElement.dataset.row") == "4"
+    tab.wait("document.activeElement.dataset.row === '4'", 10)  # "close" comes after the closing
     assert text(tab, "#status") == "1 correction"
 
 
