@@ -18,6 +18,8 @@ Rule = Literal["scores", "regions", "none"]
 _SEPARATION = 2.0
 _CONTROL = 3.0
 """Standard deviations above the mean: the upper limit of Shewhart's control charts."""
+_FALSE_SHARE = 0.5
+"""How much of the upper mode may be normal images, as far as references tell."""
 _RESTARTS = 5
 _FEWEST = 8
 _SMALLEST_SCORE = 1e-6
@@ -46,11 +48,13 @@ def known_normal(
 def normal_limit(scores: ArrayLike, references: ArrayLike = ()) -> float:
     """Return up to which anomaly score an image of a set is normal; -inf: no score says so.
 
-    `scores` (N,) are those of the set, `references` (R,) those of images known to be normal. It is
-    `low_mode_limit` where that exists and the control limit of the references, their mean and three
-    standard deviations, lies between the medians of the two modes, or where there are fewer than 8
-    references. Otherwise it is the control limit, so that a set with nothing but normal images is
-    normal, and in one without any nothing is. (Not on logarithms: references may be clipped to 0.)
+    `scores` (N,) are those of the set, `references` (R,) those of images known to be normal. With
+    fewer than 8 references it is `low_mode_limit`. With more, that holds where the references agree
+    with it: the median of the lower mode is within their control limit (their mean and three
+    standard deviations), and they lie above `low_mode_limit` at most half as often as the set does,
+    so that more than half of the upper mode is abnormal. Otherwise it is the control limit, so that
+    a set with nothing but normal images is normal, and in one without any nothing is. (Not on
+    logarithms: references may be clipped to 0.)
     """
     values, known = np.asarray(scores, np.float64), np.asarray(references, np.float64)
     limit = low_mode_limit(values)
@@ -59,8 +63,9 @@ def normal_limit(scores: ArrayLike, references: ArrayLike = ()) -> float:
     control = float(known.mean() + _CONTROL * known.std(ddof=1))
     if limit == -np.inf:
         return control
-    low, high = (float(np.median(values[side])) for side in (values <= limit, values > limit))
-    return limit if low <= control < high else control
+    lower_is_normal = float(np.median(values[values <= limit])) <= control
+    upper_is_abnormal = (known > limit).mean() <= _FALSE_SHARE * (values > limit).mean()
+    return limit if lower_is_normal and upper_is_abnormal else control
 
 
 def low_mode_limit(scores: ArrayLike) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from pipeline.normality import Rule, known_normal, low_mode_limit, normal_limit
 
@@ -61,6 +62,28 @@ def test_no_defect_is_normal_beside_references(seed: int) -> None:
     two_modes = np.concatenate([one_mode, 30 * one_mode])
     assert low_mode(two_modes).any()  # which alone would be taken for normal
     assert not (two_modes <= normal_limit(two_modes, known)).any()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_modes_that_overlap_stand_beside_references_of_the_lower_one(seed: int) -> None:
+    """As MuSc's on magnetic tiles: three deviations of references lie beyond most defects."""
+    rng = np.random.default_rng(seed)
+    known = np.exp(rng.permutation(norm.ppf((np.arange(50) + 0.5) / 50, -0.62, 0.17)))
+    normal = np.exp(rng.normal(-0.62, 0.17, 191))
+    values = np.concatenate([normal, np.exp(rng.normal(-0.25, 0.08, 392))])
+    assert known.mean() + 3 * known.std(ddof=1) > np.median(values[191:])
+    assert normal_limit(values, known) == low_mode_limit(values) > 0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_two_modes_of_normal_images_are_normal_beside_references(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    values, known = (
+        np.exp(np.concatenate([rng.normal(-2, 0.1, 2 * n), rng.normal(-1.2, 0.1, n)]))
+        for n in (50, 20)
+    )
+    assert low_mode(values).any()  # which alone would call the others defects
+    assert (values <= normal_limit(values, known)).all()
 
 
 def test_references_far_below_the_set_are_clipped() -> None:
