@@ -42,7 +42,7 @@ def main(
     normal, _ = normal_of_set(params.predict.normal, crops, scores, known)
     candidates = count_candidates(region_descriptors(pooled[~normal]), seed=params.predict.seed)
     estimate = best_count(candidates) + 1
-    typer.echo(" ".join(f"{c.k + 1}:{c.score:.2f}" for c in candidates))
+    typer.echo(" ".join(f"{c.k + 1}:{c.gap:.2f}" for c in candidates))
     found = {}
     for number in sorted({true, estimate}):
         content = params.model_dump(by_alias=True)

@@ -1,114 +1,91 @@
 """How many classes of defects there are, from the regions alone.
 
-A number of classes is right when different views of the same regions agree about them: mixtures on
-the different layers, and clusterings of two halves of the regions; and when the clusters are apart.
+Mixtures with more components than there are classes cut every class into pieces, each mixture in
+its own way: what they all leave together is one class. How often two regions share a component is a
+graph (evidence accumulation: Fred and Jain, 2005), and a graph of k groups without ties between
+them has k eigenvalues of 1. So the number of classes is where the eigenvalues of the normalised
+graph fall most (the eigengap: von Luxburg, A tutorial on spectral clustering, 2007, section 8.3).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.cluster import KMeans
-from sklearn.decomposition import PCA
-from sklearn.metrics import adjusted_rand_score, silhouette_score
-from sklearn.mixture import GaussianMixture
+
+from pipeline.mixture import fit_mixture
 
 Floats = NDArray[np.float64]
 
-_DIMENSIONS = 8
-_SAMPLES_PER_DIMENSION = 4
-_HALVES = 8
-_RESTARTS = 3
+_DIMENSIONS = (8, 16)
+_COMPONENTS = (4, 8, 16)
+_SAMPLES_PER_COMPONENT = 4
+_FEWEST = 8
 _MOST = 12
-_CONVINCING = 0.4
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A number of clusters k and what speaks for it.
-
-    `agreement`: mean adjusted Rand index between mixtures on two layers each. `stability`: that of
-    k-means on one half of the regions, applied to the other half, with k-means of that half.
-    `silhouette`: of k-means on all. Each is 1 at best; `score` is their mean.
-    """
+    """A number of classes k, and the eigenvalues k and k + 1 of the graph, in [0, 1]."""
 
     k: int
-    agreement: float
-    stability: float
-    silhouette: float
+    eigenvalue: float
+    next_eigenvalue: float
 
     @property
-    def score(self) -> float:
-        """Return the mean of the three."""
-        return (self.agreement + self.stability + self.silhouette) / 3
+    def gap(self) -> float:
+        """Return by how much the eigenvalues fall after the k-th: what speaks for k."""
+        return self.eigenvalue - self.next_eigenvalue
 
 
 def count_candidates(
     descriptors: ArrayLike, *, most: int = _MOST, seed: int = 0
 ) -> Sequence[Candidate]:
-    """Return candidates for 2 to `most` clusters of descriptors (M, L, D), in that order.
+    """Return candidates for 1 to `most` classes of descriptors (M, L, D), in that order.
 
-    There are none with fewer than 8 regions, and none above a quarter of
-    them or half of the different ones.
+    There are none with fewer than 8 regions, and none above a quarter of them or half of the
+    different ones.
     """
     x = np.asarray(descriptors, np.float64)
     n = len(x)
-    if n < 2 * _SAMPLES_PER_DIMENSION:
+    if n < _FEWEST:
         return []
-    d = max(1, min(_DIMENSIONS, n // _SAMPLES_PER_DIMENSION, x.shape[2]))
-    layers = [PCA(d, random_state=seed).fit_transform(x[:, i]) for i in range(x.shape[1])]
-    together = np.concatenate(layers, 1)
-    distinct = len(np.unique(together.round(6), axis=0))
-    largest = min(most, n // _SAMPLES_PER_DIMENSION, distinct // 2)
+    distinct = len(np.unique(x.reshape(n, -1).round(6), axis=0))
+    largest = min(most, n // _SAMPLES_PER_COMPONENT, distinct // 2)
+    values = _eigenvalues(_memberships(x, seed))
     return [
-        Candidate(
-            k,
-            _agreement(layers, k, seed),
-            _stability(together, k, seed),
-            _silhouette(together, k, seed),
-        )
-        for k in range(2, largest + 1)
+        Candidate(k, float(values[k - 1]), float(values[k]) if k < len(values) else 0.0)
+        for k in range(1, largest + 1)
+        if k <= len(values)
     ]
 
 
 def best_count(candidates: Sequence[Candidate]) -> int:
-    """Return the number of clusters with the highest score, the smaller of equal ones.
-
-    It is 1 where no number scores 0.4, as with a single kind of defect, and without candidates.
-    """
-    best = max(candidates, key=lambda candidate: (candidate.score, -candidate.k), default=None)
-    return 1 if best is None or best.score < _CONVINCING else best.k
+    """Return the number with the widest gap, the smaller of equal ones; 1 without candidates."""
+    best = max(candidates, key=lambda candidate: (candidate.gap, -candidate.k), default=None)
+    return 1 if best is None else best.k
 
 
-def _agreement(layers: Sequence[Floats], k: int, seed: int) -> float:
+def _memberships(x: Floats, seed: int) -> Floats:
+    """Return what the components of all mixtures say of the regions, (M, all components)."""
+    most = len(x) // _SAMPLES_PER_COMPONENT
     found = [
-        GaussianMixture(
-            k, covariance_type="tied", n_init=_RESTARTS, reg_covar=1e-3, random_state=seed
-        ).fit_predict(points)
-        for points in layers
+        fit_mixture(x, layer, d, n_components, seed).responsibilities(x)
+        for layer in range(x.shape[1])
+        for d in _DIMENSIONS
+        for n_components in sorted({min(n, most) for n in _COMPONENTS})
     ]
-    pairs = [adjusted_rand_score(a, b) for a, b in combinations(found, 2)]
-    return float(np.mean(pairs)) if pairs else 0.0
+    return np.concatenate(found, 1)
 
 
-def _stability(points: Floats, k: int, seed: int) -> float:
-    rng = np.random.default_rng(seed)
-    values = []
-    for _ in range(_HALVES):
-        a, b = np.array_split(rng.permutation(len(points)), 2)
-        one, two = (_k_means(k, seed).fit(points[half]) for half in (a, b))
-        values.append(adjusted_rand_score(one.predict(points[b]), two.labels_))
-    return float(np.mean(values))
+def _eigenvalues(memberships: Floats) -> Floats:
+    """Return the falling eigenvalues of the normalised graph whose weights are shared components.
 
-
-def _silhouette(points: Floats, k: int, seed: int) -> float:
-    labels = _k_means(k, seed).fit_predict(points)
-    return float(silhouette_score(points, labels)) if len(set(labels)) > 1 else 0.0
-
-
-def _k_means(k: int, seed: int) -> KMeans:
-    return KMeans(k, n_init=_RESTARTS, random_state=seed)
+    The graph R R^T of memberships R (M, K) is never built: its eigenvalues are the squared singular
+    values of R, rows divided by the root of their degrees.
+    """
+    degrees = memberships @ memberships.sum(0)  # (M,)
+    scaled = memberships / np.sqrt(degrees)[:, None]
+    return np.asarray(np.linalg.svd(scaled, compute_uv=False) ** 2)

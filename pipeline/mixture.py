@@ -96,7 +96,7 @@ def fit_vote(
         return Vote([], np.eye(1, n_classes))
     n_clusters = n_classes - int(normal_known)
     mixtures = [
-        _fit(x, layer, d, n_clusters + extra, seed)
+        fit_mixture(x, layer, d, n_clusters + extra, seed)
         for layer in range(x.shape[1])
         for d in dimensions
         for extra in extra_components
@@ -168,7 +168,7 @@ def _check(
         raise ValueError(f"extra_components are {list(extra_components)}: give 0 or more")
 
 
-def _fit(x: Floats, layer: int, dimensions: int, n_components: int, seed: int) -> Mixture:
+def fit_mixture(x: Floats, layer: int, dimensions: int, n_components: int, seed: int) -> Mixture:
     """Fit one mixture, in fewer dimensions where there are not four regions for each."""
     rows = x[:, layer]
     d = min(dimensions, rows.shape[1], max(1, len(rows) // _SAMPLES_PER_DIMENSION))

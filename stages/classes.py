@@ -15,7 +15,7 @@ from pipeline.descriptors import region_descriptors
 
 log = logging.getLogger("anomalyncd")
 
-_COLUMNS = ["classes", "agreement", "stability", "silhouette", "score"]
+_COLUMNS = ["classes", "eigenvalue", "gap"]
 
 
 def run(category: str, params: Params, layout: Layout) -> None:
@@ -28,7 +28,7 @@ def run(category: str, params: Params, layout: Layout) -> None:
     n_classes = given or best_count(candidates) + 1
     if not given:
         log.info("%s: %d classes with normal", category, n_classes)
-    rows = [(c.k + 1, c.agreement, c.stability, c.silhouette, c.score) for c in candidates]
+    rows = [(c.k + 1, c.eigenvalue, c.gap) for c in candidates]
     frame = pd.DataFrame(rows, columns=_COLUMNS)
     with replacing(layout.classes(category)) as folder:
         folder.mkdir()
