@@ -3,7 +3,8 @@
 python -m benchmarks.one_sided metal
 
 Needs the demo's images and backbone (`dvc repro demo backbone`). Takes such parts of the demo's
-queries, makes their maps, and prints how many images `predict.normal: scores` takes for normal.
+queries, makes their maps and masks, and prints how many images `predict.normal: scores` takes for
+normal, and how many have a region.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ import numpy as np
 import pandas as pd
 import typer
 
-from pipeline.artifacts import LABELS, MAP_SCORES, Layout, read_parquet
+from pipeline.artifacts import LABELS, MAP_SCORES, MEBIN_IMAGES, Layout, read_parquet
 from pipeline.config import Params, load_params
 from pipeline.described import scores_of_references
 from pipeline.normality import normal_limit
-from stages import manifest, maps
+from stages import manifest, maps, mebin
 
 WAYS = (("musc", False), ("musc", True), ("patchcore", True))
 """Method, and whether the set has its normal references."""
@@ -38,10 +39,10 @@ def subsets(kinds: list[str]) -> dict[str, list[str]]:
     }
 
 
-def taken_for_normal(
+def outcome(
     source: Path, kinds: list[str], params: Params, layout: Layout, *, references: bool
 ) -> str:
-    """Make the maps of some kinds of a product; return who is taken for normal."""
+    """Make the maps of some kinds of a product; return who is taken for normal, and has regions."""
     category = source.name
     with tempfile.TemporaryDirectory() as root:
         for kind in kinds:
@@ -53,14 +54,21 @@ def taken_for_normal(
         changed = Params.model_validate(content)
         manifest.run(category, changed, layout)
         maps.run(category, changed, layout)
+        mebin.run(category, changed, layout)
     scores = read_parquet(layout.maps(category) / "scores.parquet", MAP_SCORES)
     labels = read_parquet(layout.manifest(category) / "labels.parquet", LABELS)
     limit = normal_limit(scores["score"], scores_of_references(layout, category))
     normal = scores["score"].to_numpy() <= limit
     of = pd.Series(labels["label"].to_numpy(), labels["sample_id"]).reindex(scores["sample_id"])
     good = np.asarray(of == "good")
+    table = read_parquet(layout.mebin(category) / "images.parquet", MEBIN_IMAGES)
+    cut = (table["n_regions"] > 0).to_numpy()
     parts = [(good, "normal images"), (~good, "defects")]
-    return ", ".join(f"{normal[s].sum()} of {s.sum()} {what}" for s, what in parts if s.any())
+    counts = [
+        ", ".join(f"{flags[s].sum()} of {s.sum()} {what}" for s, what in parts if s.any())
+        for flags in (normal, cut)
+    ]
+    return " | ".join(counts)
 
 
 def main(
@@ -72,7 +80,7 @@ def main(
     params = load_params(params_path)
     source = data / "raw" / "demo" / category
     kinds = sorted(path.name for path in (source / "test").iterdir())
-    typer.echo("| set | maps | taken for normal |\n|---|---|---|")
+    typer.echo("| set | maps | taken for normal | with a region |\n|---|---|---|---|")
     for what, chosen in subsets(kinds).items():
         for method, references in WAYS:
             content = params.model_dump(by_alias=True)
@@ -80,7 +88,7 @@ def main(
             with tempfile.TemporaryDirectory() as folder:
                 layout = Layout(Path(folder))
                 shutil.copytree(Layout(data).backbone(), layout.backbone())
-                found = taken_for_normal(
+                found = outcome(
                     source, chosen, Params.model_validate(content), layout, references=references
                 )
             how = f"{method}, {'with' if references else 'no'} references"

@@ -40,7 +40,7 @@ def run(category: str, params: Params, layout: Layout, frozen: ScoreRange | None
         )
     ground_truth = group.attrs.get("method") == "ground_truth"
     ends = ScoreRange(0.0, 1.0) if ground_truth else frozen
-    ends = ends or _range(category, scores, params.mebin)
+    ends = ends or _range(category, scores, _references(source), params.mebin)
     binarize = _pass_through if ground_truth else _method(params.mebin, ends)
     metadata = {
         "method": "ground_truth" if ground_truth else params.mebin.method,
@@ -87,10 +87,29 @@ def _write_masks(
     return rows
 
 
-def _range(category: str, scores: pd.DataFrame, options: Mebin) -> ScoreRange:
+def _references(maps: Path) -> NDArray[np.float64]:
+    """Return the anomaly scores (R,) of the normal references; none where the maps have none."""
+    table = artifacts.read_parquet(maps / "references.parquet", artifacts.REFERENCE_SCORES)
+    return np.asarray(table["score"].to_numpy(np.float64))
+
+
+def _range(
+    category: str, scores: pd.DataFrame, references: NDArray[np.float64], options: Mebin
+) -> ScoreRange:
+    """Return where thresholds are sought (section 3.2).
+
+    s_min is the lowest score, that of a normal image. Where all images score higher than all normal
+    references there is none among them, and s_min is the lowest score of a reference (rule "paper";
+    the published implementation has no references here).
+    """
+    values = scores["score"].to_numpy(np.float64)
+    floor = options.floor
+    alone = len(references) > 0 and len(values) > 0 and values.min() > references.max()
+    if floor is None and options.rule == "paper" and alone:
+        floor = float(references.min())
+        log.info("mebin %s: no normal image; floor %.3f is of the references", category, floor)
     try:
-        values = scores["score"].to_numpy(np.float64)
-        return score_range(values, rule=options.rule, floor=options.floor)
+        return score_range(values, rule=options.rule, floor=floor)
     except ValueError as error:
         raise ArtifactError(f"{category}: {error}") from error
 

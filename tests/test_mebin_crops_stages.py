@@ -33,7 +33,12 @@ def some_maps(n: int = 6) -> NDArray[np.float32]:
     return maps.astype(np.float32)
 
 
-def write_inputs(root: Path, maps: NDArray[np.float32], method: str = "musc") -> Layout:
+def write_inputs(
+    root: Path,
+    maps: NDArray[np.float32],
+    method: str = "musc",
+    references: tuple[float, ...] = (),
+) -> Layout:
     """Write manifest, maps and image files as their stages would."""
     layout, ids = Layout(root / "data"), [f"{i:016x}" for i in range(len(maps))]
     (root / "raw" / "c").mkdir(parents=True)
@@ -50,6 +55,9 @@ def write_inputs(root: Path, maps: NDArray[np.float32], method: str = "musc") ->
     frame = pd.DataFrame({"sample_id": ids, "score": scores, "image_score": scores})
     folder = layout.maps("c")
     artifacts.write_parquet(folder / "scores.parquet", frame, artifacts.MAP_SCORES)
+    known = {"sample_id": [str(i) for i in range(len(references))], "score": list(references)}
+    frame = pd.DataFrame(known).astype({"score": float})
+    artifacts.write_parquet(folder / "references.parquet", frame, artifacts.REFERENCE_SCORES)
     spec = ArraySpec(maps.shape, "float32")
     with artifacts.create_arrays(folder / "maps.zarr", {"maps": spec}, {"method": method}) as out:
         out["maps"][:] = maps
@@ -65,6 +73,30 @@ def read_mebin(layout: Layout) -> tuple[NDArray[np.bool_], pd.DataFrame, dict[st
     masks = artifacts.open_arrays(path / "masks.zarr")["masks"][:]
     table = artifacts.read_parquet(path / "images.parquet", artifacts.MEBIN_IMAGES)
     return masks, table, artifacts.read_metadata(path / "images.parquet")
+
+
+@pytest.mark.parametrize(
+    ("references", "options", "expected"),
+    [
+        ((0.2, 0.3), {}, 0.2),  # every image is above all references: none is normal
+        ((0.2, 0.95), {}, None),
+        ((), {}, None),
+        ((0.2, 0.3), {"floor": 0.5}, 0.5),
+        ((0.2, 0.3), {"rule": "reference"}, None),
+    ],
+)
+def test_references_give_the_floor_of_a_set_without_a_normal_image(
+    tmp_path: Path,
+    references: tuple[float, ...],
+    options: dict[str, object],
+    expected: float | None,
+) -> None:
+    maps = some_maps()[1:]
+    layout = write_inputs(tmp_path, maps, references=references)
+    mebin.run("c", params(tmp_path, mebin={"erode_px": 1, **options}), layout)
+    _, _, metadata = read_mebin(layout)
+    lowest = float(maps.max(axis=(1, 2)).min())
+    assert metadata["s_min"] == pytest.approx(lowest if expected is None else expected)
 
 
 @pytest.mark.parametrize(
