@@ -98,7 +98,7 @@ def test_names_show_and_files_that_are_no_images_are_left_out(made: Path, tmp_pa
 
 def test_what_cannot_be_classified_is_said(made: Path, tmp_path: Path) -> None:
     out = tmp_path / "found.parquet"
-    assert "is not a folder" in classify(made, tmp_path / "none", out)[1]
+    assert "does not exist" in classify(made, tmp_path / "none", out)[1]
     (tmp_path / "empty").mkdir()
     code, text = classify(made, tmp_path / "empty", out)
     assert (code, out.exists()) == (1, False)
