@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from pipeline.artifacts import (
     CLASSIFIED,
     MERGED,
+    REGIONS,
     Layout,
     read_json,
     read_parquet,
@@ -26,7 +27,7 @@ from pipeline.artifacts import (
 )
 from pipeline.cli import app
 from pipeline.config import parse_params
-from pipeline.names import run_of, set_name
+from pipeline.names import names_for, run_of, set_name
 from stages import predict
 from tests.test_parameters import CATEGORY, ORDER, run, settings
 from tests.textures import KINDS, write_plates
@@ -218,6 +219,21 @@ def test_names_show_unless_they_are_another_run_s(made: Path, tmp_path: Path) ->
     assert "name the classes again" in text
     known = read_parquet(out, CLASSIFIED)[lambda frame: frame["class"] > 0]
     assert known["name"].tolist() == [f"class {k}" for k in known["class"]]
+
+
+@pytest.mark.parametrize("made", RUNS[:1], indirect=True)
+def test_names_outlive_another_network_beside_the_mixture(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made / "data", tmp_path / "data")
+    layout = Layout(tmp_path / "data")
+    set_name(tmp_path / "names.yaml", CATEGORY, 1, "one", run_of(layout, CATEGORY))
+    path = layout.predict(CATEGORY) / "regions.parquet"
+    content = read_json(path.with_name("classifier.json"))["params"]
+    content["train"]["mu"] += 1
+    before = np.stack(read_parquet(path, REGIONS)["embedding"].tolist())
+    for stage in ("train", "predict"):
+        run(stage, parse_params(content), layout)
+    assert not np.allclose(np.stack(read_parquet(path, REGIONS)["embedding"].tolist()), before)
+    assert names_for(tmp_path / "names.yaml", CATEGORY, layout)[1] == "one"
 
 
 def test_what_cannot_be_classified_is_said(made: Path, tmp_path: Path) -> None:
