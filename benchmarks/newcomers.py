@@ -16,7 +16,7 @@ import pandas as pd
 import typer
 
 from pipeline.artifacts import LABELS, MERGED, Layout, read_parquet
-from pipeline.commands.classify import classify_folder
+from pipeline.commands.classify import classify_images
 from pipeline.demo import generate
 from pipeline.names import ClassNames
 
@@ -42,7 +42,7 @@ def main(
     layout = Layout(data)
     with tempfile.TemporaryDirectory() as folder:
         kinds = draw(Path(folder), category, seed, per_kind)
-        found, _ = classify_folder(
+        found, _ = classify_images(
             Path(folder), category, layout, Path("params.yaml"), None, ClassNames()
         )
     merged = read_parquet(layout.merge(category) / "images.parquet", MERGED)

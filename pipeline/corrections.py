@@ -4,7 +4,7 @@
      "corrections": [{"crop_id": "5c1f-0", "class": 3}, {"crop_id": "5c1f-1", "name": "stain"}]}
 
 A region gets another class of the run, or a name for a class that the run does not have. As with
-names, a `run` that is not the present one is an error: its classes have other numbers. Whoever
+names, a `run` that is not the present one is an error: its regions or their classes differ. Whoever
 wants to know what people say of the regions calls `corrected_classes`.
 """
 

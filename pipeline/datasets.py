@@ -13,7 +13,7 @@ from pipeline.images import ImageError, ImageInfo, inspect_image, read_mask
 from pipeline.layouts import DatasetError, Entry, Scan, Split, holds_images, scan_folder, understood
 from pipeline.progress import Progress, silent
 
-__all__ = ["Dataset", "DatasetError", "Sample", "collect", "holds_images"]
+__all__ = ["Dataset", "DatasetError", "Sample", "collect", "holds_images", "same_bytes"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -86,6 +86,11 @@ def collect(
     return Dataset(scan.layout, tuple(samples), tuple(sorted(rejected)))
 
 
+def same_bytes(path: str) -> str:
+    """Return why a file is rejected that has the same bytes as the file `path`."""
+    return f"the same bytes as {path}, which is used"
+
+
 def _inspect(root: Path, entry: Entry) -> ImageInfo | str:
     try:
         return inspect_image(root / entry.path)
@@ -105,8 +110,7 @@ def _unique(
         if isinstance(info, str):
             rejected.append((entry.path, info))
         elif info.sample_id in kept:
-            first = kept[info.sample_id].path
-            rejected.append((entry.path, f"the same bytes as {first}, which is used"))
+            rejected.append((entry.path, same_bytes(kept[info.sample_id].path)))
         else:
             kept[info.sample_id] = Sample(
                 sample_id=info.sample_id,

@@ -4,9 +4,10 @@
       run: 0d3f5a1b2c4e     # the run whose classes these are; written by `anomalyncd name`
       3: scratch
 
-A class has another number after the next training, so names of a `run` that is not the present one
-are an error rather than a wrong name. Without `run`, as in a file edited by hand, they are taken as
-they stand.
+A class may have another number, or other regions, after the next run, so names of a `run` that is
+not the present one are an error rather than a wrong name. A run is which regions are in which
+class, and nothing else: where those come out the same again, names stay. Without `run`, as in a
+file edited by hand, they are taken as they stand.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from pipeline.artifacts import Layout, replacing
+from pipeline.artifacts import REGIONS, Layout, read_parquet, replacing
 from pipeline.config import ConfigError
 from pipeline.presets import read_yaml
 
@@ -40,11 +41,19 @@ class ClassNames:
 
 
 def run_of(layout: Layout, category: str) -> str:
-    """Return what tells this run's classes from another's: 12 hex digits of regions.parquet."""
+    """Return what tells this run's classes from another's: 12 hex digits.
+
+    A hash of the crop_ids and their classes in the order of the crop_ids. Confidences and
+    embeddings have no part in it, so that names and corrections outlive a training after which
+    the same regions are in the same classes. Raises `ConfigError` where nothing is predicted yet.
+    """
     path = layout.predict(category) / "regions.parquet"
     if not path.exists():
         raise ConfigError(f"{path} does not exist: run `dvc repro` first")
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    regions = read_parquet(path, REGIONS)
+    pairs = sorted(zip(regions["crop_id"].tolist(), regions["class"].tolist(), strict=True))
+    lines = "".join(f"{crop_id} {number}\n" for crop_id, number in pairs)
+    return hashlib.sha256(lines.encode()).hexdigest()[:12]
 
 
 def read_names(path: Path) -> dict[str, ClassNames]:
@@ -62,12 +71,34 @@ def read_names(path: Path) -> dict[str, ClassNames]:
 def names_for(path: Path, category: str, layout: Layout) -> ClassNames:
     """Return the names of a category's present classes; raise `ConfigError` for another run's."""
     names = read_names(path).get(category, ClassNames())
-    if names.run is not None and names.run != run_of(layout, category):
-        raise ConfigError(
-            f"{path}: the names of {category} belong to an earlier run ({names.run}); look at the "
-            f"report, name the classes again or remove `run` if they still fit"
-        )
+    problem = _problem(path, category, layout, names)
+    if problem is not None:
+        raise ConfigError(problem)
     return names
+
+
+def names_or_numbers(
+    path: Path, category: str, layout: Layout
+) -> tuple[ClassNames, tuple[str, ...]]:
+    """Return the names of a category's present classes, or none and a note if they are another's.
+
+    Raises `ConfigError` for a file that cannot be read.
+    """
+    names = read_names(path).get(category, ClassNames())
+    problem = _problem(path, category, layout, names)
+    if problem is not None:
+        return ClassNames(), (f"Classes are shown by number: {problem}",)
+    return names, ()
+
+
+def _problem(path: Path, category: str, layout: Layout, names: ClassNames) -> str | None:
+    """Say that names belong to another run and what to do; None if they do not."""
+    if names.run is None or names.run == run_of(layout, category):
+        return None
+    return (
+        f"{path}: the names of {category} belong to an earlier run ({names.run}); look at the "
+        f"report, name the classes again or remove `run` if they still fit"
+    )
 
 
 def set_name(path: Path, category: str, number: int, name: str, run: str) -> None:

@@ -26,9 +26,9 @@ from pipeline.artifacts import (
     write_json,
 )
 from pipeline.charts import line_chart
-from pipeline.config import ConfigError, Params
+from pipeline.config import Params
 from pipeline.metrics import mean_figures
-from pipeline.names import NAMES, ClassNames, names_for, read_names
+from pipeline.names import NAMES, names_or_numbers
 from pipeline.progress import track
 from pipeline.provenance import environment
 from pipeline.reporting import (
@@ -97,7 +97,7 @@ def _tables(name: str, params: Params, layout: Layout, names_path: Path) -> Cate
     crops = read_parquet(layout.crops(name) / "crops.parquet", CROPS)
     if crops["crop_id"].tolist() != regions["crop_id"].tolist():
         raise ArtifactError(f"{layout.predict(name)}: made from other crops; run `predict` again")
-    names, notes = _names(name, layout, names_path)
+    names, notes = names_or_numbers(names_path, name, layout)
     images = read_parquet(manifest / "images.parquet", IMAGES)
     return Category(
         name=name,
@@ -114,15 +114,6 @@ def _tables(name: str, params: Params, layout: Layout, names_path: Path) -> Cate
         names=names,
         notes=notes,
     )
-
-
-def _names(name: str, layout: Layout, path: Path) -> tuple[ClassNames, tuple[str, ...]]:
-    """Return the names of the classes; those of another run are left out, with a note."""
-    read_names(path)  # a file that cannot be read is an error, not a note
-    try:
-        return names_for(path, name, layout), ()
-    except ConfigError as error:
-        return ClassNames(), (f"Classes are shown by number: {error}",)
 
 
 def _by_sample(path: Path, schema: pa.Schema, column: str) -> dict[str, str]:

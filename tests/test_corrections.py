@@ -24,15 +24,15 @@ from pipeline.names import ClassNames, run_of
 CLASSES = [1, 0, 2, 2]
 
 
-def write_regions(root: Path, classes: list[int]) -> pd.DataFrame:
+def write_regions(root: Path, classes: list[int], *, confidence: float = 0.9) -> pd.DataFrame:
     frame = pd.DataFrame(
         {
             "crop_id": [f"r{i}" for i in range(len(classes))],
             "sample_id": "a",
             "class": classes,
-            "confidence": 0.9,
+            "confidence": confidence,
             "probabilities": list(np.eye(3, dtype=np.float32)[classes]),
-            "embedding": [np.zeros(2, np.float32)] * len(classes),
+            "embedding": [np.full(2, confidence, np.float32)] * len(classes),
         }
     )
     write_parquet(Layout(root).predict("metal") / "regions.parquet", frame, REGIONS, {})
@@ -113,6 +113,17 @@ def test_corrections_of_another_run_are_refused(tmp_path: Path, regions: pd.Data
         corrected_classes(layout, "metal", later)
     with pytest.raises(ConfigError, match=r"corrections.metal\.json: .* move the file away"):
         add(tmp_path, later, {"crop_id": "r0", "class": 2})
+
+
+def test_corrections_outlive_a_run_that_leaves_every_region_in_its_class(
+    tmp_path: Path, regions: pd.DataFrame
+) -> None:
+    download(tmp_path, [{"crop_id": "r0", "class": 2}])
+    add_corrections(Layout(tmp_path), "metal", tmp_path / "download.json", regions)
+    later = write_regions(tmp_path, CLASSES, confidence=0.5)
+    assert corrected_classes(Layout(tmp_path), "metal", later) == [2, *CLASSES[1:]]
+    entry = {"crop_id": "r1", "class": 1}
+    assert add(tmp_path, later, entry) == 2
 
 
 @pytest.mark.parametrize(

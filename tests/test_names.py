@@ -4,19 +4,45 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
-from pipeline.artifacts import Layout
+from pipeline.artifacts import REGIONS, Layout, write_parquet
 from pipeline.config import ConfigError
-from pipeline.names import ClassNames, names_for, read_names, run_of, set_name
+from pipeline.names import (
+    ClassNames,
+    names_for,
+    names_or_numbers,
+    read_names,
+    run_of,
+    set_name,
+)
+
+CLASSES = {"a-0": 1, "a-1": 0, "b-0": 11, "b-1": 2}
+
+
+def write_regions(layout: Layout, classes: dict[str, int], *, seed: int = 0) -> None:
+    """Write regions in these classes; all else that regions.parquet holds depends on `seed`."""
+    rng = np.random.default_rng(seed)
+    frame = pd.DataFrame(
+        {
+            "crop_id": list(classes),
+            "sample_id": [crop_id[0] for crop_id in classes],
+            "class": list(classes.values()),
+            "confidence": rng.random(len(classes)),
+            "probabilities": list(rng.random((len(classes), 12))),
+            "embedding": list(rng.random((len(classes), 4))),
+        }
+    )
+    path = layout.predict("metal") / "regions.parquet"
+    write_parquet(path, frame, REGIONS, {"head": seed})
 
 
 @pytest.fixture
 def layout(tmp_path: Path) -> Layout:
     layout = Layout(tmp_path / "data")
-    path = layout.predict("metal") / "regions.parquet"
-    path.parent.mkdir(parents=True)
-    path.write_bytes(b"first")
+    write_regions(layout, CLASSES)
     return layout
 
 
@@ -39,11 +65,52 @@ def test_a_name_is_kept_beside_those_there(tmp_path: Path, layout: Layout) -> No
 def test_names_of_another_run_are_refused_and_replaced(tmp_path: Path, layout: Layout) -> None:
     path = tmp_path / "names.yaml"
     set_name(path, "metal", 3, "scratch", run_of(layout, "metal"))
-    (layout.predict("metal") / "regions.parquet").write_bytes(b"second")
+    write_regions(layout, {**CLASSES, "b-1": 1})
     with pytest.raises(ConfigError, match="an earlier run"):
         names_for(path, "metal", layout)
     set_name(path, "metal", 1, "dent", run_of(layout, "metal"))
     assert names_for(path, "metal", layout).names == {1: "dent"}
+
+
+def test_names_outlive_a_run_that_leaves_every_region_in_its_class(
+    tmp_path: Path, layout: Layout
+) -> None:
+    path = tmp_path / "names.yaml"
+    set_name(path, "metal", 2, "scratch", run_of(layout, "metal"))
+    write_regions(layout, dict(reversed(CLASSES.items())), seed=1)
+    assert names_for(path, "metal", layout)[2] == "scratch"
+    set_name(path, "metal", 1, "dent", run_of(layout, "metal"))
+    assert names_for(path, "metal", layout).names == {1: "dent", 2: "scratch"}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {**CLASSES, "a-1": 1},
+        {**CLASSES, "a-0": 0, "a-1": 1},
+        {**CLASSES, "c-0": 0},
+        {k: v for k, v in CLASSES.items() if k != "a-1"},
+        {"a-0": 1, "a-1": 0, "b-01": 1, "b-1": 2},
+    ],
+)
+def test_other_regions_or_classes_are_another_run(layout: Layout, other: dict[str, int]) -> None:
+    before = run_of(layout, "metal")
+    write_regions(layout, other)
+    assert run_of(layout, "metal") != before
+
+
+def test_names_or_else_numbers_and_a_note(tmp_path: Path, layout: Layout) -> None:
+    path = tmp_path / "names.yaml"
+    set_name(path, "metal", 2, "scratch", run_of(layout, "metal"))
+    assert names_or_numbers(path, "metal", layout) == (names_for(path, "metal", layout), ())
+    write_regions(layout, {**CLASSES, "b-1": 1})
+    names, notes = names_or_numbers(path, "metal", layout)
+    assert names == ClassNames()
+    assert [note.split(": ")[0] for note in notes] == ["Classes are shown by number"]
+    assert "name the classes again" in notes[0]
+    path.write_text("- a")
+    with pytest.raises(ConfigError, match="must map categories"):
+        names_or_numbers(path, "metal", layout)
 
 
 def test_a_file_edited_by_hand_is_taken_as_it_stands(tmp_path: Path, layout: Layout) -> None:

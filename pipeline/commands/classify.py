@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import numpy as np
 import pandas as pd
 import typer
+from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from pipeline.artifacts import (
@@ -29,32 +30,40 @@ from pipeline.artifacts import (
 )
 from pipeline.commands.errors import reported
 from pipeline.config import ConfigError, Params, load_params
+from pipeline.datasets import DatasetError, same_bytes
 from pipeline.mebin import ScoreRange
 from pipeline.merging import region_weights
-from pipeline.names import NAMES, ClassNames, names_for
-from pipeline.region_model import load_region_model
+from pipeline.names import NAMES, ClassNames, names_or_numbers
+from pipeline.region_model import RegionModel, load_region_model
 
 UNKNOWN = "unknown"
 
 
 def classify(
-    images: Annotated[Path, typer.Argument(help="A folder of images, flat or nested.")],
+    images: Annotated[
+        Path, typer.Argument(help="An image, or a folder of images, flat or nested.")
+    ],
     category: Annotated[str, typer.Option("--category", help="The product: its run is used.")],
     out: Annotated[Path, typer.Option("--out", help="The Parquet file to write.")],
     maps: Annotated[
         Path | None,
-        typer.Option("--maps", help="Maps of the images, where the run's were precomputed."),
+        typer.Option("--maps", help="Map or maps of them, where the run's were precomputed."),
     ] = None,
     names: Annotated[Path, typer.Option("--names", help="The file of names.")] = NAMES,
     params_path: Annotated[Path, typer.Option("--params")] = Path("params.yaml"),
     data: Annotated[Path, typer.Option("--data", help="Folder of the artifacts.")] = Path("data"),
 ) -> None:
-    """Classify new images by a finished run, each for itself; nothing is trained."""
+    """Classify new images by a finished run, each for itself; nothing is trained.
+
+    Every file that can be read as an image has a row; the others are named with the reason.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     with reported("classify"):
         layout = Layout(data)
-        known = names_for(names, category, layout)
-        frame, rejected = classify_folder(images, category, layout, params_path, maps, known)
+        known, notes = names_or_numbers(names, category, layout)
+        for note in notes:
+            typer.secho(note, err=True, fg=typer.colors.YELLOW)
+        frame, rejected = classify_images(images, category, layout, params_path, maps, known)
         write_parquet(out, frame, CLASSIFIED, {"category": category})
         for path, reason in rejected:
             typer.secho(f"left out: {path}: {reason}", err=True, fg=typer.colors.YELLOW)
@@ -64,7 +73,7 @@ def classify(
         )
 
 
-def classify_folder(
+def classify_images(
     images: Path,
     category: str,
     trained: Layout,
@@ -72,19 +81,25 @@ def classify_folder(
     maps: Path | None,
     names: ClassNames,
 ) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
-    """Return the table of `CLASSIFIED`, a row an image, and (path, reason) of what was left out.
+    """Return the table of `CLASSIFIED`, a row a file, and (path, reason) of what was left out.
 
-    Every image goes through the stages as in the run, with what the run has learnt: its reference
-    bank, the range of its maps and of MEBin's thresholds, its network and its classifier.
+    `images` is a file or a folder. Rows are ordered by path; files with the same bytes have the
+    same values. Every image goes through the stages as in the run, with what the run has learnt:
+    its reference bank, the range of its maps and of MEBin's thresholds, its network and its
+    classifier. Raises `ConfigError` if there is no such file or folder, or no usable image in it.
+
+    `class` is -1 where most of an image's weight is on regions unlike all of the run. `confidence`
+    is always the probability of `nearest_class` among the classes of the run, which sum to 1:
+    for an unknown image it says which of them is nearest, not how sure it is that none fits.
     """
-    if not images.is_dir():
-        raise ConfigError(f"{images} is not a folder: give the folder that holds the images")
+    if not images.exists():
+        raise ConfigError(f"{images} does not exist: give an image, or a folder of images")
     model, stored = load_region_model(trained.predict(category))
     with tempfile.TemporaryDirectory(dir=trained.root) as temporary:
         root = Path(temporary)
         params = _params(stored, params_path, root, maps, category)
-        (root / "raw").mkdir()
-        (root / "raw" / category).symlink_to(images.resolve())
+        stand_in = root / "raw" / category
+        _link(images, stand_in)
         layout = Layout(root)
         for new, old in (
             (layout.backbone(), trained.backbone()),
@@ -92,13 +107,24 @@ def classify_folder(
         ):
             new.parent.mkdir(exist_ok=True)
             new.symlink_to(old.resolve())
-        _cut_out(category, params, layout, trained)
-        predicting, merging = (importlib.import_module(f"stages.{s}") for s in ("predict", "merge"))
-        seen = predicting.look(category, params, layout)
-        found = predicting.classify(seen, model, params)
-        predicting.write_regions(layout.predict(category), seen, found.probabilities, params)
-        merging.run(category, params, layout)
-        return _table(category, params, layout, found.unknown, names), _rejected(category, layout)
+        try:
+            _cut_out(category, params, layout, trained)
+        except DatasetError as error:
+            raise ConfigError(str(error).replace(str(stand_in), str(images))) from error
+        unknown = _sort(category, params, layout, model)
+        table = _table(category, params, layout, unknown, names)
+        files, left_out = _files(category, layout)
+        return files.merge(table, on="sample_id", how="left", validate="many_to_one"), left_out
+
+
+def _link(given: Path, folder: Path) -> None:
+    """Make `folder` stand for a given folder, or hold nothing but a given file."""
+    folder.parent.mkdir(exist_ok=True)
+    if not given.is_file():
+        folder.symlink_to(given.resolve())
+        return
+    folder.mkdir()
+    (folder / given.name).symlink_to(given.resolve())
 
 
 def _params(
@@ -119,11 +145,12 @@ def _params(
             f"the run's maps.method is {method}: --maps is needed with precomputed and only then"
         )
     content["dataset"] = {"root": str(root / "raw"), "categories": [category]}
+    nothing = root / "no_references.txt"  # whatever list of references lies in the folder
+    nothing.touch()
     manifest = {"layout": "folder", "exclude_labels": [], "normal_root": str(root / "none")}
-    content["manifest"] = {**stored["manifest"], **manifest, "normal_list": None}
+    content["manifest"] = {**stored["manifest"], **manifest, "normal_list": str(nothing.resolve())}
     if maps is not None:
-        (root / "maps_of_others").mkdir()
-        (root / "maps_of_others" / category).symlink_to(maps.resolve())
+        _link(maps, root / "maps_of_others" / category)
         content["maps"] = {**stored["maps"], "precomputed_root": str(root / "maps_of_others")}
     return Params.model_validate(content)
 
@@ -145,17 +172,29 @@ def _cut_out(category: str, params: Params, layout: Layout, trained: Layout) -> 
     crops.run(category, params, layout)
 
 
+def _sort(category: str, params: Params, layout: Layout, model: RegionModel) -> NDArray[np.bool_]:
+    """Run the stages `predict` and `merge`; return which sub-images (M,) are unlike the run's."""
+    predicting, merging = (
+        importlib.import_module(f"stages.{name}") for name in ("predict", "merge")
+    )
+    seen = predicting.look(category, params, layout)
+    found = predicting.classify(seen, model, params)
+    predicting.write_regions(layout.predict(category), seen, found.probabilities, params)
+    merging.run(category, params, layout)
+    unknown: NDArray[np.bool_] = found.unknown
+    return unknown
+
+
 def _table(
     category: str,
     params: Params,
     layout: Layout,
-    unknown: np.ndarray[Any, np.dtype[np.bool_]],
+    unknown: NDArray[np.bool_],
     names: ClassNames,
 ) -> pd.DataFrame:
-    """Return a row an image; it is unknown where regions of most of its weight are."""
+    """Return a row a sample_id; it is unknown where regions of most of its weight are."""
     merged = read_parquet(layout.merge(category) / "images.parquet", MERGED)
     crops = read_parquet(layout.crops(category) / "crops.parquet", CROPS)
-    images = read_parquet(layout.manifest(category) / "images.parquet", IMAGES)
     scores = read_parquet(layout.maps(category) / "scores.parquet", MAP_SCORES)
     index = pd.Index(merged["sample_id"]).get_indexer(crops["sample_id"])
     weights = region_weights(
@@ -168,11 +207,9 @@ def _table(
     )
     share = np.bincount(index, weights=weights * unknown, minlength=len(merged))
     strange = share > 0.5
-    by_id = images.set_index("sample_id")["path"]
     classes = np.where(strange, -1, merged["class"])
     return pd.DataFrame(
         {
-            "path": by_id.reindex(merged["sample_id"]).to_numpy(),
             "sample_id": merged["sample_id"],
             "class": classes,
             "name": [UNKNOWN if k < 0 else names[int(k)] for k in classes],
@@ -185,6 +222,23 @@ def _table(
     )
 
 
-def _rejected(category: str, layout: Layout) -> list[tuple[str, str]]:
+def _files(category: str, layout: Layout) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
+    """Return path and sample_id of every usable file, by path, and (path, reason) of the others.
+
+    The manifest keeps one of several files with the same bytes, and its reason names it.
+    """
+    images = read_parquet(layout.manifest(category) / "images.parquet", IMAGES)
     rejected = read_parquet(layout.manifest(category) / "rejected.parquet", REJECTED)
-    return list(rejected[["path", "reason"]].itertuples(index=False, name=None))
+    twins = {same_bytes(path): sample_id for path, sample_id in _rows(images, "sample_id")}
+    files, left_out = _rows(images, "sample_id"), []
+    for path, reason in _rows(rejected, "reason"):
+        if reason in twins:
+            files.append((path, twins[reason]))
+        else:
+            left_out.append((path, reason))
+    return pd.DataFrame(sorted(files), columns=["path", "sample_id"]), left_out
+
+
+def _rows(frame: pd.DataFrame, column: str) -> list[tuple[str, str]]:
+    """Return (path, `column`) of every row."""
+    return list(zip(frame["path"], frame[column], strict=True))
