@@ -26,10 +26,11 @@ from timm.layers import LayerScale
 
 from pipeline import model_store
 from pipeline.artifacts import REGIONS, Layout, read_parquet
-from pipeline.config import Params, parse_params
+from pipeline.config import ConfigError, Params, parse_params
 from pipeline.demo import generate
 from pipeline.described import pooled_tokens
 from stages import train
+from tests.graph import ROOT
 
 CATEGORY = "metal"
 ORDER = (
@@ -230,6 +231,7 @@ CASES = [
     Case(("train",), "train", {"epochs": 3}),
     Case(("train",), "train", {"batch": 6}),
     Case(("train",), "train", {"seed": 1}),
+    Case(("train",), "train", {"seed": 1}, under={"train": {"lr": 1e-30}}),  # the first weights
     Case(("train",), "train", {"lambda": 0.5}),
     Case(("train",), "train", {"mu": 1.0}),
     Case(("train",), "train", {"plc_threshold": 0.9}),
@@ -343,6 +345,12 @@ def test_descriptors_have_the_precision_of_training(made: Path) -> None:
     np.testing.assert_allclose(*found, atol=0.1)
 
 
+@pytest.mark.parametrize("stage", ["views", "train"])
+def test_a_device_that_is_not_there_is_named(made: Path, tmp_path: Path, stage: str) -> None:
+    with pytest.raises(ConfigError, match=r"train\.device: 'quantum'"):
+        write(made, tmp_path, {"train": {"device": "quantum"}}, stage)
+
+
 def test_layerscale_is_folded_if_asked(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -365,3 +373,32 @@ def test_layerscale_is_folded_if_asked(
         assert ("block.ls1.gamma" in tensors) != fold
         embeddings.append(columns(regions)[1])
     assert not np.allclose(*embeddings, atol=1e-5)
+
+
+ELSEWHERE = {
+    "dataset": ("end_to_end", "root categories"),
+    "demo": ("demo", "seed good per_defect normals"),
+    "backbone": ("weights", "source name path"),
+    "manifest": ("manifest_stage", "normal_list normal_root"),
+    "maps": (
+        "maps_stage",
+        "method layers neighbourhoods resolution map_size reweight precision fraction references "
+        "memory_mb coreset_ratio coreset_max precomputed_root seed",
+    ),
+    "base": ("base_stage", "root layout normal_label"),
+    "train": ("parameters", "fold_layerscale device"),
+    "report": ("report_stage", "gallery examples"),
+}
+"""Parameters without a case here, and the file that tests them."""
+
+
+def test_every_parameter_has_a_test() -> None:
+    found = {(case.section, key) for case in CASES for key in case.values}
+    for section, (module, keys) in ELSEWHERE.items():
+        text = (ROOT / "tests" / f"test_{module}.py").read_text(encoding="utf-8")
+        for key in keys.split():
+            assert (section, key) not in found, f"{section}.{key} is tested here: strike it out"
+            assert key in text
+            found.add((section, key))
+    sections = Params().model_dump(by_alias=True)
+    assert found == {(section, key) for section, keys in sections.items() for key in keys}
