@@ -16,6 +16,7 @@ from pipeline.commands.classify import classify
 from pipeline.commands.correct import correct
 from pipeline.commands.doctor import doctor
 from pipeline.commands.export import export
+from pipeline.commands.fit import check_fit
 from pipeline.commands.init import init
 from pipeline.commands.name import name
 from pipeline.commands.preset import preset
@@ -72,8 +73,9 @@ def run_stage(stage: str, category: str | None, params_path: Path, data: Path) -
         if category is not None and category not in params.dataset.categories:
             known = ", ".join(params.dataset.categories)
             raise ConfigError(f"{category!r} is not in dataset.categories ({known})")
-        module = importlib.import_module(f"stages.{stage}")
         layout = Layout(data)
+        check_fit(params, stage, layout)
+        module = importlib.import_module(f"stages.{stage}")
         with recorded(stage, category, layout):
             if category is None:
                 module.run(params, layout)

@@ -192,6 +192,13 @@ class Train(_Section):
     precision: Precision = "auto"
     device: str = "auto"
 
+    @field_validator("views")
+    @classmethod
+    def _pairs(cls, views: int) -> int:
+        if views == 1:
+            raise ValueError("training takes pairs: use 2 or more, or 0 for fresh views")
+        return views
+
     def n_classes(self, category: str) -> int | None:
         """Return the number of novel classes, normal included, of a category; None: estimate it."""
         number = self.classes

@@ -59,7 +59,8 @@ class PooledTokens:
                 tokens = block(tokens)
                 if i in self.layers:
                     patches = tokens[:, self.vit.num_prefix_tokens :].float()
-                    pooled[i] = torch.einsum("bp,bpd->bd", weights, patches)
+                    with torch.autocast(self.device.type, enabled=False):
+                        pooled[i] = torch.einsum("bp,bpd->bd", weights, patches)
         return np.asarray(torch.stack([pooled[i] for i in self.layers], 1).cpu().numpy())
 
     def over(

@@ -76,6 +76,11 @@ def run(
     return read_parquet(layout.base() / "crops.parquet", artifacts.BASE_CROPS), arrays
 
 
+def test_another_layout_finds_nothing(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="class_folders"):
+        run(root, tmp_path / "out", base={"layout": "class_folders"})
+
+
 def test_which_crops_there_are(root: Path, tmp_path: Path) -> None:
     table, arrays = run(root, tmp_path / "out")
     ids = {

@@ -27,6 +27,7 @@ def test_the_file_in_the_repository_states_every_default() -> None:
         ({"maps": {"method": "magic"}}, "maps.method: .*'musc'"),
         ({"maps": {"neighbourhoods": [2]}}, "maps.neighbourhoods: .*odd"),
         ({"train": {"classes": 1}}, "train.classes"),
+        ({"train": {"views": 1}}, "train.views: .*2 or more, or 0"),
         ({"train": {"lr": float("nan")}}, "train.lr"),
         ({"train": {"augment": {"flop": True}}}, "train.augment.flop: unknown key"),
         ({"dataset": {"categories": []}}, "dataset.categories"),

@@ -20,6 +20,14 @@ from stages import manifest
 from tests.graph import ROOT
 from tests.test_init_command import images
 
+TINY = {
+    "backbone": "{source: random, name: test_vit.r160_in1k}",
+    "maps": "{layers: [3, 5]}",
+    "predict": "{layers: [4, 5]}",
+    "train": "{mask_layers: 6}",
+}
+"""A model with six blocks, and patches of 16 pixels."""
+
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -53,7 +61,7 @@ def doctor() -> tuple[int, dict[str, str], str]:
 
 
 def test_all_is_well(project: Path) -> None:
-    write(project, backbone="{source: random, name: test_vit.r160_in1k}")
+    write(project, **TINY)
     save(Layout(Path("data")).backbone(), *load_backbone("random", "test_vit.r160_in1k", Path()))
     code, said, text = doctor()
     assert code == 0, text
@@ -61,6 +69,7 @@ def test_all_is_well(project: Path) -> None:
     assert said["images bolts"].startswith("ok")
     assert "25 to sort, 0 references" in said["images bolts"]
     assert said["weights"].startswith("ok")
+    assert "6 blocks, patches of 16 pixels" in said["backbone"]
     assert said["disk"].startswith("ok")
 
 
@@ -87,6 +96,9 @@ def test_precomputed_maps_are_those_of_the_manifest(project: Path) -> None:
         ({"train": "{device: quantum}"}, "device", "'quantum' cannot be used here"),
         ({"backbone": "{source: file, path: w.pth}"}, "weights", "w.pth is no file"),
         ({"backbone": "{name: vit_of_mine}"}, "weights", "not a timm model"),
+        ({"backbone": "{name: resnet18.a1_in1k}"}, "backbone", "backbone.name: resnet18"),
+        ({"train": "{image_size: 225}"}, "backbone", "train.image_size: 225 is no multiple"),
+        ({"maps": "{layers: [5, 12]}"}, "backbone", "maps.layers: [5, 12]"),
         ({"dataset": "{root: photos, categories: [nuts]}"}, "images nuts", "is not a folder"),
         ({"maps": "{method: patchcore}"}, "images bolts", "needs normal references"),
         ({"maps": "{method: ground_truth}"}, "images bolts", "finds no mask"),

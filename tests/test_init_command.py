@@ -281,7 +281,14 @@ def test_init_then_repro(tmp_path: Path) -> None:
         backbone={"source": "random", "name": "test_vit.r160_in1k"},
         maps={"layers": [1, 3], "resolution": 64, "map_size": 64},
         mebin={"erode_px": 2},
-        train={"image_size": 64, "views": 2, "epochs": 1, "batch": 8, "device": "cpu"},
+        train={
+            "image_size": 64,
+            "mask_layers": 6,
+            "views": 2,
+            "epochs": 1,
+            "batch": 8,
+            "device": "cpu",
+        },
         predict={"layers": [3]},
     )
     made.run("git", "init", "-q")

@@ -169,6 +169,19 @@ def test_reweighting_changes_the_image_score_alone(layout, method):
         assert plain["image_score"].max() == pytest.approx(attributes["raw_max"])
 
 
+@pytest.mark.parametrize("method", ["musc", "patchcore"])
+def test_scratch_files_are_used_beyond_half_of_the_memory(layout, monkeypatch, method):
+    bounds = set()
+
+    def noted(folder, memory_mb, kind=stage.Scratch):
+        bounds.add(memory_mb)
+        return kind(folder, memory_mb)
+
+    monkeypatch.setattr(stage, "Scratch", noted)
+    _run(layout, method=method, memory_mb=30)
+    assert bounds == {15}
+
+
 def test_memory_mapped_features_give_the_same_maps(layout, monkeypatch):
     plain, _, _ = _run(layout)
     made = []

@@ -208,11 +208,14 @@ def test_crops_stage_cuts_every_region(
         assert (table["area_px"] > 0).any()
 
 
-def test_delta_of_the_reference_rule_limits_the_regions(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("keep", "kept"), [("delta", 2), ("all", 4), (3, 3)])
+def test_delta_of_the_reference_rule_limits_the_regions(
+    tmp_path: Path, keep: str | int, kept: int
+) -> None:
     # One disc is stable over most thresholds, so delta* is 1 and two squares are kept.
     maps = some_maps(2)
     layout = write_inputs(tmp_path, maps)
-    settings = params(tmp_path, mebin={"rule": "reference"})
+    settings = params(tmp_path, mebin={"rule": "reference"}, crops={"keep": keep})
     mebin.run("c", settings, layout)
     masks, table, metadata = read_mebin(layout)
     masks[1] = False
@@ -227,7 +230,7 @@ def test_delta_of_the_reference_rule_limits_the_regions(tmp_path: Path) -> None:
     artifacts.write_parquet(path / "images.parquet", table, artifacts.MEBIN_IMAGES, metadata)
     crops.run("c", settings, layout)
     found = artifacts.read_parquet(layout.crops("c") / "crops.parquet", artifacts.CROPS)
-    assert found["sample_id"].value_counts().tolist() == [2, 1]
+    assert found["sample_id"].value_counts().tolist() == [kept, 1]
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -167,19 +168,27 @@ def test_missing_artifacts_are_named(tmp_path):
     assert "run the stage 'maps' first" in result.output
 
 
-def test_rows_of_memory_name_every_stage(tmp_path, monkeypatch):
+def test_rows_of_growth_name_every_stage(tmp_path, monkeypatch):
     monkeypatch.setattr(growth, "program_memory", lambda folder: 900.0)
     for n in (1, 2):
         for stage in (*growth.STAGES, "report"):
             name = "all" if stage == "report" else growth.CATEGORY
             path = tmp_path / str(n) / "data" / "runs" / stage / f"{name}.json"
             path.parent.mkdir(parents=True)
-            path.write_text(json.dumps({"peak_memory_mib": 1000.0 + n}))
-    rows = growth.memory({n: tmp_path / str(n) for n in (1, 2)})
-    assert len(rows) == 1 + len(growth.STAGES) + 1
-    assert rows[1].figures == {"N = 1": 1001, "N = 2": 1002}
+            path.write_text(json.dumps({"wall_s": n * 1.26, "peak_memory_mib": 1000.0 + n}))
+    rows = growth.stage_rows({n: tmp_path / str(n) for n in (1, 2)})
+    stages = [f"`{stage}`" for stage in (*growth.STAGES, "report")]
+    alone = "memory of the imports alone"
+    assert [row.what for row in rows] == [
+        *(f"time of {stage}" for stage in stages),
+        alone,
+        *(f"peak memory of {stage}" for stage in stages),
+    ]
+    assert rows[0].figures == {"N = 1": 1.3, "N = 2": 2.5}
+    assert rows[-1].figures == {"N = 1": 1001, "N = 2": 1002}
     harness.save(tmp_path, "growth", rows, ["growth"])
     text = markdown(harness.load(tmp_path))
+    assert "| time of `maps` | - | 1.3 s | 2.5 s |" in text
     assert "| peak memory of `maps` | flat from 1000 on | 1001 MB | 1002 MB |" in text
     assert "| memory of the imports alone | - | 900 MB |  |" in text
 
@@ -195,3 +204,6 @@ def test_a_synthetic_checkout_has_images_and_masks(tmp_path):
 def test_growth_runs_on_tiny_input(tmp_path):
     result = CliRunner().invoke(app, ["growth", "--quick", "--out", str(tmp_path)])
     assert result.exit_code == 0, result.output
+    text = markdown(harness.load(tmp_path))
+    for stage in (*growth.STAGES, "report"):
+        assert re.search(rf"\| time of `{stage}` \| - \| [\d.]+ s \|", text), text

@@ -290,6 +290,13 @@ def test_stage_writes_both_files(tmp_path: Path) -> None:
     create_vit(info["timm_name"], state, image_size=64)
 
 
+def test_stage_takes_the_file_at_the_path(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    save_file(state, tmp_path / "mine.safetensors")
+    options = Backbone(source="file", name=NAME, path=str(tmp_path / "mine.safetensors"))
+    backbone.run(Params(backbone=options), Layout(tmp_path))
+    assert same(weights.load_saved(Layout(tmp_path).backbone())[0], state)
+
+
 def encoder(model: onnx.ModelProto, output: str) -> onnx.ModelProto:
     """The part of a graph that `output` needs."""
     needed, nodes = {output}, []

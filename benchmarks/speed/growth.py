@@ -1,4 +1,4 @@
-"""Memory of every stage and the time of an idle `dvc repro` as the number of images grows.
+"""Time and memory of every stage and the time of an idle `dvc repro` as the number of images grows.
 
 A synthetic checkout is made: the code, small random images, parameters that keep every stage cheap
 (a small random network, MuSc against a fixed number of images).
@@ -108,12 +108,11 @@ def repro_s(folder: Path, n: int, *, repeats: int) -> float:
     return statistics.median(times)
 
 
-def recorded_memory(folder: Path) -> dict[str, float]:
-    """Return the peak memory of the stages of a finished checkout, in MiB."""
+def recorded(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return what the stages of a finished checkout wrote about their run."""
     runs = folder / "data" / "runs"
     found = {stage: read_json(runs / stage / f"{CATEGORY}.json") for stage in STAGES}
-    found["report"] = read_json(runs / "report" / "all.json")
-    return {stage: float(record["peak_memory_mib"]) for stage, record in found.items()}
+    return {**found, "report": read_json(runs / "report" / "all.json")}
 
 
 def program_memory(folder: Path) -> float:
@@ -136,20 +135,21 @@ def grown(sizes: Sequence[int], repeats: int, work: Path) -> list[Row]:
         repeats=repeats,
         figures={_at(size): round(time, 2) for size, time in times.items()},
     )
-    return [idle, *memory(folders)]
+    return [idle, *stage_rows(folders)]
 
 
-def memory(sizes: Mapping[int, Path]) -> list[Row]:
-    """Return a row a stage from finished checkouts of several sizes."""
-    found = {n: recorded_memory(folder) for n, folder in sorted(sizes.items())}
+def stage_rows(sizes: Mapping[int, Path]) -> list[Row]:
+    """Return two rows a stage, time and memory, from finished checkouts of several sizes."""
+    found = {n: recorded(folder) for n, folder in sorted(sizes.items())}
     imports = program_memory(next(iter(sizes.values())))
-    rows = [
-        Row("memory of the imports alone", "-", "MB", figures={_at(min(sizes)): round(imports)})
-    ]
+    times, peaks = [], []
     for stage in next(iter(found.values())):
-        at_size = {_at(n): float(round(peaks[stage])) for n, peaks in found.items()}
-        rows.append(Row(f"peak memory of `{stage}`", "flat from 1000 on", "MB", figures=at_size))
-    return rows
+        wall_s = {_at(n): round(float(runs[stage]["wall_s"]), 1) for n, runs in found.items()}
+        times.append(Row(f"time of `{stage}`", "-", "s", figures=wall_s))
+        mib = {_at(n): float(round(runs[stage]["peak_memory_mib"])) for n, runs in found.items()}
+        peaks.append(Row(f"peak memory of `{stage}`", "flat from 1000 on", "MB", figures=mib))
+    alone = Row("memory of the imports alone", "-", "MB", figures={_at(min(sizes)): round(imports)})
+    return [*times, alone, *peaks]
 
 
 def _at(n: int) -> str:

@@ -15,6 +15,7 @@ from typing import Literal
 from packaging.requirements import Requirement
 
 from pipeline.artifacts import ArtifactError, Layout, read_json
+from pipeline.commands.fit import architecture, misfits
 from pipeline.config import Backbone, ConfigError, Params
 from pipeline.provenance import environment
 
@@ -110,6 +111,20 @@ def check_weights(params: Params, layout: Layout, project: Path) -> Iterator[Lin
         said = f"{options.name} is not here yet"
         todo = f"the first `dvc repro` fetches it from {where}; offline: backbone.source file"
         yield Line("warning", "weights", said, todo)
+
+
+def check_backbone(params: Params) -> Iterator[Line]:
+    """Check that the backbone can do what the parameters ask of it."""
+    try:
+        patch, depth = architecture(params.backbone.name)
+    except ConfigError as error:
+        yield Line("error", "backbone", str(error), "set backbone.name to a plain ViT")
+        return
+    problems = misfits(params, patch, depth)
+    if problems:
+        yield Line("error", "backbone", "; ".join(problems), "correct the parameters")
+    else:
+        yield Line("ok", "backbone", f"{depth} blocks, patches of {patch} pixels")
 
 
 def _stored(layout: Layout) -> tuple[str, str] | None:

@@ -11,6 +11,7 @@ import typer
 from pipeline.artifacts import Layout
 from pipeline.commands.checks import (
     Line,
+    check_backbone,
     check_device,
     check_python,
     check_tools,
@@ -57,6 +58,7 @@ def _lines(path: Path, layout: Layout) -> Iterator[Line]:
     if params is not None:
         yield from check_device(params)
         yield from check_weights(params, layout, project)
+        yield from check_backbone(params)
         n_images, lines = check_data(params, layout, project)
         yield from lines
         yield check_disk(params, layout, n_images)

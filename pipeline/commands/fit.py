@@ -1,0 +1,75 @@
+"""Whether parameters fit the backbone: the size of its patches and the number of its blocks."""
+
+from __future__ import annotations
+
+from pipeline.artifacts import ArtifactError, Layout, read_json
+from pipeline.config import ConfigError, Params
+
+
+def architecture(name: str) -> tuple[int, int]:
+    """Return side of a patch in pixels and number of blocks of the timm model `name`.
+
+    No weights are made. Raises ConfigError for a model that cannot be used.
+    """
+    import torch
+
+    from pipeline.vit import create_vit
+
+    try:
+        with torch.device("meta"):
+            vit = create_vit(name, None)
+    except ValueError as error:
+        raise ConfigError(f"backbone.name: {error}") from error
+    return int(vit.patch_embed.patch_size[0]), len(vit.blocks)
+
+
+def check_fit(params: Params, stage: str, layout: Layout) -> None:
+    """Raise ConfigError before `stage` runs, if the backbone cannot do what parameters ask for.
+
+    Without the weights of `backbone.name` in data/backbone only the stage `backbone` is checked.
+    """
+    if stage == "backbone":
+        patch, depth = architecture(params.backbone.name)
+    else:
+        try:
+            info = read_json(layout.backbone() / "backbone.json")
+            patch, depth = int(info["patch_size"]), int(info["depth"])
+        except (ArtifactError, KeyError):
+            return
+        if info.get("timm_name") != params.backbone.name:
+            return
+    problems = misfits(params, patch, depth)
+    if problems:
+        raise ConfigError("; ".join(problems))
+
+
+def misfits(params: Params, patch: int, depth: int) -> list[str]:
+    """Return what does not fit a backbone with `depth` blocks and square patches of `patch` pixels.
+
+    Each problem names its key and says what to do. Parameters that nobody uses may be anything.
+    """
+    maps, train, predict = params.maps, params.train, params.predict
+    classes = train.classes.values() if isinstance(train.classes, dict) else [train.classes]
+    problems = [_size("train.image_size", train.image_size, patch)]
+    if maps.method in ("musc", "patchcore"):
+        problems += [_size("maps.resolution", maps.resolution, patch)]
+        problems += [_layers("maps.layers", maps.layers, depth)]
+    if predict.classifier == "mixture" or "auto" in classes:
+        problems += [_layers("predict.layers", predict.layers, depth)]
+    if train.mask_on != "none" and train.mask_layers > depth:
+        said = f"train.mask_layers: {train.mask_layers} of the backbone's {depth} blocks"
+        problems += [f"{said}: use {depth} at most"]
+    return [problem for problem in problems if problem is not None]
+
+
+def _size(key: str, size: int, patch: int) -> str | None:
+    if size % patch == 0:
+        return None
+    nearest = max(1, round(size / patch)) * patch
+    return f"{key}: {size} is no multiple of the backbone's patches, {patch} pixels: use {nearest}"
+
+
+def _layers(key: str, layers: list[int], depth: int) -> str | None:
+    if max(layers) < depth:
+        return None
+    return f"{key}: {layers}, but the backbone has the blocks 0 to {depth - 1}: use some of these"
