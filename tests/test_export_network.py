@@ -25,6 +25,7 @@ from pipeline.artifacts import (
     ArraySpec,
     Layout,
     create_arrays,
+    open_arrays,
     read_parquet,
     write_parquet,
 )
@@ -237,6 +238,9 @@ def test_the_file_answers_as_the_pipeline(
     np.testing.assert_array_equal(answers[0][WITHOUT], np.eye(N_CLASSES)[[0] * len(WITHOUT)])
     expected = embeddings_of(layout, params, model)
     np.testing.assert_allclose(answers[1], expected, atol=2e-3)
+    stored = np.asarray(open_arrays(layout.predict("c") / "descriptors.zarr")["descriptors"])
+    of_layers = stored.reshape(N, -1) / stored.shape[1] ** 0.5
+    np.testing.assert_allclose(of_layers, expected, atol=2e-3)
     assert np.ptp(answers[0][~low], axis=0).max() > 0.01, "all look the same to this test"
     one = run(out, inputs[0][1:2], inputs[1][1:2])
     np.testing.assert_allclose(one[0][0], answers[0][1], atol=1e-5)
