@@ -304,7 +304,7 @@ class Layout:
         return self.root / "train" / c
 
     def predict(self, c: str) -> Path:
-        """`regions.parquet`, `attention.zarr`, `classifier.json` and `classifier.safetensors`."""
+        """Regions, their descriptors and attention, and the fitted classifier."""
         return self.root / "predict" / c
 
     def merge(self, c: str) -> Path:

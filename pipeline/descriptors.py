@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.progress import Progress, silent
@@ -19,6 +20,32 @@ from pipeline.views import plain_view
 from pipeline.vit import embed, normalization
 
 Floats = NDArray[np.float32]
+
+
+def patch_weights(masks: Tensor, patch: int) -> Tensor:
+    """Return what each patch weighs (B, P), rows summing to 1, from masks (B, S, S) in [0, 1].
+
+    A patch weighs as much as the mask covers it; all patches weigh alike under an empty mask.
+    """
+    cover = F.avg_pool2d(masks[:, None], patch).flatten(1)  # (B, P)
+    cover = torch.where(cover.sum(1, keepdim=True) > 0, cover, torch.ones_like(cover))
+    return cover / cover.sum(1, keepdim=True)
+
+
+def pool(vit: VisionTransformer, layers: Sequence[int], pixels: Tensor, weights: Tensor) -> Tensor:
+    """Return the tokens (B, L, D) after the 0-based `layers`, averaged with `weights` (B, P).
+
+    `pixels` (B, 3, S, S) are normalised. Blocks after the last of `layers` do not run. The result
+    is float32 under autocast, too.
+    """
+    pooled = {}
+    tokens = embed(vit, pixels)  # (B, N, D)
+    for i, block in enumerate(vit.blocks[: max(layers) + 1]):
+        tokens = block(tokens)
+        if i in layers:
+            patches = tokens[:, vit.num_prefix_tokens :].float()
+            pooled[i] = (weights[:, :, None] * patches).sum(1)  # autocast leaves this float32
+    return torch.stack([pooled[i] for i in layers], 1)
 
 
 class PooledTokens:
@@ -42,26 +69,15 @@ class PooledTokens:
 
     @torch.inference_mode()
     def __call__(self, images: NDArray[np.uint8], masks: Floats) -> Floats:
-        """Return (B, L, D) for images (B, S, S, 3) and masks (B, S, S) in [0, 1].
-
-        A patch weighs as much as the mask covers it; all patches weigh alike under an empty mask.
-        """
+        """Return (B, L, D) for images (B, S, S, 3) and masks (B, S, S) in [0, 1]."""
         pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float()
         pixels = (pixels - self._mean) / self._std  # (B, 3, S, S)
-        patch = self.vit.patch_embed.patch_size[0]
-        cover = F.avg_pool2d(torch.from_numpy(masks).to(self.device)[:, None], patch).flatten(1)
-        cover = torch.where(cover.sum(1, keepdim=True) > 0, cover, torch.ones_like(cover))
-        weights = cover / cover.sum(1, keepdim=True)  # (B, P)
-        pooled = {}
+        weights = patch_weights(
+            torch.from_numpy(masks).to(self.device), int(self.vit.patch_embed.patch_size[0])
+        )
         with self.autocast():
-            tokens = embed(self.vit, pixels)  # (B, N, D)
-            for i, block in enumerate(self.vit.blocks[: max(self.layers) + 1]):
-                tokens = block(tokens)
-                if i in self.layers:
-                    patches = tokens[:, self.vit.num_prefix_tokens :].float()
-                    with torch.autocast(self.device.type, enabled=False):
-                        pooled[i] = torch.einsum("bp,bpd->bd", weights, patches)
-        return np.asarray(torch.stack([pooled[i] for i in self.layers], 1).cpu().numpy())
+            pooled = pool(self.vit, self.layers, pixels, weights)
+        return np.asarray(pooled.cpu().numpy())
 
     def over(
         self,

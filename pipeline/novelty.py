@@ -25,8 +25,8 @@ class Familiar:
         A distance is 1 minus the cosine, averaged over layers and neighbours; in [0, 2], and
         infinite where nothing is known.
         """
-        directions = _directions(descriptors)
-        parts = [_nearest(_cosines(directions[b], self.directions)) for b in _blocks(directions)]
+        rows = directions(descriptors)
+        parts = [_nearest(_cosines(rows[b], self.directions)) for b in _blocks(rows)]
         return np.concatenate([np.zeros(0), *parts])
 
     def unknown(self, descriptors: ArrayLike) -> NDArray[np.bool_]:
@@ -41,26 +41,27 @@ def familiar(descriptors: ArrayLike) -> Familiar:
     twenty regions like those of the model is called unknown. With fewer than two regions there is
     nothing to tell it from, and nothing is unknown.
     """
-    directions = _directions(descriptors)
-    if len(directions) < 2:
-        return Familiar(directions, np.inf)
+    known = directions(descriptors)
+    if len(known) < 2:
+        return Familiar(known, np.inf)
     own = []
-    for block in _blocks(directions):
-        cosines = _cosines(directions[block], directions)
+    for block in _blocks(known):
+        cosines = _cosines(known[block], known)
         rows = np.arange(len(cosines))
         cosines[rows, block.start + rows] = -np.inf  # itself
         own.append(_nearest(cosines, own=True))
-    return Familiar(directions, float(np.quantile(np.concatenate(own), _KNOWN)))
+    return Familiar(known, float(np.quantile(np.concatenate(own), _KNOWN)))
+
+
+def directions(descriptors: ArrayLike) -> NDArray[np.float32]:
+    """Return descriptors (M, L, D) scaled to length 1 in each layer; zeros stay zeros."""
+    x = np.asarray(descriptors, np.float32)
+    return np.asarray(x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-9))
 
 
 def _blocks(rows: NDArray[np.float32]) -> list[slice]:
     """Cut rows into blocks, so that memory does not grow with the square of their number."""
     return [slice(start, start + _ROWS) for start in range(0, len(rows), _ROWS)]
-
-
-def _directions(descriptors: ArrayLike) -> NDArray[np.float32]:
-    x = np.asarray(descriptors, np.float32)
-    return np.asarray(x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-9))
 
 
 def _cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:

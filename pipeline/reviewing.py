@@ -6,6 +6,7 @@ regions. Labels and true masks are not among them: what a reviewer says can beco
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -91,20 +92,29 @@ def _regions(
     regions, crops = category.regions, category.crops
     index = {target: i for i, target in enumerate(classes)}
     images = {sample_id: i for i, sample_id in enumerate(owners)}
-    embeddings = np.array(regions["embedding"].tolist(), np.float32)
-    if len(regions) == 0:
-        embeddings = embeddings.reshape(0, 1)
     return {
         "id": regions["crop_id"].tolist(),
         "image": [images[sample_id] for sample_id in regions["sample_id"]],
         "model": regions["class"].tolist(),
         "shown": [index[target] for target in targets],
         "confidence": regions["confidence"].round(4).tolist(),
-        "typicality": typicality(embeddings, targets).round(4).tolist(),
+        "typicality": typicality(_descriptors(category), targets).round(4).tolist(),
         "area": crops["area_px"].tolist(),
         "score": crops["score"].round(4).tolist(),
         "square": crops[["x0", "y0", "side"]].to_numpy().tolist(),
     }
+
+
+def _descriptors(category: Category) -> NDArray[np.float32]:
+    """Return the descriptors (M, L * D) that the run's classifier told the regions apart by.
+
+    Raises `ArtifactError` for those of other regions.
+    """
+    folder = category.layout.predict(category.name)
+    rows = np.asarray(open_arrays(folder / "descriptors.zarr")["descriptors"], np.float32)
+    if len(rows) != len(category.regions):
+        raise ArtifactError(f"{folder}: descriptors.zarr is of other regions; run `predict` again")
+    return rows.reshape(len(rows), math.prod(rows.shape[1:]))
 
 
 def _images(category: Category, owners: Sequence[str]) -> dict[str, list[Any]]:

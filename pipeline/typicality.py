@@ -9,17 +9,17 @@ from numpy.typing import NDArray
 
 
 def typicality(
-    embeddings: NDArray[np.floating], classes: Sequence[Hashable]
+    descriptors: NDArray[np.floating], classes: Sequence[Hashable]
 ) -> NDArray[np.float64]:
-    """Return for each embedding (M, D) the cosine to the mean of its class, (M,) in [-1, 1].
+    """Return for each descriptor (M, D) the cosine to the mean of its class, (M,) in [-1, 1].
 
-    Embeddings are scaled to length 1 first, the mean includes the region itself: a region that is
-    alone in its class has 1. An embedding of zeros, or a class whose embeddings cancel out, gives
+    Descriptors are scaled to length 1 first, the mean includes the region itself: a region that is
+    alone in its class has 1. A descriptor of zeros, or a class whose descriptors cancel out, gives
     0. Raises ValueError if `classes` has another length.
     """
-    values = np.asarray(embeddings, np.float64)
+    values = np.asarray(descriptors, np.float64)
     if len(values) != len(classes):
-        raise ValueError(f"{len(values)} embeddings, {len(classes)} classes")
+        raise ValueError(f"{len(values)} descriptors, {len(classes)} classes")
     values = _unit(values)
     members: dict[Hashable, list[int]] = {}
     for i, k in enumerate(classes):

@@ -37,7 +37,7 @@ from pipeline.model_store import (
     load_classifier,
 )
 from pipeline.normality import known_normal
-from pipeline.novelty import familiar
+from pipeline.novelty import directions, familiar
 from pipeline.progress import track
 from pipeline.region_model import RegionModel, save_region_model
 from pipeline.tokens import FrozenBlocks, iter_plain
@@ -62,22 +62,27 @@ class Seen:
 
 @dataclass(frozen=True)
 class Classified:
-    """Class probabilities (M, C) of sub-images, and which (M,) are unlike all regions known."""
+    """Class probabilities (M, C) of sub-images, and which (M,) are unlike all regions known.
+
+    `descriptors` (M, L, D) are what the classifier told them apart by.
+    """
 
     probabilities: NDArray[np.float64]
     unknown: NDArray[np.bool_]
+    descriptors: NDArray[np.float64]
 
 
 def run(category: str, params: Params, layout: Layout) -> None:
-    """Write regions.parquet, attention.zarr and the classifier's files of a category.
+    """Write regions, descriptors, attention and the classifier's files of a category.
 
     The network's settings come from model.json.
     """
     seen = look(category, params, layout)
     model = learn(seen, params)
-    probabilities = classify(seen, model, params).probabilities
+    found = classify(seen, model, params)
     folder = layout.predict(category)
-    write_regions(folder, seen, probabilities, params)
+    write_regions(folder, seen, found.probabilities, params)
+    _write_descriptors(folder, directions(found.descriptors))
     save_region_model(folder, model, params.model_dump(mode="json", by_alias=True))
 
 
@@ -142,7 +147,7 @@ def classify(seen: Seen, model: RegionModel, params: Params) -> Classified:
         descriptors = model.space(seen.pooled)
         probabilities = model.vote.probabilities(descriptors)
     probabilities[normal] = np.eye(probabilities.shape[1])[0]
-    return Classified(probabilities, model.known.unknown(descriptors) & ~normal)
+    return Classified(probabilities, model.known.unknown(descriptors) & ~normal, descriptors)
 
 
 def write_regions(
@@ -162,6 +167,13 @@ def write_regions(
     metadata = {"head": seen.trained["head"], "classifier": params.predict.classifier}
     write_parquet(folder / "regions.parquet", frame, REGIONS, metadata)
     _write_attention(folder, seen.network.attention, seen.blocks)
+
+
+def _write_descriptors(folder: Path, rows: NDArray[np.float32]) -> None:
+    """Write the directions (M, L, D) of the descriptors."""
+    specs = {"descriptors": ArraySpec(rows.shape, "float16")}
+    with create_arrays(folder / "descriptors.zarr", specs) as arrays:
+        arrays["descriptors"][:] = rows.astype(np.float16)
 
 
 def _write_attention(

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pipeline.descriptors import PooledTokens, region_descriptors
+from pipeline.precision import autocast_for
 from pipeline.vit import create_vit, embed, normalization
 
 SIZE = 64
@@ -62,6 +63,18 @@ def test_pieces_do_not_matter(vit) -> None:
     small = pool.over(images, masks, size=SIZE, batch=2)
     np.testing.assert_allclose(small, pool.over(images, masks, size=SIZE), rtol=1e-3, atol=1e-4)
     assert pool.over(images[:0], masks[:0], size=SIZE).shape == (0, 1, vit.embed_dim)
+
+
+def test_bfloat16_products_give_float32_tokens(vit) -> None:
+    """As `train.precision: auto` has it on a recent GPU."""
+    images, masks = pair()
+    cpu = torch.device("cpu")
+    exact = PooledTokens(vit, [1], device=cpu)(images, masks)
+    rough = PooledTokens(vit, [1], device=cpu, autocast=lambda: autocast_for(cpu, "bfloat16"))(
+        images, masks
+    )
+    assert rough.dtype == np.float32
+    assert 0 < np.abs(rough - exact).max() < 0.05 * np.abs(exact).max()
 
 
 def test_unknown_layer(vit) -> None:

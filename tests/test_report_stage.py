@@ -15,7 +15,14 @@ import pandas as pd
 import pytest
 
 from pipeline import artifacts
-from pipeline.artifacts import ArraySpec, ArtifactError, Layout, create_arrays, write_parquet
+from pipeline.artifacts import (
+    ArraySpec,
+    ArtifactError,
+    Layout,
+    create_arrays,
+    open_arrays,
+    write_parquet,
+)
 from pipeline.config import ConfigError, Params, parse_params
 from pipeline.corrections import add_corrections
 from pipeline.names import run_of, set_name
@@ -90,6 +97,8 @@ def write_regions(layout: Layout, ids: list[str]) -> None:
         embedding=list(rng.normal(size=(n, 8)).astype(np.float32)),
     )
     write_parquet(layout.predict(NAME) / "regions.parquet", regions, artifacts.REGIONS)
+    descriptors = rng.normal(size=(n, 2, 5)).astype(np.float16)
+    write_arrays(layout.predict(NAME) / "descriptors.zarr", {"descriptors": descriptors})
     attention = np.zeros((n, 4, 4), np.float16)
     attention[2:, 1:3, 1:3] = 0.125
     write_arrays(layout.predict(NAME) / "attention.zarr", {"attention": attention}, image_size=56)
@@ -264,7 +273,8 @@ def test_the_review_page_holds_every_region(made: Path, html: str) -> None:
     assert regions["model"] == regions["shown"] == [0, 0, 1, 1, 2, 1, 2]
     assert regions["image"] == [0, 1, 2, 3, 4, 4, 5]
     assert regions["square"] == [[2, 3, 20]] * 7
-    expected = typicality(np.stack(table["embedding"].tolist()), regions["model"])
+    stored = np.asarray(open_arrays(layout.predict(NAME) / "descriptors.zarr")["descriptors"])
+    expected = typicality(stored.reshape(7, -1), regions["model"])
     np.testing.assert_allclose(regions["typicality"], expected, atol=1e-4)
     assert data["images"]["path"] == [f"{i}.png" for i in range(6)]
     assert (data["images"]["width"][0], data["images"]["height"][0]) == (64, 48)
@@ -368,10 +378,22 @@ def test_masks_of_other_images_are_refused(made: Path, tmp_path: Path) -> None:
         page(root)
 
 
-def test_a_review_page_without_regions(made: Path, html: str) -> None:
+def test_descriptors_of_other_regions_are_refused(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made, tmp_path / "copy")
+    path = Layout(tmp_path / "copy" / "data").predict(NAME) / "descriptors.zarr"
+    write_arrays(path, {"descriptors": np.zeros((3, 2, 5), np.float16)})
+    with pytest.raises(ArtifactError, match="of other regions; run `predict` again"):
+        page(tmp_path / "copy")
+
+
+def test_a_review_page_without_regions(made: Path, html: str, tmp_path: Path) -> None:
     del html
-    category = report._tables(NAME, params(made), Layout(made / "data"), made / "names.yaml")
+    shutil.copytree(made, tmp_path / "copy")
+    layout = Layout(tmp_path / "copy" / "data")
+    category = report._tables(NAME, params(made), layout, made / "names.yaml")
     empty = replace(category, regions=category.regions[:0], crops=category.crops[:0])
+    none = np.zeros((0, 2, 5), np.float16)
+    write_arrays(layout.predict(NAME) / "descriptors.zarr", {"descriptors": none})
     found = review(empty)
     assert (found.n_regions, found.n_images, found.n_pictures) == (0, 0, 0)
     assert found.data["regions"]["typicality"] == found.data["classes"] == []

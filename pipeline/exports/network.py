@@ -1,7 +1,7 @@
-"""The class network as one file: sub-image and mask in, class probabilities and embedding out.
+"""The run's classifier as one file: sub-image and mask in, class probabilities and embedding out.
 
-TorchScript by the ending .pt, ONNX by the ending .onnx (the extra `onnx`). What was written is read
-again and held against torch on sub-images of the category before it gets its name.
+TorchScript by the ending .pt, ONNX by the ending .onnx (the extra `onnx`). Before it gets its name
+the network is held against the run's own probabilities, and the file, read again, against torch.
 """
 
 from __future__ import annotations
@@ -17,121 +17,109 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from pipeline.artifacts import REGIONS, Layout, read_json, read_parquet, replacing, write_json
-from pipeline.config import ConfigError, Train
+from pipeline.artifacts import (
+    CROPS,
+    REGIONS,
+    Layout,
+    read_json,
+    read_parquet,
+    replacing,
+    write_json,
+)
+from pipeline.config import ConfigError, Predict, Train
+from pipeline.described import scores_of_images
 from pipeline.exports.files import refuse_existing
-from pipeline.heads import MultiHead
-from pipeline.mgvit import ClassBlock, frozen_tokens, normalization, patch_keep, visible_keys
+from pipeline.exports.modules import HeadsNetwork, VoteNetwork
 from pipeline.model_store import crop_arrays, load_classifier, load_vit, masking
-from pipeline.names import names_for, run_of
+from pipeline.names import ClassNames, names_for, run_of
+from pipeline.normality import known_normal
+from pipeline.region_model import RegionModel, load_region_model
 from pipeline.views import plain_view, resized_side
 
 Floats = NDArray[np.float32]
 Runner = Callable[[Floats, Floats], tuple[Floats, Floats]]
 
 TOLERANCE = 1e-4
+"""How far the file's answers may be from torch's."""
+
+RUN_TOLERANCE = 0.01
+"""How far the probabilities may be from the run's, in the mean: the run may have used bfloat16."""
+
 _CHECKED = 8
 _COMPARED = 512
-"""Sub-images that the file is checked on, and at most so many that the classes are matched on."""
-
-
-class ClassNetwork(nn.Module):
-    """The frozen blocks, the trained class block and one head.
-
-    `order` (C,) long: the head's output that belongs to each discovered class.
-    """
-
-    def __init__(
-        self, vit: Any, block: ClassBlock, heads: MultiHead, section: Train, *, head: int
-    ) -> None:
-        super().__init__()
-        self.vit, self.block = vit, block
-        self.masking, self.temperature = masking(section), section.student_temperature
-        self.patch = int(vit.patch_embed.patch_size[0])
-        mean, std = normalization(vit)
-        self.mean: Tensor
-        self.std: Tensor
-        self.weight: Tensor
-        self.order: Tensor
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255)
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255)
-        self.register_buffer("weight", F.normalize(heads.weight[head].detach(), dim=-1))
-        self.register_buffer("order", torch.arange(len(self.weight)))
-
-    def forward(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Return probabilities (B, C) and L2-normalised embeddings (B, D).
-
-        `image` (B, 3, S, S) float32 RGB from 0 to 255, `mask` (B, S, S) float32 in [0, 1].
-        """
-        options = self.masking
-        keep = patch_keep(mask, self.patch, threshold=options.threshold)  # (B, P)
-        tokens = frozen_tokens(
-            self.vit,
-            (image - self.mean) / self.std,
-            keep,
-            mask_on=options.mask_on,
-            mask_layers=options.mask_layers,
-        )  # (B, N, D)
-        visible = visible_keys(self.vit, keep, mask_on=options.mask_on)
-        embedding = F.normalize(self.block(tokens, visible), dim=-1)  # (B, D)
-        logits = embedding @ self.weight.T / self.temperature
-        return logits[:, self.order].softmax(-1), embedding
+"""Sub-images on which the file is held against torch, and at most so many against the run."""
 
 
 @dataclass(frozen=True)
 class Views:
-    """Plain views of sub-images: `images` (M, 3, S, S) and `masks` (M, S, S); `rows` (M,)."""
+    """Plain views of sub-images: `images` (M, 3, S, S), `masks` (M, S, S).
 
-    rows: NDArray[np.int64]
+    `probabilities` (M, C) are the run's, `comparable` (M,) says where they come from the view.
+    """
+
     images: Floats
     masks: Floats
+    probabilities: Floats
+    comparable: NDArray[np.bool_]
 
 
 def write_network(category: str, out: Path, layout: Layout, names: Path) -> str:
     """Write the network and, beside it, its description with the ending .json; say what was done.
 
-    Raises `ConfigError` if the file would not answer as torch does (to 1e-4).
+    Raises `ConfigError` if the network does not say what the run says (to 0.01 in the mean), or the
+    file not what the network says (to 1e-4).
     """
     write = _writer(out)
     description_path = out.with_suffix(".json")
     refuse_existing(out)
     refuse_existing(description_path)
     known = names_for(names, category, layout)
-    description = read_json(layout.train(category) / "model.json")
-    section = Train.model_validate(description["params"]["train"])
-    network = _load(category, layout, section, description)
-    regions = read_parquet(layout.predict(category) / "regions.parquet", REGIONS)
-    views = _views(category, layout, section.image_size)
-    theirs = np.stack([np.asarray(p) for p in regions["probabilities"].iloc[views.rows]])
-    agreement = _match(network, views, theirs, int(description["n_base_classes"]))
+    model, stored = load_region_model(layout.predict(category))
+    options = Predict.model_validate(stored["predict"])
+    trained = read_json(layout.train(category) / "model.json")
+    section = Train.model_validate(trained["params"]["train"])
+    network = _load(category, layout, section, model, options)
+    views = _views(category, layout, section.image_size, model, options)
+    checks = _compare(network, views)
     with replacing(out) as temporary:
-        runner = write(network, views, temporary)
-        difference = _difference(network, runner, views)
+        difference = _difference(network, write(network, views, temporary), views)
         if not difference <= TOLERANCE:
             raise ConfigError(f"{out}: differs from torch by {difference:.2g}; it was not written")
-    about = {"category": category, "run": run_of(layout, category)}
-    classes = [known[number] for number in range(theirs.shape[1])]
-    checks = {
-        "agreement_with_regions": round(agreement, 4),
+    about = {
+        "category": category,
+        "run": run_of(layout, category),
+        **_usage(section.image_size, options, model, known, views.probabilities.shape[1]),
+        **checks,
         "largest_difference_from_torch": difference,
     }
-    write_json(
-        description_path, {**about, "classes": classes, **_usage(section.image_size), **checks}
+    write_json(description_path, about)
+    return f"{_said(about, len(views.masks))}; description in {description_path}"
+
+
+def _said(about: dict[str, Any], n: int) -> str:
+    """Return the checks in words; there are views of `n` sub-images."""
+    said = (
+        f"the {about['classifier']} of the run, largest difference from torch "
+        f"{about['largest_difference_from_torch']:.2g} on {min(_CHECKED, n)} sub-images"
     )
+    if not about["compared_with_regions"]:
+        return f"{said}; all regions are normal by score, so that none could be compared"
     return (
-        f"largest difference from torch {difference:.2g} on {min(_CHECKED, len(views.rows))} "
-        f"sub-images; the network alone gives {agreement:.1%} of {len(views.rows)} regions the "
-        f"class of the run; description in {description_path}"
+        f"{said}, from the run's probabilities {about['largest_difference_from_regions']:.2g} on "
+        f"{about['compared_with_regions']}, {about['agreement_with_regions']:.1%} in its class"
     )
 
 
-def _usage(side: int) -> dict[str, Any]:
+def _usage(
+    side: int, options: Predict, model: RegionModel, known: ClassNames, n_classes: int
+) -> dict[str, Any]:
     """Return what somebody who has the file alone must know to use it."""
+    limit = model.score_limit
     return {
+        "classifier": options.classifier,
+        "classes": [known[number] for number in range(n_classes)],
         "inputs": {
             "image": f"float32 (B, 3, {side}, {side}), RGB from 0 to 255",
             "mask": f"float32 (B, {side}, {side}), from 0 to 1",
@@ -139,52 +127,89 @@ def _usage(side: int) -> dict[str, Any]:
         "resize_to": resized_side(side),
         "centre_crop": side,
         "outputs": ["probabilities", "embedding"],
+        "normal_up_to_score": limit if np.isfinite(limit) else None,
     }
 
 
-def _load(category: str, layout: Layout, section: Train, description: Any) -> ClassNetwork:
+def _load(
+    category: str, layout: Layout, section: Train, model: RegionModel, options: Predict
+) -> HeadsNetwork | VoteNetwork:
     vit = load_vit(layout, image_size=section.image_size)
-    block, heads, _ = load_classifier(
-        layout.train(category), vit, fold_layerscale=section.fold_layerscale
-    )
-    network = ClassNetwork(vit, block, heads, section, head=int(description["head"]))
+    network: HeadsNetwork | VoteNetwork
+    empty_is_normal = options.normal != "none"
+    if model.vote is not None and model.space is not None:
+        vit.blocks = vit.blocks[: max(options.layers) + 1]  # the others would be in the file
+        network = VoteNetwork(
+            vit, options.layers, model.space, model.vote, empty_is_normal=empty_is_normal
+        )
+    else:
+        block, heads, trained = load_classifier(
+            layout.train(category), vit, fold_layerscale=section.fold_layerscale
+        )
+        network = HeadsNetwork(
+            vit,
+            block,
+            heads,
+            masking(section),
+            head=int(trained["head"]),
+            n_base=int(trained["n_base_classes"]),
+            temperature=section.student_temperature,
+            empty_is_normal=empty_is_normal,
+        )
     return network.eval().requires_grad_(False)
 
 
-def _views(category: str, layout: Layout, size: int) -> Views:
-    """Return the plain views of at most `_COMPARED` sub-images, evenly spread."""
+def _views(category: str, layout: Layout, size: int, model: RegionModel, options: Predict) -> Views:
+    """Return the plain views of at most `_COMPARED` sub-images, evenly spread.
+
+    Comparable are those that the run did not call normal by score or area. (A mask that only the
+    centre crop empties is not, either: the network takes it for no mask.)
+    """
+    regions = read_parquet(layout.predict(category) / "regions.parquet", REGIONS)
+    crops = read_parquet(layout.crops(category) / "crops.parquet", CROPS)
+    scores = scores_of_images(layout, category, crops)
+    normal = known_normal(options.normal, crops["area_px"], scores, model.score_limit)
     images, masks = crop_arrays(layout.crops(category))
     n = int(images.shape[0])
+    if not n == len(regions) == len(crops):
+        raise ConfigError(f"{n} sub-images and {len(regions)} regions: run `dvc repro`")
     rows = np.unique(np.linspace(0, n - 1, min(n, _COMPARED)).astype(np.int64))
-    pairs = [
-        plain_view(np.asarray(images[int(row)]), np.asarray(masks[int(row)]), size=size)
-        for row in rows
-    ]
+    pairs = [plain_view(np.asarray(images[i]), np.asarray(masks[i]), size=size) for i in rows]
     pixels = np.stack([image.transpose(2, 0, 1) for image, _ in pairs]).astype(np.float32)
-    return Views(rows, pixels, np.stack([mask for _, mask in pairs]).astype(np.float32))
+    seen = np.stack([mask for _, mask in pairs]).astype(np.float32)
+    from_view = seen.any(axis=(1, 2)) | (options.normal == "none")
+    theirs = np.stack([np.asarray(p, np.float32) for p in regions["probabilities"].iloc[rows]])
+    return Views(pixels, seen, theirs, ~normal[rows] & from_view)
 
 
 @torch.inference_mode()
-def _match(network: ClassNetwork, views: Views, theirs: Floats, n_base: int) -> float:
-    """Put the head's outputs in the order of the run's classes; return the share that agrees.
+def _compare(network: nn.Module, views: Views) -> dict[str, Any]:
+    """Return how the network's probabilities compare with the run's.
 
-    The mixture numbers its classes on its own, so outputs and classes are paired one to one such
-    that the probabilities of the sub-images agree best. The trained heads' order then is theirs.
+    Raises `ConfigError` if they differ by more than `RUN_TOLERANCE`.
     """
-    network.order = torch.arange(n_base, len(network.weight))
-    if len(network.order) != theirs.shape[1]:
+    chosen = np.flatnonzero(views.comparable)
+    pieces = [chosen[start : start + 32] for start in range(0, len(chosen), 32)]
+    if not pieces:
+        return {"compared_with_regions": 0}
+    answers = [network(*_tensors(views.images[rows], views.masks[rows]))[0] for rows in pieces]
+    ours, theirs = torch.cat(answers).numpy(), views.probabilities[chosen]  # (Q, C)
+    if ours.shape != theirs.shape:
         raise ConfigError(
-            f"the network has {len(network.order)} classes and the regions {theirs.shape[1]}: run "
+            f"the network has {ours.shape[1]} classes and the regions {theirs.shape[1]}: run "
             "`dvc repro`"
         )
-    parts = []
-    for start in range(0, len(views.rows), 32):
-        piece = slice(start, start + 32)
-        parts.append(network(*_tensors(views.images[piece], views.masks[piece]))[0].numpy())
-    ours = np.concatenate(parts)
-    classes, outputs = linear_sum_assignment(theirs.T @ ours, maximize=True)
-    network.order = network.order[torch.from_numpy(outputs[classes.argsort()])]
-    return float((ours[:, outputs].argmax(1) == theirs.argmax(1)).mean())
+    gaps = np.abs(ours - theirs).max(1)  # (Q,)
+    if not gaps.mean() <= RUN_TOLERANCE:
+        raise ConfigError(
+            f"the network's probabilities differ from the run's by {gaps.mean():.2g} in the mean: "
+            "run `dvc repro`"
+        )
+    return {
+        "compared_with_regions": len(chosen),
+        "agreement_with_regions": float((ours.argmax(1) == theirs.argmax(1)).mean()),
+        "largest_difference_from_regions": float(gaps.max()),
+    }
 
 
 def _tensors(images: Floats, masks: Floats) -> tuple[Tensor, Tensor]:
@@ -192,11 +217,11 @@ def _tensors(images: Floats, masks: Floats) -> tuple[Tensor, Tensor]:
 
 
 @torch.inference_mode()
-def _difference(network: ClassNetwork, runner: Runner, views: Views) -> float:
+def _difference(network: nn.Module, runner: Runner, views: Views) -> float:
     """Return the largest difference of the file's answers from torch's, in batches of 1 and 3."""
     largest = 0.0
     for size in (1, 3):
-        for start in range(0, min(_CHECKED, len(views.rows)), size):
+        for start in range(0, min(_CHECKED, len(views.masks)), size):
             piece = slice(start, start + size)
             inputs = views.images[piece], views.masks[piece]
             for ours, torchs in zip(runner(*inputs), network(*_tensors(*inputs)), strict=True):
@@ -204,7 +229,7 @@ def _difference(network: ClassNetwork, runner: Runner, views: Views) -> float:
     return largest
 
 
-def _writer(out: Path) -> Callable[[ClassNetwork, Views, Path], Runner]:
+def _writer(out: Path) -> Callable[[nn.Module, Views, Path], Runner]:
     if out.suffix == ".pt":
         return _torchscript
     if out.suffix != ".onnx":
@@ -220,11 +245,11 @@ def _writer(out: Path) -> Callable[[ClassNetwork, Views, Path], Runner]:
 
 def _example(views: Views) -> tuple[Tensor, Tensor]:
     """Return two inputs to follow the network with: its control flow does not depend on them."""
-    rows = np.arange(2) % len(views.rows)
+    rows = np.arange(2) % len(views.masks)
     return _tensors(views.images[rows], views.masks[rows])
 
 
-def _torchscript(network: ClassNetwork, views: Views, path: Path) -> Runner:
+def _torchscript(network: nn.Module, views: Views, path: Path) -> Runner:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # that tracing is deprecated, and fixes shape checks
         traced = torch.jit.trace(  # type: ignore[no-untyped-call]
@@ -242,7 +267,7 @@ def _torchscript(network: ClassNetwork, views: Views, path: Path) -> Runner:
     return run
 
 
-def _onnx(network: ClassNetwork, views: Views, path: Path) -> Runner:
+def _onnx(network: nn.Module, views: Views, path: Path) -> Runner:
     import onnxruntime
 
     batch = {0: torch.export.Dim.DYNAMIC}
