@@ -56,10 +56,17 @@ def block() -> ClassBlock:
     return ClassBlock(vit)
 
 
-def run(block: ClassBlock, settings: TrainingSettings, *, n_base: int = 0) -> TrainingResult:
+def run(
+    block: ClassBlock, settings: TrainingSettings, *, n_base: int = 0, start: int | None = None
+) -> TrainingResult:
+    """Train with `n_base` base samples from the first weights of the seed `start`, or settings'."""
     n_base_classes = 2 if n_base else 0
     network = new_network(
-        block, DIM, n_base_classes + N_CLASSES, heads=settings.heads, seed=settings.seed
+        block,
+        DIM,
+        n_base_classes + N_CLASSES,
+        heads=settings.heads,
+        seed=settings.seed if start is None else start,
     )
     return train(
         Toy(n_base),
@@ -131,7 +138,8 @@ def test_a_seed_decides_everything_and_the_block_is_copied(block: ClassBlock) ->
     before = [p.detach().clone() for p in block.parameters()]
     first, again = weights(run(block, SETTINGS)), weights(run(block, SETTINGS))
     assert torch.equal(first, again)
-    assert not torch.equal(first, weights(run(block, replace(SETTINGS, seed=2))))
+    assert not torch.equal(first, weights(run(block, SETTINGS, start=2)))
+    assert not torch.equal(first, weights(run(block, replace(SETTINGS, seed=2), start=1)))
     assert all(torch.equal(a, b) for a, b in zip(before, block.parameters(), strict=True))
 
 
