@@ -24,6 +24,7 @@ _COMPONENTS = (4, 8, 16)
 _SAMPLES_PER_COMPONENT = 4
 _FEWEST = 8
 _MOST = 12
+_AGREED = 0.5
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,14 @@ def count_candidates(
 
 
 def best_count(candidates: Sequence[Candidate]) -> int:
-    """Return the number with the widest gap, the smaller of equal ones; 1 without candidates."""
-    best = max(candidates, key=lambda candidate: (candidate.gap, -candidate.k), default=None)
+    """Return the number from 2 on with the widest gap, the smaller of equal ones.
+
+    It is 1 without candidates, and where the second eigenvalue is below 0.5: the mixtures then
+    agree on nothing. Rather a class too many than all in one: people join two classes more easily
+    than they take one apart.
+    """
+    several = [c for c in candidates if c.k > 1 and candidates[0].next_eigenvalue >= _AGREED]
+    best = max(several, key=lambda candidate: (candidate.gap, -candidate.k), default=None)
     return 1 if best is None else best.k
 
 

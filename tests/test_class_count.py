@@ -40,8 +40,14 @@ def test_regions_that_are_all_alike_are_one_class() -> None:
 
 
 def test_of_equal_gaps_the_smaller_number_counts() -> None:
-    assert best_count([Candidate(k, 0.9, 0.5) for k in (3, 2, 5)]) == 2
+    assert best_count([Candidate(k, 0.9, 0.5) for k in (1, 3, 2, 5)]) == 2
     assert best_count([]) == 1
+
+
+def test_one_class_needs_mixtures_that_agree_on_nothing() -> None:
+    gaps = [Candidate(2, 0.69, 0.6), Candidate(3, 0.6, 0.4)]
+    assert best_count([Candidate(1, 1.0, 0.69), *gaps]) == 3
+    assert best_count([Candidate(1, 1.0, 0.4), *gaps]) == 1
 
 
 def test_eigenvalues_are_those_of_the_graph_written_out() -> None:

@@ -54,7 +54,8 @@ def test_auto_is_an_estimate_with_its_candidates(made: Path, classes: object) ->
     written = pd.DataFrame(content["candidates"])
     pd.testing.assert_frame_equal(written, candidates, atol=1e-4)
     assert len(candidates) > 0
-    assert content["n_classes"] == int(candidates.loc[candidates["gap"].idxmax(), "classes"])
+    several = candidates[1:] if candidates["eigenvalue"].iloc[1] >= 0.5 else candidates[:1]
+    assert content["n_classes"] == int(several.loc[several["gap"].idxmax(), "classes"])
     assert candidates["eigenvalue"].iloc[0] == 1
     assert candidates["eigenvalue"].is_monotonic_decreasing
 
