@@ -38,6 +38,37 @@ def test_help_lists_every_stage_with_a_line() -> None:
     assert invoke("mebin", "--help")[0] == 0
 
 
+def test_commands_start_without_the_libraries_of_single_stages() -> None:
+    """Each node of the pipeline is a process: importing torch would cost each of them seconds."""
+    code = "import sys, pipeline.cli; print({'torch', 'timm', 'sklearn'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("name", "metl", "1", "scratch"),
+        ("correct", "metl", "params.yaml"),
+        ("classify", "images", "--category", "metl", "--out", "out.parquet"),
+        ("export", "metl", "coco", "--out", "out.json"),
+        ("promote", "metl"),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_category_without_a_run_is_named_beside_those_that_have_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    small_params(tmp_path)
+    (tmp_path / "data" / "predict" / "metal").mkdir(parents=True)
+    code, text = invoke(*arguments)
+    assert code == 1
+    text = " ".join(text.split())
+    assert "no run of 'metl', only of metal" in text
+    assert "dvc repro" in text
+
+
 def test_every_stage_module_has_a_command() -> None:
     stages = {path.stem for path in (ROOT / "stages").glob("*.py")} - {"__init__"}
     assert stages == {*PER_CATEGORY, *WHOLE}

@@ -223,7 +223,7 @@ def test_the_file_answers_as_the_pipeline(
     inputs = views(layout)
     answers = run(out, *inputs)
 
-    about: dict[str, Any] = json.loads((tmp_path / "net.json").read_text())
+    about: dict[str, Any] = json.loads((tmp_path / f"net.{ending}.json").read_text())
     assert about["classes"] == ["normal", "class 1", "class 2", "class 3"]
     assert about["agreement_with_regions"] == 1.0
     scores = read_parquet(layout.maps("c") / "scores.parquet", MAP_SCORES)["score"].to_numpy()
@@ -256,7 +256,7 @@ def test_without_a_rule_an_empty_mask_is_sorted_as_all_are(
     answers = run_torchscript(tmp_path / "net.pt", *views(layout))
     theirs = np.stack(regions_of(layout)["probabilities"].tolist())
     np.testing.assert_allclose(answers[0], theirs, atol=2e-3)
-    about = json.loads((tmp_path / "net.json").read_text())
+    about = json.loads((tmp_path / "net.pt.json").read_text())
     assert about["normal_up_to_score"] is None
     assert about["compared_with_regions"] == N
 

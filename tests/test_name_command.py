@@ -36,7 +36,9 @@ def run(root: Path, *arguments: str) -> tuple[int, str]:
 def test_a_class_gets_a_name(tmp_path: Path) -> None:
     regions(tmp_path)
     code, text = run(tmp_path, "metal", "1", "scratch")
-    assert (code, text) == (0, "metal: class 1 (1 regions) is 'scratch' now\n")
+    assert code == 0
+    assert "metal: class 1 (1 regions) is 'scratch' now\n" in text
+    assert "dvc repro report" in text  # which shows it
     assert read_names(tmp_path / "names.yaml")["metal"][1] == "scratch"
 
 

@@ -7,7 +7,7 @@ import logging
 import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -28,13 +28,15 @@ from pipeline.artifacts import (
     read_parquet,
     write_parquet,
 )
-from pipeline.commands.errors import reported
+from pipeline.commands.errors import check_run, reported
 from pipeline.config import ConfigError, Params, load_params
 from pipeline.datasets import DatasetError, same_bytes
 from pipeline.mebin import ScoreRange
 from pipeline.merging import region_weights
 from pipeline.names import NAMES, ClassNames, names_or_numbers
-from pipeline.region_model import RegionModel, load_region_model
+
+if TYPE_CHECKING:
+    from pipeline.region_model import RegionModel
 
 UNKNOWN = "unknown"
 
@@ -60,6 +62,7 @@ def classify(
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     with reported("classify"):
         layout = Layout(data)
+        check_run(category, layout)
         known, notes = names_or_numbers(names, category, layout)
         for note in notes:
             typer.secho(note, err=True, fg=typer.colors.YELLOW)
@@ -69,7 +72,7 @@ def classify(
             typer.secho(f"left out: {path}: {reason}", err=True, fg=typer.colors.YELLOW)
         counts = frame["name"].value_counts()
         typer.echo(
-            f"{out}: {len(frame)} images: " + ", ".join(f"{n} {k}" for k, n in counts.items())
+            f"{out}: {len(frame)} images: " + ", ".join(f"{n} x {k}" for k, n in counts.items())
         )
 
 
@@ -94,6 +97,9 @@ def classify_images(
     """
     if not images.exists():
         raise ConfigError(f"{images} does not exist: give an image, or a folder of images")
+    # Imported here: torch, which it needs, would make every command take seconds to start.
+    from pipeline.region_model import load_region_model
+
     model, stored = load_region_model(trained.predict(category))
     with tempfile.TemporaryDirectory(dir=trained.root) as temporary:
         root = Path(temporary)

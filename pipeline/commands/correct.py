@@ -8,9 +8,8 @@ from typing import Annotated
 import typer
 
 from pipeline.artifacts import REGIONS, Layout, read_parquet
-from pipeline.commands.errors import reported
+from pipeline.commands.errors import check_run, reported
 from pipeline.corrections import add_corrections, corrections_path, read_corrections
-from pipeline.names import run_of
 
 
 def correct(
@@ -21,7 +20,7 @@ def correct(
     """Apply corrections from the review page (data/report/review-CATEGORY.html)."""
     with reported("correct"):
         layout = Layout(data)
-        run_of(layout, category)  # says what to do when there is nothing yet
+        check_run(category, layout)
         regions = read_parquet(layout.predict(category) / "regions.parquet", REGIONS)
         n_corrected = add_corrections(layout, category, file, regions)
         n_read = len(read_corrections(file).targets)

@@ -7,6 +7,9 @@ from contextlib import contextmanager
 
 import typer
 
+from pipeline.artifacts import Layout
+from pipeline.config import ConfigError
+
 
 @contextmanager
 def reported(command: str) -> Iterator[None]:
@@ -16,3 +19,13 @@ def reported(command: str) -> Iterator[None]:
     except (ValueError, OSError) as error:
         typer.secho(f"anomalyncd {command}: {error}", err=True, fg=typer.colors.RED)
         raise typer.Exit(1) from error
+
+
+def check_run(category: str, layout: Layout) -> None:
+    """Raise `ConfigError` if there is no run of a category; it names those that there are."""
+    folder = layout.predict(category)
+    if folder.is_dir():
+        return
+    others = sorted(path.name for path in folder.parent.glob("*") if path.is_dir())
+    known = f", only of {', '.join(others)}: give one of these, or" if others else ":"
+    raise ConfigError(f"{folder.parent} has no run of {category!r}{known} run `dvc repro` first")

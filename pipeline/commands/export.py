@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from pipeline.artifacts import Layout
-from pipeline.commands.errors import reported
+from pipeline.commands.errors import check_run, reported
 from pipeline.config import ConfigError, load_params
 from pipeline.names import NAMES
 
@@ -56,6 +56,7 @@ def export(
     with reported("export"):
         _check_options(format, images, link)
         layout, kind = Layout(data), _literal(shape)
+        check_run(category, layout)
         # Imported here: torch, which `model` needs, takes seconds to load.
         from pipeline.exports import coco, discovered, folders, label_studio, network
 

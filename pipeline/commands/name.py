@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pipeline.artifacts import REGIONS, Layout, read_parquet
-from pipeline.commands.errors import reported
+from pipeline.commands.errors import check_run, reported
 from pipeline.config import ConfigError
 from pipeline.names import NAMES, names_for, run_of, set_name
 
@@ -23,6 +23,7 @@ def name(
     """Name a discovered class; the report, `classify` and `export` then show the name."""
     with reported("name"):
         layout = Layout(data)
+        check_run(category, layout)
         run = run_of(layout, category)
         regions = read_parquet(layout.predict(category) / "regions.parquet", REGIONS)
         n_classes = len(regions["probabilities"].iloc[0]) if len(regions) else 0
@@ -34,3 +35,4 @@ def name(
         known = names_for(names, category, layout)
         n_regions = int((regions["class"] == number).sum())
         typer.echo(f"{category}: class {number} ({n_regions} regions) is {known[number]!r} now")
+        typer.echo("`dvc repro report` (or `anomalyncd report`) shows it")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pipeline.artifacts import Layout
-from pipeline.commands.errors import reported
+from pipeline.commands.errors import check_run, reported
 from pipeline.config import load_params
 from pipeline.names import NAMES, names_for
 from pipeline.promotion import promote as promote_classes
@@ -26,6 +26,7 @@ def promote(
     """Turn named classes into labelled base data (D_l) for the next run."""
     with reported("promote"):
         params, layout = load_params(params_path), Layout(data)
+        check_run(category, layout)
         target = to or Path(params.base.root)
         root = Path(params.dataset.root) / category
         done = promote_classes(category, root, layout, names_for(names, category, layout), target)

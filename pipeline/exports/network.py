@@ -66,13 +66,13 @@ class Views:
 
 
 def write_network(category: str, out: Path, layout: Layout, names: Path) -> str:
-    """Write the network and, beside it, its description with the ending .json; say what was done.
+    """Write the network and, beside it, `<out>.json`, its description; say what was done.
 
     Raises `ConfigError` if the network does not say what the run says (to 0.01 in the mean), or the
     file not what the network says (to 1e-4).
     """
     write = _writer(out)
-    description_path = out.with_suffix(".json")
+    description_path = out.with_name(f"{out.name}.json")
     refuse_existing(out)
     refuse_existing(description_path)
     known = names_for(names, category, layout)
