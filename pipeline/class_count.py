@@ -67,8 +67,8 @@ def best_count(candidates: Sequence[Candidate]) -> int:
     """Return the number from 2 on with the widest gap, the smaller of equal ones.
 
     It is 1 without candidates, and where the second eigenvalue is below 0.5: the mixtures then
-    agree on nothing. Rather a class too many than all in one: people join two classes more easily
-    than they take one apart.
+    agree on nothing (with fewer than some 60 regions they agree by chance). Rather a class too
+    many than all in one: people join two classes more easily than they take one apart.
     """
     several = [c for c in candidates if c.k > 1 and candidates[0].next_eigenvalue >= _AGREED]
     best = max(several, key=lambda candidate: (candidate.gap, -candidate.k), default=None)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from pipeline.artifacts import REGIONS, Layout, read_parquet, replacing
+from pipeline.artifacts import CROPS, REGIONS, Layout, read_parquet, replacing
 from pipeline.config import ConfigError
 from pipeline.presets import read_yaml
 
@@ -43,16 +43,21 @@ class ClassNames:
 def run_of(layout: Layout, category: str) -> str:
     """Return what tells this run's classes from another's: 12 hex digits.
 
-    A hash of the crop_ids and their classes in the order of the crop_ids. Confidences and
-    embeddings have no part in it, so that names and corrections outlive a training after which
-    the same regions are in the same classes. Raises `ConfigError` where nothing is predicted yet.
+    A hash of the crop_ids, their classes and their squares (where `crops.parquet` is there) in the
+    order of the crop_ids. Confidences and embeddings have no part in it, so that names and
+    corrections outlive a training after which the same regions are in the same classes. Raises
+    `ConfigError` where nothing is predicted yet.
     """
     path = layout.predict(category) / "regions.parquet"
     if not path.exists():
         raise ConfigError(f"{path} does not exist: run `dvc repro` first")
     regions = read_parquet(path, REGIONS)
-    pairs = sorted(zip(regions["crop_id"].tolist(), regions["class"].tolist(), strict=True))
-    lines = "".join(f"{crop_id} {number}\n" for crop_id, number in pairs)
+    table = regions[["crop_id", "class"]]
+    cut = layout.crops(category) / "crops.parquet"
+    if cut.exists():
+        squares = read_parquet(cut, CROPS)[["crop_id", "x0", "y0", "side", "area_px"]]
+        table = table.merge(squares, on="crop_id", how="left")
+    lines = "".join(f"{row}\n" for row in sorted(table.to_numpy().tolist()))
     return hashlib.sha256(lines.encode()).hexdigest()[:12]
 
 

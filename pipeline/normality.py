@@ -52,7 +52,7 @@ def normal_limit(scores: ArrayLike, references: ArrayLike = ()) -> float:
     fewer than 8 references it is `low_mode_limit`. With more, that holds where the references agree
     with it: the median of the lower mode is within their control limit (their mean and three
     standard deviations), and they lie above `low_mode_limit` at most half as often as the set does,
-    so that more than half of the upper mode is abnormal. Otherwise it is the control limit, so that
+    so that at least half of the upper mode is abnormal. Otherwise it is the control limit, so that
     a set with nothing but normal images is normal, and in one without any nothing is. (Not on
     logarithms: references may be clipped to 0.)
     """

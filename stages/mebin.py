@@ -20,6 +20,9 @@ from pipeline.thresholding import MapBinarization, binarize_fixed, binarize_otsu
 
 log = logging.getLogger("anomalyncd")
 
+_FEWEST_REFERENCES = 8
+"""Fewer do not say where normal scores end (as in `pipeline.normality`)."""
+
 Binarize = Callable[[NDArray[np.float32]], MapBinarization]
 
 
@@ -99,13 +102,13 @@ def _range(
     """Return where thresholds are sought (section 3.2).
 
     s_min is the lowest score, that of a normal image. Where all images score higher than all normal
-    references there is none among them, and s_min is the lowest score of a reference (rule "paper";
-    the published implementation has no references here).
+    references, 8 or more, there is none among them, and s_min is the lowest score of a reference
+    (rule "paper"; the published implementation has no references here).
     """
     values = scores["score"].to_numpy(np.float64)
     floor = options.floor
-    alone = len(references) > 0 and len(values) > 0 and values.min() > references.max()
-    if floor is None and options.rule == "paper" and alone:
+    enough = len(references) >= _FEWEST_REFERENCES and len(values) > 0
+    if floor is None and options.rule == "paper" and enough and values.min() > references.max():
         floor = float(references.min())
         log.info("mebin %s: no normal image; floor %.3f is of the references", category, floor)
     try:

@@ -62,6 +62,7 @@ def test_a_category_without_a_run_is_named_beside_those_that_have_one(
     monkeypatch.chdir(tmp_path)
     small_params(tmp_path)
     (tmp_path / "data" / "predict" / "metal").mkdir(parents=True)
+    (tmp_path / "data" / "predict" / "metal" / "regions.parquet").touch()
     code, text = invoke(*arguments)
     assert code == 1
     text = " ".join(text.split())

@@ -241,7 +241,8 @@ def test_what_cannot_be_exported_is_said(layout: Layout, tmp_path: Path) -> None
     (layout.predict("c") / "regions.parquet").unlink()
     code, text = export(layout, "coco", tmp_path / "x.json")
     assert code == 1
-    assert "run the stage 'predict' first" in text
+    assert "no run of 'c'" in text
+    assert "run `dvc repro` first" in text
 
 
 def test_parts_go_to_one_square(layout: Layout) -> None:

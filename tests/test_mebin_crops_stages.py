@@ -78,11 +78,12 @@ def read_mebin(layout: Layout) -> tuple[NDArray[np.bool_], pd.DataFrame, dict[st
 @pytest.mark.parametrize(
     ("references", "options", "expected"),
     [
-        ((0.2, 0.3), {}, 0.2),  # every image is above all references: none is normal
-        ((0.2, 0.95), {}, None),
+        ((0.2, *[0.3] * 7), {}, 0.2),  # every image is above all references: none is normal
+        ((0.2, *[0.3] * 6), {}, None),  # too few to say so
+        ((0.2, *[0.95] * 7), {}, None),
         ((), {}, None),
-        ((0.2, 0.3), {"floor": 0.5}, 0.5),
-        ((0.2, 0.3), {"rule": "reference"}, None),
+        ((0.2, *[0.3] * 7), {"floor": 0.5}, 0.5),
+        ((0.2, *[0.3] * 7), {"rule": "reference"}, None),
     ],
 )
 def test_references_give_the_floor_of_a_set_without_a_normal_image(

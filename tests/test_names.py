@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.artifacts import REGIONS, Layout, write_parquet
+from pipeline.artifacts import CROPS, REGIONS, Layout, write_parquet
 from pipeline.config import ConfigError
 from pipeline.names import (
     ClassNames,
@@ -81,6 +81,16 @@ def test_names_outlive_a_run_that_leaves_every_region_in_its_class(
     assert names_for(path, "metal", layout)[2] == "scratch"
     set_name(path, "metal", 1, "dent", run_of(layout, "metal"))
     assert names_for(path, "metal", layout).names == {1: "dent", 2: "scratch"}
+
+
+def test_other_squares_under_the_same_ids_are_another_run(layout: Layout) -> None:
+    runs = set()
+    for x0 in (0, 0, 8):
+        rows = [(crop_id, crop_id[0], 0, x0, 0, 32, 50, 0.5) for crop_id in CLASSES]
+        frame = pd.DataFrame(rows, columns=CROPS.names)
+        write_parquet(layout.crops("metal") / "crops.parquet", frame, CROPS)
+        runs.add(run_of(layout, "metal"))
+    assert len(runs) == 2
 
 
 @pytest.mark.parametrize(

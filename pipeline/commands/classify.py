@@ -97,6 +97,8 @@ def classify_images(
     """
     if not images.exists():
         raise ConfigError(f"{images} does not exist: give an image, or a folder of images")
+    if maps is not None and not maps.exists():
+        raise ConfigError(f"{maps} does not exist: give a map, or a folder of maps, of the images")
     # Imported here: torch, which it needs, would make every command take seconds to start.
     from pipeline.region_model import load_region_model
 

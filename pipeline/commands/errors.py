@@ -24,8 +24,8 @@ def reported(command: str) -> Iterator[None]:
 def check_run(category: str, layout: Layout) -> None:
     """Raise `ConfigError` if there is no run of a category; it names those that there are."""
     folder = layout.predict(category)
-    if folder.is_dir():
+    if (folder / "regions.parquet").exists():
         return
-    others = sorted(path.name for path in folder.parent.glob("*") if path.is_dir())
+    others = sorted(path.parent.name for path in folder.parent.glob("*/regions.parquet"))
     known = f", only of {', '.join(others)}: give one of these, or" if others else ":"
     raise ConfigError(f"{folder.parent} has no run of {category!r}{known} run `dvc repro` first")

@@ -105,7 +105,7 @@ def _said(about: dict[str, Any], n: int) -> str:
         f"{about['largest_difference_from_torch']:.2g} on {min(_CHECKED, n)} sub-images"
     )
     if not about["compared_with_regions"]:
-        return f"{said}; all regions are normal by score, so that none could be compared"
+        return f"{said}; all regions are normal by score or without a mask: none could be compared"
     return (
         f"{said}, from the run's probabilities {about['largest_difference_from_regions']:.2g} on "
         f"{about['compared_with_regions']}, {about['agreement_with_regions']:.1%} in its class"
