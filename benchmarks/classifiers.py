@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 
 from pipeline.artifacts import CROPS, LABELS, Layout, read_parquet
 from pipeline.config import ConfigError, Params, load_params
-from pipeline.described import normal_of_set, pooled_tokens, scores_of_images, scores_of_references
+from pipeline.described import normal_of_set, pooled_tokens
 from pipeline.descriptors import region_descriptors
+from pipeline.map_scores import scores_of_images, scores_of_references
 from pipeline.merging import merge_regions
 from pipeline.metrics import clustering_scores
 from pipeline.mixture import mixture_probabilities

@@ -18,8 +18,9 @@ from benchmarks.classifiers import LAYERS, VOTE, figures, image_classes
 from pipeline.artifacts import CROPS, LABELS, Layout, read_parquet
 from pipeline.class_count import best_count, count_candidates
 from pipeline.config import ConfigError, load_params
-from pipeline.described import normal_of_set, pooled_tokens, scores_of_images, scores_of_references
+from pipeline.described import normal_of_set, pooled_tokens
 from pipeline.descriptors import region_descriptors
+from pipeline.map_scores import scores_of_images, scores_of_references
 
 
 def main(

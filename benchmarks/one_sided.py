@@ -20,7 +20,7 @@ import typer
 
 from pipeline.artifacts import LABELS, MAP_SCORES, MEBIN_IMAGES, Layout, read_parquet
 from pipeline.config import Params, load_params
-from pipeline.described import scores_of_references
+from pipeline.map_scores import scores_of_references
 from pipeline.normality import normal_limit
 from stages import manifest, maps, mebin
 

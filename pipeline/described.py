@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.artifacts import MAP_SCORES, REFERENCE_SCORES, ArtifactError, Layout, read_parquet
+from pipeline.artifacts import Layout
 from pipeline.config import Train
 from pipeline.descriptors import PooledTokens
 from pipeline.model_store import Autocast, choose_device, crop_arrays, load_vit
@@ -29,21 +29,6 @@ def pooled_tokens(
         return pooling.over(
             *crop_arrays(layout.crops(category)), size=train.image_size, progress=progress
         )
-
-
-def scores_of_images(layout: Layout, category: str, crops: pd.DataFrame) -> NDArray[np.float64]:
-    """Return for each of the sub-images (M,) the anomaly score of its image."""
-    scores = read_parquet(layout.maps(category) / "scores.parquet", MAP_SCORES)
-    rows = pd.Index(scores["sample_id"]).get_indexer(crops["sample_id"])
-    if (rows < 0).any():
-        raise ArtifactError(f"{layout.crops(category)}: made from other maps; run `crops` again")
-    return np.asarray(scores["score"].to_numpy(np.float64)[rows])
-
-
-def scores_of_references(layout: Layout, category: str) -> NDArray[np.float64]:
-    """Return the anomaly scores (R,) of the normal references; none where the maps have none."""
-    table = read_parquet(layout.maps(category) / "references.parquet", REFERENCE_SCORES)
-    return np.asarray(table["score"].to_numpy(np.float64))
 
 
 def normal_of_set(

@@ -23,6 +23,8 @@ from pipeline.progress import Progress, silent
 from pipeline.stability import Rule, stable_run
 from pipeline.thresholding import Map, MapBinarization, checked_map, count_regions, erode
 
+_FEWEST_REFERENCES = 8
+
 
 @dataclass(frozen=True)
 class ScoreRange:
@@ -137,6 +139,18 @@ def score_range(
     s_min = float(scores.min()) if floor is None else float(floor)
     s_max = float(scores.max()) if rule == "reference" else top
     return ScoreRange(s_min, s_max)
+
+
+def reference_floor(scores: NDArray[np.floating], references: NDArray[np.floating]) -> float | None:
+    """Return the s_min of a set without a normal image, from normal references' scores (R,).
+
+    s_min is the lowest score because that is a normal image's (section 3.2). Where all `scores`
+    (N,) lie above those of all references, 8 or more (fewer do not say where normal scores end),
+    no image is normal, and the lowest score of a reference stands in. None where that is not so.
+    """
+    if len(references) < _FEWEST_REFERENCES or len(scores) == 0:
+        return None
+    return float(references.min()) if scores.min() > references.max() else None
 
 
 def binarize_map(

@@ -10,8 +10,9 @@ import pandas as pd
 from pipeline.artifacts import CROPS, Layout, read_parquet, replacing, write_json
 from pipeline.class_count import Candidate, best_count, count_candidates
 from pipeline.config import Params
-from pipeline.described import normal_of_set, pooled_tokens, scores_of_images, scores_of_references
+from pipeline.described import normal_of_set, pooled_tokens
 from pipeline.descriptors import region_descriptors
+from pipeline.map_scores import scores_of_images, scores_of_references
 
 log = logging.getLogger("anomalyncd")
 

@@ -14,14 +14,12 @@ from numpy.typing import NDArray
 from pipeline import artifacts
 from pipeline.artifacts import ArraySpec, ArtifactError, Layout
 from pipeline.config import Mebin, Params
-from pipeline.mebin import ScoreRange, binarize_map, score_range
+from pipeline.map_scores import scores_of_references
+from pipeline.mebin import ScoreRange, binarize_map, reference_floor, score_range
 from pipeline.progress import Progress, track
 from pipeline.thresholding import MapBinarization, binarize_fixed, binarize_otsu, count_regions
 
 log = logging.getLogger("anomalyncd")
-
-_FEWEST_REFERENCES = 8
-"""Fewer do not say where normal scores end (as in `pipeline.normality`)."""
 
 Binarize = Callable[[NDArray[np.float32]], MapBinarization]
 
@@ -43,7 +41,7 @@ def run(category: str, params: Params, layout: Layout, frozen: ScoreRange | None
         )
     ground_truth = group.attrs.get("method") == "ground_truth"
     ends = ScoreRange(0.0, 1.0) if ground_truth else frozen
-    ends = ends or _range(category, scores, _references(source), params.mebin)
+    ends = ends or _range(category, scores, scores_of_references(layout, category), params.mebin)
     binarize = _pass_through if ground_truth else _method(params.mebin, ends)
     metadata = {
         "method": "ground_truth" if ground_truth else params.mebin.method,
@@ -90,27 +88,16 @@ def _write_masks(
     return rows
 
 
-def _references(maps: Path) -> NDArray[np.float64]:
-    """Return the anomaly scores (R,) of the normal references; none where the maps have none."""
-    table = artifacts.read_parquet(maps / "references.parquet", artifacts.REFERENCE_SCORES)
-    return np.asarray(table["score"].to_numpy(np.float64))
-
-
 def _range(
     category: str, scores: pd.DataFrame, references: NDArray[np.float64], options: Mebin
 ) -> ScoreRange:
-    """Return where thresholds are sought (section 3.2).
-
-    s_min is the lowest score, that of a normal image. Where all images score higher than all normal
-    references, 8 or more, there is none among them, and s_min is the lowest score of a reference
-    (rule "paper"; the published implementation has no references here).
-    """
+    """Return where thresholds are sought; the published rule knows no references."""
     values = scores["score"].to_numpy(np.float64)
     floor = options.floor
-    enough = len(references) >= _FEWEST_REFERENCES and len(values) > 0
-    if floor is None and options.rule == "paper" and enough and values.min() > references.max():
-        floor = float(references.min())
-        log.info("mebin %s: no normal image; floor %.3f is of the references", category, floor)
+    if floor is None and options.rule == "paper":
+        floor = reference_floor(values, references)
+        if floor is not None:
+            log.info("mebin %s: no normal image; floor %.3f is of the references", category, floor)
     try:
         return score_range(values, rule=options.rule, floor=floor)
     except ValueError as error:

@@ -26,9 +26,10 @@ from pipeline.artifacts import (
     write_parquet,
 )
 from pipeline.config import Params, Train
-from pipeline.described import normal_of_set, pooled_tokens, scores_of_images, scores_of_references
+from pipeline.described import normal_of_set, pooled_tokens
 from pipeline.descriptors import descriptor_space
 from pipeline.inference import Predictions, predict
+from pipeline.map_scores import scores_of_images, scores_of_references
 from pipeline.merging import class_probabilities
 from pipeline.mixture import fit_vote
 from pipeline.model_store import (

@@ -22,6 +22,7 @@ EDGES = {
     "images",
     "layouts",
     "map_files",
+    "map_scores",
     "model_store",
     "names",
     "presets",

@@ -29,9 +29,9 @@ from pipeline.artifacts import (
     write_json,
 )
 from pipeline.config import ConfigError, Predict, Train
-from pipeline.described import scores_of_images
 from pipeline.exports.files import refuse_existing
 from pipeline.exports.modules import HeadsNetwork, VoteNetwork
+from pipeline.map_scores import scores_of_images
 from pipeline.model_store import crop_arrays, load_classifier, load_vit, masking
 from pipeline.names import ClassNames, names_for, run_of
 from pipeline.normality import known_normal
