@@ -1,0 +1,150 @@
+"""What else a region could be described by: python -m benchmarks.descriptors bottle
+
+reads params.yaml and the artifacts that `benchmarks.classifiers` reads, and prints NMI/ARI/F1 over
+images of the vote with other descriptors: patch tokens scaled to length 1, averaged under a dilated
+mask, a ring, the whole sub-image, or the class token beside them. Labels are used for the figures
+alone. docs/results.md has what came out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+import torch
+import typer
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks.classifiers import LAYERS, figures
+from pipeline.artifacts import CROPS, LABELS, Layout, read_parquet
+from pipeline.config import ConfigError, Params, load_params
+from pipeline.described import normal_of_set
+from pipeline.descriptors import patch_weights, region_descriptors
+from pipeline.map_scores import scores_of_images, scores_of_references
+from pipeline.merging import merge_regions
+from pipeline.mixture import mixture_probabilities
+from pipeline.model_store import crop_arrays, load_vit
+from pipeline.tokens import stack
+from pipeline.views import plain_view
+from pipeline.vit import embed, normalization
+
+Floats = NDArray[np.float32]
+
+_BATCH = 32
+BESIDE = ("ring", "whole", "class token")
+"""Descriptors that are appended to those of the region."""
+
+
+@torch.inference_mode()
+def pooled(layout: Layout, category: str, size: int) -> dict[str, Floats]:
+    """Return (M, L, D) by kind of description: averages of patch tokens, or the class token."""
+    vit = load_vit(layout, image_size=size).eval()
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) * 255 for v in normalization(vit))
+    images, masks = crop_arrays(layout.crops(category))
+    parts: dict[str, list[Tensor]] = {}
+    for start in range(0, images.shape[0], _BATCH):
+        block = slice(start, start + _BATCH)
+        pairs = zip(images[block], masks[block], strict=True)
+        pixels, shown = stack([plain_view(*pair, size=size) for pair in pairs])
+        tokens = embed(vit, (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() - mean) / std)
+        found = []
+        for layer, module in enumerate(vit.blocks[: max(LAYERS) + 1]):
+            tokens = module(tokens)
+            if layer in LAYERS:
+                found.append(_descriptions(tokens, vit.num_prefix_tokens, _weights(vit, shown)))
+        for kind in found[0]:
+            parts.setdefault(kind, []).append(torch.stack([of[kind] for of in found], 1))
+    return {kind: torch.cat(blocks).numpy() for kind, blocks in parts.items()}
+
+
+def _weights(vit: torch.nn.Module, masks: Floats) -> dict[str, Tensor]:
+    """Return the weights (B, P) of patches: under the mask, it dilated by a patch, and a ring."""
+    patch = int(vit.patch_embed.patch_size[0])  # type: ignore[union-attr, index]
+    cover = F.avg_pool2d(torch.from_numpy(masks)[:, None], patch)  # (B, 1, h, w)
+    wide = F.max_pool2d(cover, 3, stride=1, padding=1)
+    kinds = {"dilated": wide, "ring": wide - cover, "whole": torch.ones_like(cover)}
+    mask = patch_weights(torch.from_numpy(masks), patch)
+    return {"mask": mask} | {kind: patch_weights(w[:, 0], 1) for kind, w in kinds.items()}
+
+
+def _descriptions(tokens: Tensor, prefix: int, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return (B, D) by kind, from the tokens (B, N, D) of one layer."""
+    patches = tokens[:, prefix:]
+    found = {kind: torch.einsum("bp,bpd->bd", w, patches) for kind, w in weights.items()}
+    unit = F.normalize(patches, dim=-1)
+    return {
+        **found,
+        "unit tokens": torch.einsum("bp,bpd->bd", weights["mask"], unit),
+        "class token": tokens[:, 0],
+    }
+
+
+def image_classes(
+    params: Params,
+    category: str,
+    layout: Layout,
+    crops: pd.DataFrame,
+    spaces: list[Floats],
+    seed: int,
+) -> NDArray[np.int64]:
+    """Return the class of each image by the vote over descriptors of all `spaces` together."""
+    index, ids = pd.factorize(crops["sample_id"])
+    n_classes = params.train.n_classes(category)
+    if n_classes is None:
+        raise ConfigError("train.classes is auto: give the number, which these figures need")
+    scores, known = (
+        scores_of_images(layout, category, crops),
+        scores_of_references(layout, category),
+    )
+    normal, _ = normal_of_set(params.predict.normal, crops, scores, known)
+    described = np.concatenate([region_descriptors(space[~normal]) for space in spaces], 2)
+    descriptors = np.zeros((len(crops), *described.shape[1:]))
+    descriptors[~normal] = described
+    probabilities = mixture_probabilities(descriptors, crops["score"], normal, n_classes, seed=seed)
+    merged = merge_regions(
+        probabilities,
+        index,
+        crops["area_px"],
+        crops["score"],
+        rule=params.merge.weights,
+        temperature=params.merge.temperature,
+        n_images=len(ids),
+    )
+    return np.asarray(merged.argmax(1))
+
+
+def main(
+    category: Annotated[str, typer.Argument(help="One of dataset.categories.")],
+    seeds: Annotated[int, typer.Option(help="How many seeds, from 0.")] = 2,
+    params_path: Annotated[Path, typer.Option("--params")] = Path("params.yaml"),
+    data: Annotated[Path, typer.Option("--data")] = Path("data"),
+) -> None:
+    """Compare descriptors of regions on the crops of a category."""
+    params, layout = load_params(params_path), Layout(data)
+    crops = read_parquet(layout.crops(category) / "crops.parquet", CROPS)
+    labels = read_parquet(layout.manifest(category) / "labels.parquet", LABELS)
+    true = labels.set_index("sample_id")["label"].reindex(pd.unique(crops["sample_id"])).tolist()
+    spaces = pooled(layout, category, params.train.image_size)
+    typer.echo("| description | NMI/ARI/F1 |\n|---|---|")
+    for kind, space in spaces.items():
+        chosen = [spaces["mask"], space] if kind in BESIDE else [space]
+        runs = [
+            figures(
+                true,
+                image_classes(params, category, layout, crops, chosen, seed),
+                np.ones(len(true), np.bool_),
+            )
+            for seed in range(seeds)
+        ]
+        text = "/".join(f"{value:.3f}" for value in np.mean(runs, axis=0))
+        name = f"mask and {kind}" if kind in BESIDE else kind
+        typer.echo(f"| {name} | {text} ± {np.std(runs, axis=0)[0]:.3f} |")
+
+
+if __name__ == "__main__":
+    typer.run(main)
