@@ -53,6 +53,7 @@ CHOICES = [
     replace(VOTE, dimensions=(16,), extra_components=(0,)),
     replace(VOTE, extra_components=(0,)),
     replace(VOTE, dimensions=(16,)),
+    replace(VOTE, extra_components=(0, 2, 4)),
     VOTE,
     replace(VOTE, normal="regions"),
     replace(VOTE, normal="none"),
@@ -70,11 +71,25 @@ def image_classes(
     seed: int,
 ) -> NDArray[np.int64]:
     """Return the class of each image, in the order of `crops`."""
-    index, ids = pd.factorize(crops["sample_id"])
     normal, _ = normal_of_set(choice.normal, crops, scores, references)
     columns = [LAYERS.index(layer) for layer in choice.layers]
-    descriptors = np.zeros((len(crops), len(columns), pooled.shape[2]))
-    descriptors[~normal] = region_descriptors(pooled[~normal][:, columns])
+    described = region_descriptors(pooled[~normal][:, columns])
+    return voted(params, category, crops, normal, described, choice, seed)
+
+
+def voted(
+    params: Params,
+    category: str,
+    crops: pd.DataFrame,
+    normal: NDArray[np.bool_],
+    described: NDArray[np.float64],
+    choice: Choice,
+    seed: int,
+) -> NDArray[np.int64]:
+    """Return the class of each image from the descriptors of the sub-images not `normal`."""
+    index, ids = pd.factorize(crops["sample_id"])
+    descriptors = np.zeros((len(crops), *described.shape[1:]))
+    descriptors[~normal] = described
     n_classes = params.train.n_classes(category)
     if n_classes is None:
         raise ConfigError("train.classes is auto: give the number, which these figures need")

@@ -20,14 +20,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.classifiers import LAYERS, figures
+from benchmarks.classifiers import LAYERS, VOTE, figures, voted
 from pipeline.artifacts import CROPS, LABELS, Layout, read_parquet
-from pipeline.config import ConfigError, Params, load_params
+from pipeline.config import load_params
 from pipeline.described import normal_of_set
 from pipeline.descriptors import patch_weights, region_descriptors
 from pipeline.map_scores import scores_of_images, scores_of_references
-from pipeline.merging import merge_regions
-from pipeline.mixture import mixture_probabilities
 from pipeline.model_store import crop_arrays, load_vit
 from pipeline.tokens import stack
 from pipeline.views import plain_view
@@ -84,40 +82,6 @@ def _descriptions(tokens: Tensor, prefix: int, weights: Mapping[str, Tensor]) ->
     }
 
 
-def image_classes(
-    params: Params,
-    category: str,
-    layout: Layout,
-    crops: pd.DataFrame,
-    spaces: list[Floats],
-    seed: int,
-) -> NDArray[np.int64]:
-    """Return the class of each image by the vote over descriptors of all `spaces` together."""
-    index, ids = pd.factorize(crops["sample_id"])
-    n_classes = params.train.n_classes(category)
-    if n_classes is None:
-        raise ConfigError("train.classes is auto: give the number, which these figures need")
-    scores, known = (
-        scores_of_images(layout, category, crops),
-        scores_of_references(layout, category),
-    )
-    normal, _ = normal_of_set(params.predict.normal, crops, scores, known)
-    described = np.concatenate([region_descriptors(space[~normal]) for space in spaces], 2)
-    descriptors = np.zeros((len(crops), *described.shape[1:]))
-    descriptors[~normal] = described
-    probabilities = mixture_probabilities(descriptors, crops["score"], normal, n_classes, seed=seed)
-    merged = merge_regions(
-        probabilities,
-        index,
-        crops["area_px"],
-        crops["score"],
-        rule=params.merge.weights,
-        temperature=params.merge.temperature,
-        n_images=len(ids),
-    )
-    return np.asarray(merged.argmax(1))
-
-
 def main(
     category: Annotated[str, typer.Argument(help="One of dataset.categories.")],
     seeds: Annotated[int, typer.Option(help="How many seeds, from 0.")] = 2,
@@ -130,17 +94,17 @@ def main(
     labels = read_parquet(layout.manifest(category) / "labels.parquet", LABELS)
     true = labels.set_index("sample_id")["label"].reindex(pd.unique(crops["sample_id"])).tolist()
     spaces = pooled(layout, category, params.train.image_size)
+    scores = scores_of_images(layout, category, crops)
+    known = scores_of_references(layout, category)
+    normal, _ = normal_of_set(VOTE.normal, crops, scores, known)
     typer.echo("| description | NMI/ARI/F1 |\n|---|---|")
     for kind, space in spaces.items():
         chosen = [spaces["mask"], space] if kind in BESIDE else [space]
-        runs = [
-            figures(
-                true,
-                image_classes(params, category, layout, crops, chosen, seed),
-                np.ones(len(true), np.bool_),
-            )
-            for seed in range(seeds)
-        ]
+        described = np.concatenate([region_descriptors(of[~normal]) for of in chosen], 2)
+        runs = []
+        for seed in range(seeds):
+            found = voted(params, category, crops, normal, described, VOTE, seed)
+            runs.append(figures(true, found, np.ones(len(true), np.bool_)))
         text = "/".join(f"{value:.3f}" for value in np.mean(runs, axis=0))
         name = f"mask and {kind}" if kind in BESIDE else kind
         typer.echo(f"| {name} | {text} ± {np.std(runs, axis=0)[0]:.3f} |")
