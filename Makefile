@@ -14,8 +14,7 @@ test: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	# One thread a process: tests of tiny networks otherwise wait for cores that other tests use.
-	PATH="$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --dist loadfile
+	PATH="$(BIN):$$PATH" $(BIN)/python -m pytest -q -n logical --dist loadfile
 
 setup: $(STAMP)
 

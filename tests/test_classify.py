@@ -6,14 +6,12 @@ The run has seen three of the four kinds of `tests.textures`; the new images hav
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from pipeline.artifacts import (
@@ -34,15 +32,6 @@ from tests.textures import KINDS, write_plates
 
 RUNS = ["patchcore mixture grain", "musc heads grain"]
 """Detector, classifier, and the kind that the run has not seen."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """More threads than that wait for each other, over networks this small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module", params=RUNS)
