@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,34 +25,33 @@ from pipeline.vit import create_vit
 _IMAGE_SIZE = 64
 
 
-@dataclass(frozen=True)
-class Inputs:
+class Inputs(ABC):
     """Read when asked for. `limit`: at most so many images or crops."""
 
     @property
+    @abstractmethod
     def name(self) -> str:
         """What the figures are of."""
-        raise NotImplementedError
 
+    @abstractmethod
     def maps(self, limit: int) -> tuple[list[NDArray[np.float32]], ScoreRange]:
         """Return maps (H, W), spread over the set, and the range of the whole set."""
-        raise NotImplementedError
 
+    @abstractmethod
     def images(self, limit: int) -> list[Path]:
         """Return the image files of `maps`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def crops(self, limit: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Return images (M, S, S, 3) and masks (M, S, S) in {0, 1}."""
-        raise NotImplementedError
 
+    @abstractmethod
     def table(self) -> pd.DataFrame:
         """Return the table of all crops."""
-        raise NotImplementedError
 
+    @abstractmethod
     def vit(self) -> VisionTransformer:
         """Return the backbone at the size of training."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
