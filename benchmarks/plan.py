@@ -12,14 +12,15 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pipeline.config import ConfigError, Params
-from pipeline.presets import as_override, read_yaml, with_overrides
+from pipeline.config import ConfigError, Params, read_yaml
+from pipeline.errors import AnomalyNCDError
+from pipeline.presets import as_override, with_overrides
 
 FILE = Path(__file__).with_name("tables.yaml")
 Classifier = Literal["heads", "mixture"]
 
 
-class TablesError(ValueError):
+class TablesError(AnomalyNCDError):
     """A table cannot be run; the message says why."""
 
 

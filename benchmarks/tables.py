@@ -20,7 +20,8 @@ from ruamel.yaml.error import YAMLError
 from benchmarks.plan import Classifier, Job, Tables, TablesError, load_tables, plan
 from benchmarks.records import markdown, read_records
 from benchmarks.runs import Workspace, command_of, run_jobs
-from pipeline.config import ConfigError, load_params
+from pipeline.config import load_params
+from pipeline.errors import AnomalyNCDError
 
 WORKSPACE = Workspace()
 
@@ -137,7 +138,7 @@ def main(
             return
         run_jobs(jobs, WORKSPACE, stamp=stamp, force=force)
         typer.echo(rendered(tables, jobs))
-    except (TablesError, ConfigError) as error:
+    except AnomalyNCDError as error:
         typer.secho(f"benchmarks.tables: {error}", err=True, fg=typer.colors.RED)
         raise typer.Exit(1) from error
 

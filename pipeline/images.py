@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from pipeline.errors import AnomalyNCDError
+
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 """Endings, in lower case, of the files that count as images."""
 
@@ -23,7 +25,7 @@ _SIDEWAYS = frozenset({5, 6, 7, 8})  # EXIF orientations that swap height and wi
 _EXIF_ORIENTATION = 0x0112
 
 
-class ImageError(ValueError):
+class ImageError(AnomalyNCDError):
     """A file that cannot be used as an image or mask; the message names the file and the reason."""
 
     def __init__(self, path: Path, reason: str) -> None:
@@ -119,6 +121,8 @@ def _digest(data: bytes) -> str:
 def _read_bytes(path: Path) -> bytes:
     try:
         data = path.read_bytes()
+    except FileNotFoundError:
+        raise ImageError(path.absolute(), "no such file") from None
     except OSError as error:
         raise ImageError(path, str(error.strerror or error)) from error
     if not data:

@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from pipeline.errors import AnomalyNCDError
 from pipeline.images import is_image_name
 
 Split = Literal["query", "normal"]
@@ -30,7 +31,7 @@ NORMAL_LIST = "normal_reference_files.txt"
 """Name of the list of normal references that is used where it lies in the root of the images."""
 
 
-class DatasetError(ValueError):
+class DatasetError(AnomalyNCDError):
     """A folder that cannot be used as a set of images; the message names it and says what to do."""
 
 
@@ -82,7 +83,7 @@ def scan_folder(
     """
     if not root.is_dir():
         raise DatasetError(
-            f"{root} is not a folder: put the images there, or change dataset.root and "
+            f"{root.absolute()} is not a folder: put the images there, or change dataset.root and "
             f"dataset.categories (base.root for the labelled base set). {understood()}"
         )
     files, rejected = _image_files(root)
@@ -124,7 +125,7 @@ def detect_layout(root: Path) -> str:
 def holds_images(root: Path) -> bool:
     """Tell whether any file is called like an image; raises DatasetError if `root` is no folder."""
     if not root.is_dir():
-        raise DatasetError(f"{root} is not a folder")
+        raise DatasetError(f"{root.absolute()} is not a folder")
     return bool(_image_files(root)[0])
 
 
@@ -272,7 +273,7 @@ def _reference_files(
     if normal_root is None:
         return [], []
     if not normal_root.is_dir():
-        raise DatasetError(f"manifest.normal_root: {normal_root} is not a folder")
+        raise DatasetError(f"manifest.normal_root: {normal_root.absolute()} is not a folder")
     files, rejected = _image_files(normal_root)
     relative = os.path.relpath(normal_root.resolve(), root.resolve())
     prefix = PurePosixPath(Path(relative).as_posix())

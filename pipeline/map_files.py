@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.errors import AnomalyNCDError
+
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff"})
 ARRAY_SUFFIXES = frozenset({".npy", ".npz"})
 TAGS = ("_map", "_mask")
@@ -22,7 +24,7 @@ _SHOWN = 5
 Parts = tuple[str, ...]
 
 
-class MapFileError(ValueError):
+class MapFileError(AnomalyNCDError):
     """Map files that are missing, surplus, ambiguous or broken; the message names them."""
 
 
@@ -43,7 +45,7 @@ def find_maps(
     base = root / category if (root / category).is_dir() else root
     if not base.is_dir():
         raise MapFileError(
-            f"{root} is not a folder: set maps.precomputed_root to the folder of maps"
+            f"{root.absolute()} is not a folder: set maps.precomputed_root to the folder of maps"
         )
     wanted = {_key(path): path for path in queries}
     if len(wanted) < len(queries):

@@ -16,11 +16,11 @@ from torch import Tensor
 from pipeline.artifacts import ArtifactError, Layout, open_arrays, read_json, replacing, write_json
 from pipeline.config import ConfigError, Precision, Train
 from pipeline.heads import MultiHead
-from pipeline.mgvit import ClassBlock, autocast_for, create_vit
+from pipeline.mgvit import ClassBlock, autocast_for
 from pipeline.tokens import FrozenBlocks, Masking
 from pipeline.training import Network
 from pipeline.views import Augmentations
-from pipeline.weights import load_saved
+from pipeline.weights import load_saved_vit
 
 
 def choose_device(name: str) -> torch.device:
@@ -47,8 +47,7 @@ def augmentations(train: Train) -> Augmentations:
 
 def load_vit(layout: Layout, *, image_size: int) -> VisionTransformer:
     """Return the backbone of `data/backbone` for square inputs of `image_size` pixels."""
-    state, info = load_saved(layout.backbone())
-    return create_vit(str(info["timm_name"]), state, image_size=image_size)
+    return load_saved_vit(layout.backbone(), image_size=image_size)
 
 
 def load_blocks(layout: Layout, train: Train) -> FrozenBlocks:

@@ -20,8 +20,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from pipeline.artifacts import CROPS, REGIONS, Layout, read_parquet, replacing
-from pipeline.config import ConfigError
-from pipeline.presets import read_yaml
+from pipeline.config import ConfigError, read_yaml
 
 NAMES = Path("names.yaml")
 NORMAL = "normal"

@@ -7,25 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
-from pipeline.config import ConfigError, Params, parse_params
+from pipeline.config import ConfigError, Params, parse_params, read_yaml
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./:+-]+")
 _TYPED = re.compile(r"true|false|null|[+-]?(inf|nan|[\d_.]+(e[+-]?[\d_]+)?)", re.IGNORECASE)
-
-
-def read_yaml(path: Path) -> object:
-    """Return what a YAML 1.2 file holds; raise `ConfigError` if it cannot be read."""
-    try:
-        with path.open(encoding="utf-8") as file:
-            content: object = YAML(typ="safe", pure=True).load(file)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    except YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML ({error})") from error
-    return content
 
 
 def read_preset(path: Path) -> dict[str, Any]:

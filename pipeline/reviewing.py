@@ -15,6 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.artifacts import MEBIN_IMAGES, ArtifactError, open_arrays, read_parquet
+from pipeline.config import ConfigError
 from pipeline.corrections import Target, applied_corrections, corrected_classes, n_classes
 from pipeline.images import ImageError, read_image
 from pipeline.names import run_of
@@ -49,7 +50,7 @@ def review(category: Category, *, page_bytes: int = PAGE_BYTES) -> ReviewPage:
     try:
         n_corrected = len(applied_corrections(category.layout, category.name, regions))
         targets = corrected_classes(category.layout, category.name, regions, category.names)
-    except ValueError as error:
+    except ConfigError as error:
         notes.append(f"Corrections are not applied: {error}")
     classes = [*range(n_classes(regions)), *sorted({k for k in targets if isinstance(k, str)})]
     owners = list(dict.fromkeys(regions["sample_id"].tolist()))

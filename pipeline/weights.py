@@ -26,6 +26,7 @@ from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_
 from torch import Tensor
 
 from pipeline.artifacts import ArtifactError, read_json, replacing, write_json
+from pipeline.errors import AnomalyNCDError
 from pipeline.vit import create_vit
 
 State = dict[str, Tensor]
@@ -40,7 +41,7 @@ PYPI_MODEL = "vit_small_patch14_dinov2.lvd142m"
 _DOWNLOAD_SECONDS = 900
 
 
-class WeightsError(ValueError):
+class WeightsError(AnomalyNCDError):
     """Weights cannot be had or do not fit; the message says which and what to do."""
 
 
@@ -192,20 +193,26 @@ def dinov2_from_onnx(model: onnx.ModelProto) -> State:
 
 def _from_file(name: str, path: Path) -> tuple[State, Info]:
     if not path.is_file():
-        raise WeightsError(f"backbone.path: {path} is not a file")
+        raise WeightsError(f"backbone.path: {path.absolute()} is not a file")
+    state = _fit(_unwrap(_read(path), path), name)
+    return state, {"origin": f"file: {path.name}", "origin_sha256": _sha256(path)}
+
+
+def _read(path: Path) -> object:
+    if path.stat().st_size == 0:
+        raise WeightsError(f"backbone.path: {path} is empty: copy or download it again")
     try:
         if path.suffix == ".safetensors":
-            content: object = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # both readers raise many kinds on a broken file
         reason = str(error).split("\n")[0]
+        if "weights_only" in str(error):  # torch's text is how to run the code in the file
+            reason = "no plain state dict"
         raise WeightsError(
             f"{path}: not a readable file of weights ({reason}). Only tensors are read, no other "
             "Python objects"
-        ) from error
-    state = _fit(_unwrap(content, path), name)
-    return state, {"origin": f"file: {path.name}", "origin_sha256": _sha256(path)}
+        ) from None
 
 
 def _unwrap(content: object, path: Path) -> State:
@@ -261,3 +268,15 @@ def load_saved(folder: Path) -> tuple[State, Info]:
     if _sha256(path) != info.get("sha256"):
         raise ArtifactError(f"{path}: not the file that backbone.json describes; run 'backbone'")
     return load_file(path), info
+
+
+def load_saved_vit(folder: Path, *, image_size: int) -> VisionTransformer:
+    """Return the backbone of `folder` for square inputs of `image_size` pixels.
+
+    Raises `ArtifactError`, also if it cannot take that size.
+    """
+    state, info = load_saved(folder)
+    try:
+        return create_vit(str(info["timm_name"]), state, image_size=image_size)
+    except ValueError as error:
+        raise ArtifactError(f"{folder}: {error}; or run the stage 'backbone' again") from error

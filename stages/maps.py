@@ -26,8 +26,8 @@ from pipeline.map_files import find_maps, read_map, resize_map, resize_mask
 from pipeline.precision import autocast_for
 from pipeline.progress import track
 from pipeline.scratch import Scratch
-from pipeline.vit import create_vit, forward_features, normalization
-from pipeline.weights import load_saved
+from pipeline.vit import forward_features, normalization
+from pipeline.weights import load_saved_vit
 
 log = logging.getLogger("anomalyncd")
 
@@ -128,7 +128,12 @@ def write(
     with track(f"maps {category}: range") as progress:
         for start, stop in blocks:
             raw = source.block(start, stop)
-            ranges.append(value_range(raw))
+            try:
+                ranges.append(value_range(raw))
+            except ValueError as error:  # NaN in the weights, or a precision that overflows
+                raise artifacts.ArtifactError(
+                    f"{category}: {error}: try maps.precision float32, or other weights"
+                ) from error
             maxima[start:stop] = raw.max(axis=(1, 2))
             progress(stop, len(ids))
     low, high = ends or (joint_range(ranges) if source.normalise else (0.0, 1.0))
@@ -163,6 +168,11 @@ def _musc(job: Job) -> Source:
     features = _features(job, job.queries, "queries", memory)
     if job.bank is not None:  # image scores are not re-weighted, as that takes a set
         return Source(_against(job, features, job.bank, "comparing"))
+    if len(job.queries) < 2:
+        raise artifacts.ArtifactError(
+            f"{job.category}: maps.method musc compares images with each other and needs at least "
+            "2: add images, or use patchcore with normal references"
+        )
     with track(f"maps {job.category}: comparing") as progress:
         scores = musc.patch_scores(
             features.layers,
@@ -351,8 +361,7 @@ def _device() -> torch.device:
 def _features(job: Job, images: pd.DataFrame, what: str, memory: Scratch) -> Features:
     """Run the frozen ViT over some images of the manifest."""
     maps, device = job.maps, _device()
-    state, info = load_saved(job.backbone)
-    vit = create_vit(str(info["timm_name"]), state, image_size=maps.resolution).to(device).eval()
+    vit = load_saved_vit(job.backbone, image_size=maps.resolution).to(device).eval()
     mean, std = normalization(vit)
 
     def encode(pixels: Tensor) -> tuple[Sequence[Tensor], Tensor]:

@@ -25,7 +25,7 @@ from pipeline.artifacts import (
     read_parquet,
     write_parquet,
 )
-from pipeline.config import Params, Train
+from pipeline.config import Params, Train, parse_section
 from pipeline.described import normal_of_set, pooled_tokens
 from pipeline.descriptors import descriptor_space
 from pipeline.inference import Predictions, predict
@@ -194,5 +194,5 @@ def _write_attention(
 
 def trained_section(layout: Layout, category: str) -> Train:
     """Return section `train` as it was when the model was trained."""
-    description = read_json(layout.train(category) / "model.json")
-    return Train.model_validate(description["params"]["train"])
+    path = layout.train(category) / "model.json"
+    return parse_section(Train, read_json(path)["params"]["train"], source=f"{path}: train")

@@ -147,7 +147,11 @@ def _confusion(category: Category) -> Confusion | None:
 
 
 def _losses(category: Category) -> Markup:
-    history = pd.read_csv(category.layout.train(category.name) / "history.csv")
+    path = category.layout.train(category.name) / "history.csv"
+    try:
+        history = pd.read_csv(path)
+    except ValueError as error:  # so are pandas' errors of parsing
+        raise ArtifactError(f"{path}: not a readable table; run `train` again") from error
     curves = {
         label: history[column].tolist()
         for column, label in _CURVES.items()

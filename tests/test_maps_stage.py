@@ -34,7 +34,7 @@ def state() -> dict[str, torch.Tensor]:
 @pytest.fixture
 def layout(tmp_path, monkeypatch, state) -> Layout:
     """A manifest of 6 queries (every third with a defect and a mask) and 4 normal images."""
-    monkeypatch.setattr(stage, "load_saved", lambda folder: (state, {"timm_name": VIT}))
+    monkeypatch.setattr("pipeline.weights.load_saved", lambda folder: (state, {"timm_name": VIT}))
     layout, rng = Layout(tmp_path / "data"), np.random.default_rng(0)
     images, masks = [], []
     for k in range(QUERIES + NORMALS):
@@ -284,5 +284,5 @@ def test_musc_with_two_images_and_with_one(layout):
     _keep(layout, "id0", "id1")
     stage.run(CATEGORY, _params(layout), layout)
     _keep(layout, "id0")
-    with pytest.raises(ValueError, match="at least 2"):
+    with pytest.raises(ArtifactError, match="at least 2"):
         stage.run(CATEGORY, _params(layout), layout)

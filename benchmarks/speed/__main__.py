@@ -19,8 +19,9 @@ from benchmarks.speed import detectors, growth, masks, network, quality
 from benchmarks.speed.harness import Row, load, save
 from benchmarks.speed.inputs import Artifacts, Inputs, Synthetic
 from benchmarks.speed.table import markdown
-from pipeline.artifacts import ArtifactError, Layout
-from pipeline.config import ConfigError, load_params
+from pipeline.artifacts import Layout
+from pipeline.config import load_params
+from pipeline.errors import AnomalyNCDError
 
 Name = Literal[
     "mebin",
@@ -111,7 +112,7 @@ def main(
             for one in _EVERYTHING if name == "all" else (name,):
                 chosen = [*([f"--category={inputs.name}"] if not quick else ["--quick"])]
                 run(one, inputs, quick=quick, folder=folder, arguments=[one, *chosen])
-    except (ArtifactError, ConfigError) as error:
+    except AnomalyNCDError as error:
         typer.secho(f"benchmarks.speed: {error}", err=True, fg=typer.colors.RED)
         raise typer.Exit(1) from error
 

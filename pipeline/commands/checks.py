@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ State = Literal["ok", "warning", "error"]
 
 _SHOWN = ("torch", "timm", "opencv-python-headless", "numpy", "zarr", "dvc")
 _STATUS_SECONDS = 120
+_BROKEN_LOCK = re.compile(r"RWLock-file '([^']+)'[. ]+(?:JSON structure|format error)")
 
 
 @dataclass(frozen=True)
@@ -184,13 +186,27 @@ def _dvc_status(project: Path) -> Line:
     try:
         changed = json.loads(done.stdout)
     except ValueError:
-        if "lock" in done.stderr:
-            return Line("warning", "dvc", "another DVC is at work here", "wait until it is done")
-        said = (done.stderr.strip().splitlines() or ["no answer"])[-1]
-        return Line("error", "dvc", f"`dvc status` fails: {said}", "see `dvc status` itself")
+        return _dvc_failure(done.stderr)
     if not changed:
         return Line("ok", "dvc", "everything is up to date")
     return Line("ok", "dvc", f"{len(changed)} stages are to run: dvc repro")
+
+
+def _dvc_failure(message: str) -> Line:
+    """Say why `dvc status` gave no answer, from what it wrote to stderr.
+
+    DVC looks into its rwlock only while it holds the lock of that file: a broken one was left by a
+    killed process, not by one that is writing.
+    """
+    broken = _BROKEN_LOCK.search(message)
+    if broken is not None:
+        said = f"{broken[1]} is damaged: a `dvc` command was killed while it wrote the file"
+        return Line("error", "dvc", said, f"if no other `dvc` is running here: rm {broken[1]}")
+    if "lock" in message:
+        said = "another DVC process holds the lock"
+        return Line("warning", "dvc", said, "wait until it is done")
+    said = (message.strip().splitlines() or ["no answer"])[-1]
+    return Line("error", "dvc", f"`dvc status` fails: {said}", "see `dvc status` itself")
 
 
 def _run(project: Path, *command: str) -> subprocess.CompletedProcess[str] | None:

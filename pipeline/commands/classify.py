@@ -29,7 +29,7 @@ from pipeline.artifacts import (
     write_parquet,
 )
 from pipeline.commands.errors import check_run, reported
-from pipeline.config import ConfigError, Params, load_params
+from pipeline.config import ConfigError, Params, load_params, parse_params
 from pipeline.datasets import DatasetError, same_bytes
 from pipeline.mebin import ScoreRange
 from pipeline.merging import region_weights
@@ -160,7 +160,7 @@ def _params(
     if maps is not None:
         _link(maps, root / "maps_of_others" / category)
         content["maps"] = {**stored["maps"], "precomputed_root": str(root / "maps_of_others")}
-    return Params.model_validate(content)
+    return parse_params(content, source="classifier.json: params")
 
 
 def _cut_out(category: str, params: Params, layout: Layout, trained: Layout) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from pipeline.artifacts import IMAGES, REJECTED, ArtifactError, Layout, read_parquet
@@ -12,6 +12,7 @@ from pipeline.config import ConfigError, Params, load_params
 from pipeline.layouts import DatasetError, Scan, scan_folder
 from pipeline.map_files import MapFileError, find_maps
 
+_DEMO = "data/raw/demo"
 _FEW = 20
 _DEMO_DEFECTS = 4
 _SUBIMAGES = 1.3
@@ -48,14 +49,31 @@ def check_data(params: Params, layout: Layout, project: Path) -> tuple[int, list
         finished = (layout.merge(category) / "images.parquet").is_file()
         total += 0 if finished else n_images
         lines.append(line)
-    return total, [*lines, *_base(params, project)]
+    return total, [*lines, *_demo_root(params, project), *_base(params, project)]
+
+
+def _demo_root(params: Params, project: Path) -> Iterator[Line]:
+    """Warn of images of one's own in the folder where the stage `demo` writes."""
+    root, demo = project / params.dataset.root, project / _DEMO
+    own = [name for name in params.dataset.categories if name not in _products()]
+    if own and root.resolve().is_relative_to(demo.resolve()):
+        said = f"{root} is the demo's folder, which has no {', '.join(own)}"
+        todo = f"keep images outside of {_DEMO}, where the demo is made, and set dataset.root"
+        yield Line("warning", "dataset.root", said, todo)
+
+
+def _products() -> Collection[str]:
+    # Imported here: only `doctor` needs it, and every command loads this module.
+    from pipeline.demo import PRODUCTS
+
+    return PRODUCTS.keys()
 
 
 def _category(category: str, params: Params, layout: Layout, project: Path) -> tuple[int, Line]:
     what, options = f"images {category}", params.manifest
     root = project / params.dataset.root / category
     references = project / options.normal_root / category
-    if params.dataset.root == "data/raw/demo" and not root.is_dir():
+    if params.dataset.root == _DEMO and category in _products() and not root.is_dir():
         n_images = params.demo.good + _DEMO_DEFECTS * params.demo.per_defect
         return n_images, Line("ok", what, f"the demo: `dvc repro` makes {n_images}")
     try:

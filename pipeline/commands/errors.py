@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import typer
 
 from pipeline.artifacts import Layout
 from pipeline.config import ConfigError
+from pipeline.errors import AnomalyNCDError
+
+debug = ContextVar("debug", default=False)
+"""Whether `reported` shows tracebacks: the option --debug of the command line."""
 
 
 @contextmanager
 def reported(command: str) -> Iterator[None]:
-    """Turn an error that the user can mend into one red line and exit status 1."""
+    """Turn an error that the user can mend into one red line and exit status 1.
+
+    Under `debug` its traceback comes first. Anything else is a bug and goes through.
+    """
     try:
         yield
-    except (ValueError, OSError) as error:
+    except (AnomalyNCDError, OSError) as error:
+        if debug.get():
+            typer.echo(traceback.format_exc(), err=True)
         typer.secho(f"anomalyncd {command}: {error}", err=True, fg=typer.colors.RED)
         raise typer.Exit(1) from error
 
 
 def check_run(category: str, layout: Layout) -> None:
     """Raise `ConfigError` if there is no run of a category; it names those that there are."""
+    if category in {"", ".", ".."} or set(category) & {"/", "\\", "\0"}:
+        raise ConfigError(f"{category!r} is not the name of a category")
     folder = layout.predict(category)
     if (folder / "regions.parquet").exists():
         return

@@ -13,7 +13,7 @@ from pipeline.artifacts import replacing
 from pipeline.commands import params_file
 from pipeline.commands.errors import reported
 from pipeline.commands.survey import Place, describe, describe_base, locate, survey
-from pipeline.config import ConfigError, Manifest
+from pipeline.config import MOST_CLASSES, ConfigError, Manifest
 from pipeline.images import is_image_name
 from pipeline.layouts import detect_layout
 
@@ -49,6 +49,8 @@ def init(
         project = params.parent
         if not (project / "dvc.yaml").is_file():
             raise ConfigError(f"there is no dvc.yaml beside {params}: run in the project's folder")
+        if classes is not None and not 2 <= classes <= MOST_CLASSES:
+            raise ConfigError(f"--classes: give 2 to {MOST_CLASSES}, not {classes}")
         text = params_file.template(params)
         place = locate(images, category, Path(os.path.abspath(project / LINKED)))
         values = _values(place, normal, base, classes, params)

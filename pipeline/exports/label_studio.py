@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.artifacts import replacing
+from pipeline.config import ConfigError
 from pipeline.exports.discovered import Discovered, Picture, Region
 from pipeline.exports.files import refuse_existing, write_compact
 from pipeline.outlines import brush_runs, outlines
@@ -99,7 +100,7 @@ def write_label_studio(found: Discovered, out: Path, *, shape: Shape, address: s
     """Write the tasks, and beside them the configuration with the ending .xml."""
     configuration = out.with_suffix(".xml")
     if configuration == out:
-        raise ValueError(f"--out: {out} is for the tasks: give it the ending .json")
+        raise ConfigError(f"--out: {out} is for the tasks: give it the ending .json")
     refuse_existing(out)
     refuse_existing(configuration)
     content = tasks(found, shape=shape, address=address)

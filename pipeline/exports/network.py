@@ -28,7 +28,7 @@ from pipeline.artifacts import (
     replacing,
     write_json,
 )
-from pipeline.config import ConfigError, Predict, Train
+from pipeline.config import ConfigError, Predict, Train, parse_section
 from pipeline.exports.files import refuse_existing
 from pipeline.exports.modules import HeadsNetwork, VoteNetwork
 from pipeline.map_scores import scores_of_images
@@ -77,9 +77,9 @@ def write_network(category: str, out: Path, layout: Layout, names: Path) -> str:
     refuse_existing(description_path)
     known = names_for(names, category, layout)
     model, stored = load_region_model(layout.predict(category))
-    options = Predict.model_validate(stored["predict"])
+    options = parse_section(Predict, stored["predict"], source="classifier.json: predict")
     trained = read_json(layout.train(category) / "model.json")
-    section = Train.model_validate(trained["params"]["train"])
+    section = parse_section(Train, trained["params"]["train"], source="model.json: train")
     network = _load(category, layout, section, model, options)
     views = _views(category, layout, section.image_size, model, options)
     checks = _compare(network, views)
