@@ -166,7 +166,7 @@ def test_a_file_that_holds_no_corrections_is_named(
 ) -> None:
     path = tmp_path / "some.json"
     path.write_bytes(text.encode("latin-1"))
-    with pytest.raises(ConfigError, match=r"some\.json: (not valid JSON|must hold)"):
+    with pytest.raises(ConfigError, match=r"some\.json: (not valid JSON|not UTF-8|must hold)"):
         add_corrections(Layout(tmp_path), "metal", path, regions)
 
 

@@ -206,10 +206,9 @@ def test_unreadable_files_are_named(tmp_path: Path, state: dict[str, Tensor]) ->
         load_backbone("file", NAME, tmp_path / "missing.pth")
     for suffix in (".pth", ".safetensors"):
         path = tmp_path / f"broken{suffix}"
-        for content in (b"", b"this is no file of weights"):
-            path.write_bytes(content)
-            with pytest.raises(WeightsError, match=r"broken.*not a readable file of weights"):
-                load_backbone("file", NAME, path)
+        path.write_bytes(b"this is no file of weights")
+        with pytest.raises(WeightsError, match=r"broken.*not a readable file of weights"):
+            load_backbone("file", NAME, path)
     path = tmp_path / "objects.pth"
     torch.save({"model": state, "args": Surprise()}, path)
     with pytest.raises(WeightsError, match="Only tensors are read"):
