@@ -26,6 +26,10 @@ from pipeline.errors import AnomalyNCDError
 
 SCHEMA_VERSION = 1
 _METADATA_KEY = b"anomalyncd"
+_OF_CATEGORIES = (
+    "manifest", "maps", "mebin", "crops", "classes",
+    "views", "train", "predict", "merge", "evaluate",
+)  # fmt: skip
 _SHARD_ITEMS = 256
 _SHARD_BYTES = 64 * 2**20
 """An upper bound on the uncompressed size of a shard: the unit of writing, of which zarr and the
@@ -151,12 +155,16 @@ def read_parquet(path: Path, schema: pa.Schema) -> pd.DataFrame:
     try:
         table = pq.read_table(path)
     except FileNotFoundError:
-        raise _missing(path) from None
+        raise missing(path) from None
     except (OSError, pa.ArrowInvalid) as error:
-        raise ArtifactError(f"{path}: not a readable Parquet file ({error})") from error
+        raise damaged(path, f"not a readable Parquet file ({error})") from error
     _check_version(path, _decode(table.schema.metadata))
     if table.schema.names != schema.names:
         raise ArtifactError(f"{path}: has columns {table.schema.names}, expected {schema.names}")
+    for name, kind in zip(schema.names, schema.types, strict=True):
+        found = table.schema.field(name).type
+        if found != kind:
+            raise damaged(path, f"the column {name!r} is of type {found}, expected {kind}")
     frame: pd.DataFrame = table.to_pandas()
     return frame
 
@@ -166,9 +174,9 @@ def read_metadata(path: Path) -> dict[str, Any]:
     try:
         return _decode(pq.read_schema(path).metadata)
     except FileNotFoundError:
-        raise _missing(path) from None
+        raise missing(path) from None
     except (OSError, pa.ArrowInvalid) as error:
-        raise ArtifactError(f"{path}: not a readable Parquet file ({error})") from error
+        raise damaged(path, f"not a readable Parquet file ({error})") from error
 
 
 def _decode(metadata: Mapping[bytes, bytes] | None) -> dict[str, Any]:
@@ -188,7 +196,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise _missing(path) from None
+        raise missing(path) from None
     except UnicodeDecodeError as error:
         raise ArtifactError(f"{path}: not UTF-8 text: save as UTF-8") from error
     except (ValueError, RecursionError) as error:
@@ -201,6 +209,11 @@ class ArraySpec:
 
     shape: tuple[int, ...]
     dtype: str
+
+
+def shard_count(spec: ArraySpec) -> int:
+    """Return how many shards an array has; one without elements has none."""
+    return 0 if 0 in spec.shape else -(-spec.shape[0] // shard_items(spec))
 
 
 def shard_items(spec: ArraySpec) -> int:
@@ -216,11 +229,15 @@ def create_arrays(
     """Yield the writable arrays of a new Zarr v3 group, renamed onto `path` at the end.
 
     One chunk an item of axis 0, sharded (`shard_items`). Attributes that are known only at the end
-    can be set through ``arrays[name].attrs``; `attributes` go to the group.
+    can be set through ``arrays[name].attrs``; `attributes` go to the group, which also keeps the
+    number of shards of each array. All of them must be written, those of zeros too: `open_arrays`
+    counts them.
     """
     with replacing(path) as temporary:
         group = zarr.create_group(temporary, zarr_format=3)
-        group.attrs.update({"schema_version": SCHEMA_VERSION, **(attributes or {})})
+        shards = {name: shard_count(spec) for name, spec in specs.items()}
+        content = {"schema_version": SCHEMA_VERSION, "shards": shards, **(attributes or {})}
+        group.attrs.update(content)
         yield {name: _create_array(group, name, spec) for name, spec in specs.items()}
 
 
@@ -233,6 +250,7 @@ def _create_array(group: zarr.Group, name: str, spec: ArraySpec) -> zarr.Array:
         chunks=chunk,
         shards=(shard_items(spec), *chunk[1:]),
         fill_value=0,
+        config={"write_empty_chunks": True},  # else a shard of zeros would be no file
     )
 
 
@@ -256,15 +274,33 @@ class _Group(zarr.Group):  # type: ignore[misc]
 
 
 def open_arrays(path: Path) -> zarr.Group:
-    """Open a Zarr group for reading; check that it exists and its schema version."""
+    """Open a Zarr group for reading; check that it is there, its version and all its shards."""
     if not path.exists():
-        raise _missing(path)
+        raise missing(path)
     try:
         group = zarr.open_group(path, mode="r")
     except (OSError, ValueError, KeyError) as error:
         raise ArtifactError(f"{path}: not a readable Zarr group ({error})") from error
-    _check_version(path, dict(group.attrs))
+    attributes = dict(group.attrs)
+    _check_version(path, attributes)
+    _check_shards(path, group, attributes.get("shards"))
     return _Group(group._async_group)
+
+
+def _check_shards(path: Path, group: zarr.Group, shards: object) -> None:
+    """Raise if a shard is not there, which would read as zeros; older groups have no `shards`."""
+    if shards is None:
+        return
+    if not isinstance(shards, dict) or any(type(count) is not int for count in shards.values()):
+        raise damaged(path, f"its attribute 'shards' is {shards}, not numbers of arrays' shards")
+    for name, count in shards.items():
+        if name not in group:
+            raise damaged(path, f"the array {name!r} is missing")
+        axes = len(group[name].shape) - 1
+        for i in range(count):
+            shard = path.joinpath(name, "c", str(i), *("0" * axes))
+            if not shard.is_file():
+                raise damaged(path, f"the shard {shard.relative_to(path)} is missing")
 
 
 def _check_version(path: Path, content: Mapping[str, Any]) -> None:
@@ -276,10 +312,22 @@ def _check_version(path: Path, content: Mapping[str, Any]) -> None:
         )
 
 
-def _missing(path: Path) -> ArtifactError:
-    parts = path.parts
-    stage = parts[parts.index("data") + 1] if "data" in parts[:-1] else path.parent.name
+def missing(path: Path) -> ArtifactError:
+    """Return the error for an artifact that does not exist."""
+    stage = _stage_of(path)
     return ArtifactError(f"{path} does not exist: run the stage '{stage}' first (or `dvc repro`)")
+
+
+def damaged(path: Path, what: str) -> ArtifactError:
+    """Return the error for an artifact whose content is not what its stage writes."""
+    stage = _stage_of(path)
+    return ArtifactError(f"{path}: {what}; run the stage '{stage}' again (or `dvc repro`)")
+
+
+def _stage_of(path: Path) -> str:
+    """Return the stage that writes `path`: DATA/<stage>/<category>/FILE or DATA/<stage>/FILE."""
+    folder = path.parent
+    return folder.parent.name if folder.parent.name in _OF_CATEGORIES else folder.name
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ def line_chart(
     values = np.array([v for curve in series.values() for v in curve if np.isfinite(v)])
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
     high = high if high > low else low + 1
-    n = max(len(curve) for curve in series.values())
+    n = max((len(curve) for curve in series.values()), default=0)
 
     def point(i: int, value: float) -> str:
         x = left + (width - left - right) * i / max(n - 1, 1)
@@ -33,7 +33,7 @@ def line_chart(
         f'y2="{height - bottom}"/><line class="axis" x1="{left}" y1="{top}" x2="{left}" '
         f'y2="{height - bottom}"/>',
         f'<text x="{left}" y="{height - 8}">epoch 0</text>'
-        f'<text x="{width - right}" y="{height - 8}" text-anchor="end">{n - 1}</text>',
+        f'<text x="{width - right}" y="{height - 8}" text-anchor="end">{max(n - 1, 0)}</text>',
     ]
     for value in (low, (low + high) / 2, high):
         y = float(point(0, value).split(",")[1])

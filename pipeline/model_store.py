@@ -9,18 +9,33 @@ from typing import Any
 
 import torch
 import zarr
-from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
 
-from pipeline.artifacts import ArtifactError, Layout, open_arrays, read_json, replacing, write_json
+from pipeline.artifacts import ArtifactError, Layout, damaged, open_arrays, write_json
 from pipeline.config import ConfigError, Precision, Train
 from pipeline.heads import MultiHead
 from pipeline.mgvit import ClassBlock, autocast_for
+from pipeline.stored import (
+    check_sha256,
+    parse_stored,
+    read_object,
+    read_tensors,
+    sha256_of,
+    write_tensors,
+)
 from pipeline.tokens import FrozenBlocks, Masking
 from pipeline.training import Network
 from pipeline.views import Augmentations
 from pipeline.weights import load_saved_vit
+
+JSON = "model.json"
+TENSORS = "model.safetensors"
+_FIELDS = {
+    "head": (int,),
+    "n_base_classes": (int,),
+    "n_classes": (int,),
+    "params.train": (dict,),
+}
 
 
 def choose_device(name: str) -> torch.device:
@@ -81,37 +96,55 @@ def crop_arrays(folder: Path) -> tuple[zarr.Array, zarr.Array]:
 
 
 def save_network(folder: Path, network: Network, description: dict[str, Any]) -> None:
-    """Write model.safetensors (block, projector, heads) and model.json."""
-    tensors: dict[str, Tensor] = {}
+    """Write model.safetensors (block, projector, heads) and model.json with its SHA-256."""
+    tensors = {}
     for prefix, module in (
         ("block", network.block),
         ("projector", network.projector),
         ("heads", network.heads),
     ):
         for name, tensor in module.state_dict().items():
-            tensors[f"{prefix}.{name}"] = tensor.detach().cpu().contiguous()
-    with replacing(folder / "model.safetensors") as temporary:
-        save_file(tensors, temporary)
-    write_json(folder / "model.json", description)
+            tensors[f"{prefix}.{name}"] = tensor.detach().cpu().numpy()
+    path = folder / TENSORS
+    write_tensors(path, tensors)
+    write_json(folder / JSON, {**description, "sha256": sha256_of(path)})
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """Return model.json of a training folder."""
+    return read_object(folder / JSON, _FIELDS)
+
+
+def trained_section(layout: Layout, category: str) -> Train:
+    """Return section `train` as it was when the model was trained."""
+    folder = layout.train(category)
+    content = read_description(folder)["params"]["train"]
+    return parse_stored(folder / JSON, "params.train", Train, content)
 
 
 def load_classifier(
     folder: Path, vit: VisionTransformer, *, fold_layerscale: bool
 ) -> tuple[ClassBlock, MultiHead, dict[str, Any]]:
-    """Return the trained block, the heads and model.json of a training folder."""
-    description = read_json(folder / "model.json")
-    path = folder / "model.safetensors"
-    if not path.exists():
-        raise ArtifactError(f"{path} does not exist: run the stage 'train' first")
-    tensors = load_file(path)
+    """Return the trained block, the heads and model.json of a training folder.
 
-    def part(prefix: str) -> dict[str, Tensor]:
-        start = f"{prefix}."
-        return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
-
+    Raises `ArtifactError` if one of the files is damaged, or not of the same training.
+    """
+    description = read_description(folder)
+    path = folder / TENSORS
+    stored = read_tensors(path, ["heads.weight"])
+    check_sha256(path, description.get("sha256"), folder / JSON)
+    tensors = {name: torch.from_numpy(array) for name, array in stored.items()}
+    weight = tensors["heads.weight"]
+    n_classes = description["n_base_classes"] + description["n_classes"]
+    if weight.ndim != 3 or weight.shape[1] != n_classes or description["head"] >= len(weight):
+        raise damaged(path, f"has heads {tuple(weight.shape)}, not those that {JSON} tells of")
     block = ClassBlock(vit, fold_layerscale=fold_layerscale)
-    block.load_state_dict(part("block"))
-    weight = part("heads")["weight"]
+    start = "block."
+    own = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
+    try:
+        block.load_state_dict(own)
+    except RuntimeError as error:
+        raise damaged(path, "not the parameters of the backbone's last block") from error
     n_heads, n_classes, dim = weight.shape
     heads = MultiHead(dim, n_classes, heads=n_heads, generator=torch.Generator())
     heads.load_state_dict({"weight": weight})

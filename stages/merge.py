@@ -8,7 +8,6 @@ import pandas as pd
 from pipeline.artifacts import (
     CROPS,
     MERGED,
-    REGIONS,
     ArtifactError,
     Layout,
     read_parquet,
@@ -16,12 +15,13 @@ from pipeline.artifacts import (
 )
 from pipeline.config import Params
 from pipeline.merging import defect_class_set, merge_regions, region_class_set
+from pipeline.region_table import read_regions
 
 
 def run(category: str, params: Params, layout: Layout) -> None:
     """Write images.parquet of a category, one row per query image, in the order of the crops."""
     crops = read_parquet(layout.crops(category) / "crops.parquet", CROPS)
-    regions = read_parquet(layout.predict(category) / "regions.parquet", REGIONS)
+    regions = read_regions(layout.predict(category) / "regions.parquet")
     if crops["crop_id"].tolist() != regions["crop_id"].tolist():
         raise ArtifactError(f"{layout.predict(category)}: made from other crops; run `predict`")
     index, sample_ids = pd.factorize(regions["sample_id"])

@@ -19,13 +19,14 @@ from pipeline.artifacts import (
     CROPS,
     REGIONS,
     ArraySpec,
+    ArtifactError,
     Layout,
     create_arrays,
-    read_json,
     read_parquet,
+    replacing,
     write_parquet,
 )
-from pipeline.config import Params, Train, parse_section
+from pipeline.config import Params
 from pipeline.described import normal_of_set, pooled_tokens
 from pipeline.descriptors import descriptor_space
 from pipeline.inference import Predictions, predict
@@ -36,6 +37,7 @@ from pipeline.model_store import (
     crop_arrays,
     load_blocks,
     load_classifier,
+    trained_section,
 )
 from pipeline.normality import known_normal
 from pipeline.novelty import directions, familiar
@@ -81,10 +83,12 @@ def run(category: str, params: Params, layout: Layout) -> None:
     seen = look(category, params, layout)
     model = learn(seen, params)
     found = classify(seen, model, params)
-    folder = layout.predict(category)
-    write_regions(folder, seen, found.probabilities, params)
-    _write_descriptors(folder, directions(found.descriptors))
-    save_region_model(folder, model, params.model_dump(mode="json", by_alias=True))
+    content = params.model_dump(mode="json", by_alias=True)
+    with replacing(layout.predict(category)) as folder:  # all files at once: they are of one run
+        folder.mkdir()
+        classifier = save_region_model(folder, model, content, seen.trained.get("sha256"))
+        write_regions(folder, seen, found.probabilities, params, classifier)
+        _write_descriptors(folder, directions(found.descriptors))
 
 
 def look(category: str, params: Params, layout: Layout) -> Seen:
@@ -152,9 +156,21 @@ def classify(seen: Seen, model: RegionModel, params: Params) -> Classified:
 
 
 def write_regions(
-    folder: Path, seen: Seen, probabilities: NDArray[np.float64], params: Params
+    folder: Path,
+    seen: Seen,
+    probabilities: NDArray[np.float64],
+    params: Params,
+    classifier: str | None = None,
 ) -> None:
-    """Write regions.parquet and attention.zarr."""
+    """Write regions.parquet, with the hash of the `classifier` fitted to them, and attention.zarr.
+
+    Raises `ArtifactError` for probabilities or embeddings that are not finite.
+    """
+    if not (np.isfinite(probabilities).all() and np.isfinite(seen.network.embeddings).all()):
+        raise ArtifactError(
+            "probabilities or embeddings of the regions are not finite, and nothing was written: "
+            "the network is of no use; set a lower train.lr and run the stage 'train' again"
+        )
     frame = pd.DataFrame(
         {
             "crop_id": seen.crops["crop_id"],
@@ -165,7 +181,11 @@ def write_regions(
             "embedding": list(seen.network.embeddings),
         }
     )
-    metadata = {"head": seen.trained["head"], "classifier": params.predict.classifier}
+    metadata = {
+        "head": seen.trained["head"],
+        "classifier": params.predict.classifier,
+        "classifier_sha256": classifier,
+    }
     write_parquet(folder / "regions.parquet", frame, REGIONS, metadata)
     _write_attention(folder, seen.network.attention, seen.blocks)
 
@@ -190,9 +210,3 @@ def _write_attention(
     attributes = {"image_size": blocks.masking.image_size}
     with create_arrays(folder / "attention.zarr", specs, attributes) as arrays:
         arrays["attention"][:] = patches
-
-
-def trained_section(layout: Layout, category: str) -> Train:
-    """Return section `train` as it was when the model was trained."""
-    path = layout.train(category) / "model.json"
-    return parse_section(Train, read_json(path)["params"]["train"], source=f"{path}: train")

@@ -17,10 +17,10 @@ from pipeline.artifacts import (
     MAP_SCORES,
     MASKS,
     MERGED,
-    REGIONS,
     ArtifactError,
     Layout,
-    read_json,
+    damaged,
+    missing,
     read_parquet,
     replacing,
     write_json,
@@ -31,6 +31,7 @@ from pipeline.metrics import mean_figures
 from pipeline.names import NAMES, names_or_numbers
 from pipeline.progress import track
 from pipeline.provenance import environment
+from pipeline.region_table import read_regions
 from pipeline.reporting import (
     CategoryReport,
     Confusion,
@@ -43,6 +44,7 @@ from pipeline.reporting import (
 )
 from pipeline.reviewing import review
 from pipeline.sections import Category, attended, binarized, embeddings, galleries, several, times
+from pipeline.stored import read_object
 
 _CURVES = {
     "loss_total": "total",
@@ -57,7 +59,7 @@ _CURVES = {
 def run(params: Params, layout: Layout, names_path: Path = NAMES) -> None:
     """Write summary.json, report/index.html and a review page for each of dataset.categories."""
     names = params.dataset.categories
-    metrics = {name: read_json(layout.evaluate(name) / "metrics.json") for name in names}
+    metrics = {name: read_object(layout.evaluate(name) / "metrics.json", {}) for name in names}
     summary = mean_figures(list(metrics.values()))
     write_json(layout.root / "summary.json", summary)
     write_json(layout.evaluate() / "summary.json", summary)
@@ -93,7 +95,7 @@ def _review(category: Category, folder: Path) -> ReviewLink:
 def _tables(name: str, params: Params, layout: Layout, names_path: Path) -> Category:
     """Read the tables of a category; regions of other crops are an `ArtifactError`."""
     manifest = layout.manifest(name)
-    regions = read_parquet(layout.predict(name) / "regions.parquet", REGIONS)
+    regions = read_regions(layout.predict(name) / "regions.parquet")
     crops = read_parquet(layout.crops(name) / "crops.parquet", CROPS)
     if crops["crop_id"].tolist() != regions["crop_id"].tolist():
         raise ArtifactError(f"{layout.predict(name)}: made from other crops; run `predict` again")
@@ -147,14 +149,27 @@ def _confusion(category: Category) -> Confusion | None:
 
 
 def _losses(category: Category) -> Markup:
-    path = category.layout.train(category.name) / "history.csv"
-    try:
-        history = pd.read_csv(path)
-    except ValueError as error:  # so are pandas' errors of parsing
-        raise ArtifactError(f"{path}: not a readable table; run `train` again") from error
+    history = _history(category.layout.train(category.name) / "history.csv")
     curves = {
         label: history[column].tolist()
         for column, label in _CURVES.items()
         if (history[column] != 0).any()
     }
     return line_chart(curves)
+
+
+def _history(path: Path) -> pd.DataFrame:
+    """Read the losses (epochs, curves) of a training."""
+    if not path.exists():
+        raise missing(path)
+    try:
+        history = pd.read_csv(path)
+    except (ValueError, OSError) as error:  # also what pandas calls an empty or broken file
+        raise damaged(path, f"not a readable CSV file ({error})") from error
+    lacking = [column for column in _CURVES if column not in history]
+    if lacking or len(history) == 0:
+        raise damaged(path, f"lacks the columns {lacking}" if lacking else "has no rows")
+    for column in _CURVES:
+        if not pd.api.types.is_numeric_dtype(history[column]):
+            raise damaged(path, f"the column {column!r} holds text")
+    return history

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,9 +13,7 @@ import torch
 from pipeline.artifacts import (
     BASE_CROPS,
     CROPS,
-    ArtifactError,
     Layout,
-    read_json,
     read_metadata,
     read_parquet,
     replacing,
@@ -31,7 +30,8 @@ from pipeline.model_store import (
     save_network,
 )
 from pipeline.progress import track
-from pipeline.tokens import CachedViews, FreshViews, Joined, RaggedTokens
+from pipeline.stored import read_object
+from pipeline.tokens import CachedViews, FreshViews, Joined
 from pipeline.training import (
     TokenSource,
     TrainingResult,
@@ -39,6 +39,7 @@ from pipeline.training import (
     new_network,
     train,
 )
+from pipeline.view_cache import open_views, sources
 
 
 def run(category: str, params: Params, layout: Layout) -> None:
@@ -47,7 +48,8 @@ def run(category: str, params: Params, layout: Layout) -> None:
     crops = read_parquet(layout.crops(category) / "crops.parquet", CROPS)
     base = read_parquet(layout.base() / "crops.parquet", BASE_CROPS)
     base_classes = sorted(base["label"].unique())
-    n_novel_classes = int(read_json(layout.classes(category) / "classes.json")["n_classes"])
+    path = layout.classes(category) / "classes.json"
+    n_novel_classes: int = read_object(path, {"n_classes": (int,)})["n_classes"]
     vit = load_vit(layout, image_size=section.image_size)
     device = choose_device(section.device)
     settings = _settings(params)
@@ -70,12 +72,9 @@ def run(category: str, params: Params, layout: Layout) -> None:
             autocast=Autocast(device, "float32" if device.type == "cpu" else section.precision),
             progress=progress,
         )
-    folder = layout.train(category)
-    binarized = read_metadata(layout.mebin(category) / "images.parquet")
     description = {
         "category": category,
-        "maps": {name: binarized.get(name) for name in ("raw_min", "raw_max")},
-        "mebin": {name: binarized.get(name) for name in ("s_min", "s_max")},
+        **_range(category, layout),
         "n_base_classes": len(base_classes),
         "base_classes": base_classes,
         "n_classes": n_novel_classes,
@@ -84,8 +83,19 @@ def run(category: str, params: Params, layout: Layout) -> None:
         "params": params.model_dump(mode="json", by_alias=True),
         "torch": torch.__version__,
     }
-    save_network(folder, result.network, description)
-    write_history(folder / "history.csv", result)
+    with replacing(layout.train(category)) as folder:  # all files at once: they are of one training
+        folder.mkdir()
+        save_network(folder, result.network, description)
+        write_history(folder / "history.csv", result)
+
+
+def _range(category: str, layout: Layout) -> dict[str, Any]:
+    """Return what new images need of the maps and of MEBin, and which bank goes with it."""
+    binarized = read_metadata(layout.mebin(category) / "images.parquet")
+    return {
+        "maps": {name: binarized.get(name) for name in ("raw_min", "raw_max", "bank_sha256")},
+        "mebin": {name: binarized.get(name) for name in ("s_min", "s_max")},
+    }
 
 
 def _settings(params: Params) -> TrainingSettings:
@@ -107,15 +117,9 @@ def _source(
             augmentations(section),
             section.seed,
         )
-    folder = layout.views(category)
-    cached = read_json(folder / "views.json")
-    expected = {"views": section.views, "n_base": n_base, "n_novel": n_novel}
-    if {name: cached.get(name) for name in expected} != expected:
-        raise ArtifactError(f"{folder}: made from other crops or views; run `views` again")
-    offsets = np.load(folder / "offsets.npy", allow_pickle=False)
-    shape = (int(offsets[-1]), int(cached["dim"]))
-    flat = np.memmap(folder / "tokens.bin", np.float16, mode="r", shape=shape)
-    return CachedViews(RaggedTokens(flat, offsets), section.views)
+    made_from = sources(category, section, layout)
+    expected = {**made_from, "n_base": n_base, "n_novel": n_novel}
+    return CachedViews(open_views(layout.views(category), expected), section.views)
 
 
 def write_history(path: Path, result: TrainingResult) -> None:

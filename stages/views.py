@@ -16,6 +16,7 @@ from pipeline.config import Params
 from pipeline.model_store import augmentations, crop_arrays, load_blocks
 from pipeline.progress import track
 from pipeline.tokens import FrozenBlocks, iter_augmented
+from pipeline.view_cache import JSON, OFFSETS, TOKENS, sources
 
 
 def run(category: str, params: Params, layout: Layout) -> None:
@@ -23,11 +24,12 @@ def run(category: str, params: Params, layout: Layout) -> None:
     train = params.train
     with replacing(layout.views(category)) as folder:
         folder.mkdir()
-        description: dict[str, object] = {"views": train.views}
+        description: dict[str, object] = {"views": 0}
         if train.views:
             blocks = load_blocks(layout, train)
+            description = sources(category, train, layout)
             description |= _fill(folder, category, params, layout, blocks)
-        write_json(folder / "views.json", description)
+        write_json(folder / JSON, description)
 
 
 def _fill(
@@ -37,7 +39,7 @@ def _fill(
     base, novel = crop_arrays(layout.base()), crop_arrays(layout.crops(category))
     n_base, dim = base[0].shape[0], blocks.vit.embed_dim
     with (
-        (folder / "tokens.bin").open("wb") as file,
+        (folder / TOKENS).open("wb") as file,
         track(f"views of {category}: base") as base_progress,
         track(f"views of {category}: novel") as novel_progress,
     ):
@@ -58,5 +60,5 @@ def _fill(
             piece.flat.tofile(file)
             lengths.append(np.diff(piece.offsets))
     offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
-    np.save(folder / "offsets.npy", offsets)
+    np.save(folder / OFFSETS, offsets)
     return {"n_base": n_base, "n_novel": novel[0].shape[0], "dim": int(dim)}

@@ -30,9 +30,12 @@ EDGES = {
     "provenance",
     "region_model",
     "reporting",
+    "region_table",
     "reviewing",
     "scratch",
     "sections",
+    "stored",
+    "view_cache",
     "weights",
 }
 NEUTRAL = {"progress"}

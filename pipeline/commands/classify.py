@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import typer
 from numpy.typing import NDArray
-from safetensors.numpy import load_file
 
 from pipeline.artifacts import (
     CLASSIFIED,
@@ -22,9 +21,7 @@ from pipeline.artifacts import (
     MAP_SCORES,
     MERGED,
     REJECTED,
-    ArtifactError,
     Layout,
-    read_json,
     read_parquet,
     write_parquet,
 )
@@ -34,11 +31,17 @@ from pipeline.datasets import DatasetError, same_bytes
 from pipeline.mebin import ScoreRange
 from pipeline.merging import region_weights
 from pipeline.names import NAMES, ClassNames, names_or_numbers
+from pipeline.stored import NUMBER, check_sha256, read_object, read_tensors
 
 if TYPE_CHECKING:
     from pipeline.region_model import RegionModel
 
 UNKNOWN = "unknown"
+_RANGES = {
+    f"{stage}.{end}": NUMBER
+    for stage, ends in (("maps", ("raw_min", "raw_max")), ("mebin", ("s_min", "s_max")))
+    for end in ends
+}
 
 
 def classify(
@@ -100,9 +103,10 @@ def classify_images(
     if maps is not None and not maps.exists():
         raise ConfigError(f"{maps} does not exist: give a map, or a folder of maps, of the images")
     # Imported here: torch, which it needs, would make every command take seconds to start.
-    from pipeline.region_model import load_region_model
+    from pipeline.region_model import check_network, load_region_model
 
     model, stored = load_region_model(trained.predict(category))
+    check_network(trained, category)
     with tempfile.TemporaryDirectory(dir=trained.root) as temporary:
         root = Path(temporary)
         params = _params(stored, params_path, root, maps, category)
@@ -168,14 +172,15 @@ def _cut_out(category: str, params: Params, layout: Layout, trained: Layout) -> 
     manifest, maps, mebin, crops = (
         importlib.import_module(f"stages.{name}") for name in ("manifest", "maps", "mebin", "crops")
     )
-    description = read_json(trained.train(category) / "model.json")
+    model_json = trained.train(category) / "model.json"
+    description = read_object(model_json, _RANGES)
     low, high = (description["maps"][name] for name in ("raw_min", "raw_max"))
     ends = ScoreRange(*(description["mebin"][name] for name in ("s_min", "s_max")))
     path = trained.maps(category) / maps.BANK
-    if not path.exists():
-        raise ArtifactError(f"{path} does not exist: run `dvc repro` first")
+    bank = read_tensors(path)
+    check_sha256(path, description["maps"].get("bank_sha256"), model_json)
     manifest.run(category, params, layout)
-    maps.run(category, params, layout, maps.Frozen(load_file(path), low, high))
+    maps.run(category, params, layout, maps.Frozen(bank, low, high))
     mebin.run(category, params, layout, ends)
     crops.run(category, params, layout)
 

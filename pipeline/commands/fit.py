@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from pipeline.artifacts import ArtifactError, Layout, read_json
+from pipeline.artifacts import ArtifactError, Layout
 from pipeline.config import ConfigError, Params
+from pipeline.stored import read_object
+
+_FACTS = {"patch_size": (int,), "depth": (int,)}
 
 
 def architecture(name: str) -> tuple[int, int]:
@@ -32,10 +35,10 @@ def check_fit(params: Params, stage: str, layout: Layout) -> None:
         patch, depth = architecture(params.backbone.name)
     else:
         try:
-            info = read_json(layout.backbone() / "backbone.json")
-            patch, depth = int(info["patch_size"]), int(info["depth"])
-        except (ArtifactError, KeyError):
+            info = read_object(layout.backbone() / "backbone.json", _FACTS)
+        except ArtifactError:  # the stages that need the weights say so
             return
+        patch, depth = info["patch_size"], info["depth"]
         if info.get("timm_name") != params.backbone.name:
             return
     problems = misfits(params, patch, depth)

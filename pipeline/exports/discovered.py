@@ -16,7 +16,6 @@ from pipeline.artifacts import (
     CROPS,
     IMAGES,
     MEBIN_IMAGES,
-    REGIONS,
     ArtifactError,
     Layout,
     open_arrays,
@@ -24,6 +23,7 @@ from pipeline.artifacts import (
 )
 from pipeline.corrections import corrected_classes
 from pipeline.names import ClassNames, names_for, run_of
+from pipeline.region_table import read_regions
 from pipeline.regions import area_px, resize_mask
 
 Mask = NDArray[np.bool_]
@@ -119,7 +119,7 @@ def read_discovered(category: str, layout: Layout, names: Path) -> Discovered:
 
     Classes are those after corrections; a name that no class of the run has is a further class.
     """
-    regions = read_parquet(layout.predict(category) / "regions.parquet", REGIONS)
+    regions = read_regions(layout.predict(category) / "regions.parquet")
     crops = read_parquet(layout.crops(category) / "crops.parquet", CROPS)
     if crops["crop_id"].tolist() != regions["crop_id"].tolist():
         raise ArtifactError(f"{layout.predict(category)}: made from other crops; run `dvc repro`")

@@ -118,7 +118,7 @@ class VoteNetwork(_Classifier):
         descriptors = directions / self.spread[:, None]
         said = [mixture(descriptors) for mixture in self.mixtures]  # each (B, k)
         # Without any mixture the votes are one row.
-        found = torch.cat(said, 1) @ self.votes if said else self.votes.expand(len(image), -1)
+        found = torch.cat(said, 1) @ self.votes if said else self.votes.expand(image.shape[0], -1)
         embedding = directions.flatten(1) / len(self.layers) ** 0.5
         return self.answer(found / found.sum(1, keepdim=True), mask), embedding
 

@@ -21,21 +21,27 @@ from torch import Tensor, nn
 
 from pipeline.artifacts import (
     CROPS,
-    REGIONS,
     Layout,
-    read_json,
     read_parquet,
     replacing,
     write_json,
 )
-from pipeline.config import ConfigError, Predict, Train, parse_section
+from pipeline.config import ConfigError, Predict, Train
 from pipeline.exports.files import refuse_existing
 from pipeline.exports.modules import HeadsNetwork, VoteNetwork
 from pipeline.map_scores import scores_of_images
-from pipeline.model_store import crop_arrays, load_classifier, load_vit, masking
+from pipeline.model_store import (
+    crop_arrays,
+    load_classifier,
+    load_vit,
+    masking,
+    trained_section,
+)
 from pipeline.names import ClassNames, names_for, run_of
 from pipeline.normality import known_normal
-from pipeline.region_model import RegionModel, load_region_model
+from pipeline.region_model import JSON, RegionModel, check_network, load_region_model
+from pipeline.region_table import read_regions
+from pipeline.stored import parse_stored
 from pipeline.views import plain_view, resized_side
 
 Floats = NDArray[np.float32]
@@ -76,10 +82,11 @@ def write_network(category: str, out: Path, layout: Layout, names: Path) -> str:
     refuse_existing(out)
     refuse_existing(description_path)
     known = names_for(names, category, layout)
-    model, stored = load_region_model(layout.predict(category))
-    options = parse_section(Predict, stored["predict"], source="classifier.json: predict")
-    trained = read_json(layout.train(category) / "model.json")
-    section = parse_section(Train, trained["params"]["train"], source="model.json: train")
+    folder = layout.predict(category)
+    model, stored = load_region_model(folder)
+    check_network(layout, category)
+    options = parse_stored(folder / JSON, "params.predict", Predict, stored["predict"])
+    section = trained_section(layout, category)
     network = _load(category, layout, section, model, options)
     views = _views(category, layout, section.image_size, model, options)
     checks = _compare(network, views)
@@ -165,7 +172,7 @@ def _views(category: str, layout: Layout, size: int, model: RegionModel, options
     Comparable are those that the run did not call normal by score or area. (A mask that only the
     centre crop empties is not, either: the network takes it for no mask.)
     """
-    regions = read_parquet(layout.predict(category) / "regions.parquet", REGIONS)
+    regions = read_regions(layout.predict(category) / "regions.parquet")
     crops = read_parquet(layout.crops(category) / "crops.parquet", CROPS)
     scores = scores_of_images(layout, category, crops)
     normal = known_normal(options.normal, crops["area_px"], scores, model.score_limit)

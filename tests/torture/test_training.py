@@ -1,0 +1,118 @@
+"""Training that diverges is an error, and nothing of it reaches the tables."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from typer.testing import CliRunner
+
+from pipeline import training
+from pipeline.artifacts import CROPS, REGIONS, ArtifactError, Layout, write_parquet
+from pipeline.cli import app
+from pipeline.config import Params
+from pipeline.inference import Predictions
+from pipeline.mgvit import ClassBlock
+from pipeline.training import TrainingSettings, new_network
+from stages import merge, predict
+from tests.test_parameters import CATEGORY, ORDER, run, settings, write_set
+from tests.test_training import CPU, DIM, N_CLASSES, PER_CLASS, Toy
+
+
+def train(change: TrainingSettings) -> training.TrainingResult:
+    vit = VisionTransformer(
+        img_size=8, patch_size=4, embed_dim=DIM, depth=1, num_heads=2, num_classes=0
+    )
+    return training.train(
+        Toy(),
+        new_network(ClassBlock(vit), DIM, N_CLASSES, heads=2, seed=0),
+        base_labels=np.zeros(0, np.int64),
+        scores=np.linspace(0, 1, N_CLASSES * PER_CLASS, dtype=np.float32),
+        n_base_classes=0,
+        settings=change,
+        device=CPU,
+    )
+
+
+SETTINGS = TrainingSettings(epochs=3, batch=12, heads=2)
+
+
+@pytest.mark.parametrize("lr", [1e6, 1e30])
+def test_a_loss_that_is_not_finite_names_the_rate_and_the_epoch(lr: float) -> None:
+    with pytest.raises(ValueError, match=r"diverged in epoch \d of 3.*train\.lr below 1e\+"):
+        train(replace(SETTINGS, lr=lr))
+
+
+def test_the_last_step_is_checked_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One batch, one epoch: the loss is finite, and only then is the network ruined."""
+    step = torch.optim.SGD.step
+
+    def ruin(self: torch.optim.SGD, *given: Any) -> None:
+        step(self, *given)
+        self.param_groups[0]["params"][0].data.fill_(torch.inf)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", ruin)
+    with pytest.raises(ValueError, match="diverged in epoch 1 of 1"):
+        train(replace(SETTINGS, epochs=1, batch=1000))
+
+
+def test_what_converges_is_left_alone() -> None:
+    assert len(train(SETTINGS).history) == 3
+
+
+def test_the_stage_fails_and_leaves_what_was_there(tmp_path: Path) -> None:
+    (tmp_path / "normal").mkdir()
+    write_set(tmp_path / "images" / CATEGORY, base=tmp_path / "base")
+    content, layout = settings(tmp_path), Layout(tmp_path / "data")
+    for stage in ("backbone", "base", *ORDER[: ORDER.index("train")]):
+        run(stage, Params.model_validate(content), layout)
+    content["train"]["lr"] = 1e6
+    params = tmp_path / "params.yaml"
+    params.write_text(json.dumps(content))
+    old = layout.train(CATEGORY) / "old"
+    old.parent.mkdir(parents=True)
+    old.touch()
+    where = ["--params", str(params), "--data", str(layout.root)]
+    result = CliRunner().invoke(app, ["train", CATEGORY, *where])
+    assert result.exit_code == 1
+    assert "anomalyncd train: training diverged" in result.output
+    assert [path.name for path in layout.train(CATEGORY).parent.rglob("*")] == [CATEGORY, "old"]
+
+
+def crops() -> pd.DataFrame:
+    rows = [(f"{i}-0", str(i), 0, 0, 0, 9, 4, 0.5) for i in range(2)]
+    return pd.DataFrame(rows, columns=CROPS.names)
+
+
+@pytest.mark.parametrize("where", ["probabilities", "embeddings"])
+def test_predict_writes_nothing_that_is_not_finite(tmp_path: Path, where: str) -> None:
+    values = {"probabilities": np.full((2, 3), 1 / 3), "embeddings": np.ones((2, 4), np.float32)}
+    values[where][1, 0] = np.nan
+    network = Predictions(np.zeros((2, 3), np.float32), values["embeddings"], None)
+    seen: Any = SimpleNamespace(crops=crops(), network=network, trained={"head": 0})
+    with pytest.raises(ArtifactError, match=r"not finite.*train\.lr"):
+        predict.write_regions(tmp_path, seen, values["probabilities"], Params())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_merge_refuses_probabilities_that_are_not_finite(tmp_path: Path) -> None:
+    layout, table = Layout(tmp_path / "data"), crops()
+    write_parquet(layout.crops("c") / "crops.parquet", table, CROPS)
+    regions = table[["crop_id", "sample_id"]].assign(
+        **{"class": 0}, confidence=0.5, embedding=[[1.0]] * 2, probabilities=[[0.5, 0.5]] * 2
+    )
+    path = layout.predict("c") / "regions.parquet"
+    write_parquet(path, regions, REGIONS)
+    merge.run("c", Params(), layout)
+    regions["probabilities"] = [[0.5, 0.5], [np.nan, 0.5]]
+    write_parquet(path, regions, REGIONS)
+    with pytest.raises(ArtifactError, match=r"regions\.parquet: .*not finite; .*'predict'"):
+        merge.run("c", Params(), layout)
