@@ -8,13 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.config import Base, ConfigError, Manifest
+from pipeline.config import CATEGORY_RULE, Base, ConfigError, Manifest, is_category_name
 from pipeline.datasets import Dataset, Sample, collect
 from pipeline.images import is_image_name
 from pipeline.layouts import detect_layout, holds_images
 from pipeline.progress import track
 
-_UNUSABLE = set('"$`\\@/')
 _EXAMPLES = 3
 
 
@@ -61,8 +60,10 @@ def _inner_categories(images: Path) -> tuple[list[str], list[str]]:
 
 
 def _usable(name: str) -> str:
-    if not name or name.startswith("-") or set(name) & _UNUSABLE or not name.isprintable():
-        raise ConfigError(f"{name!r} cannot be the name of a category: give another by --category")
+    if not is_category_name(name):
+        raise ConfigError(
+            f"{name!r} cannot be a category ({CATEGORY_RULE}): give another by --category"
+        )
     return name
 
 
