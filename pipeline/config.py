@@ -91,6 +91,7 @@ class Manifest(_Section):
     exclude_labels: list[str] = ["combined"]
     normal_list: str | None = None
     normal_root: str = "data/raw/normal"
+    bits: Annotated[int, Field(ge=8, le=16)] = 16
 
 
 class Maps(_Section):

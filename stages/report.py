@@ -20,6 +20,7 @@ from pipeline.artifacts import (
     REGIONS,
     ArtifactError,
     Layout,
+    image_bits,
     read_json,
     read_parquet,
     replacing,
@@ -113,6 +114,7 @@ def _tables(name: str, params: Params, layout: Layout, names_path: Path) -> Cate
         sizes=images.set_index("sample_id")[["height", "width"]],
         names=names,
         notes=notes,
+        bits=image_bits(manifest),
     )
 
 

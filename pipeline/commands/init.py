@@ -134,7 +134,7 @@ def _look(place: Place, normal: Path | None, base: Path | None, manifest: Manife
         if normal is not None:
             references = normal / name if _per_category(place, normal) else normal
             references = references if references.is_dir() else None
-        for line in describe(name, survey(folder, name, manifest, references)):
+        for line in describe(name, folder, survey(folder, name, manifest, references)):
             typer.echo(line)
     if place.passed_over:
         typer.echo(f"folders passed over: {', '.join(place.passed_over)}")
