@@ -124,7 +124,7 @@ def _per_category(place: Place, normal: Path) -> bool:
 
 def _images_below(folder: Path) -> list[Path]:
     files = (Path(at, name) for at, _, names in os.walk(folder, followlinks=True) for name in names)
-    return sorted(f for f in files if is_image_name(f) and not f.name.startswith("."))
+    return sorted(f for f in files if is_image_name(f) and f.name[0] != "." and f.is_file())
 
 
 def _look(place: Place, normal: Path | None, base: Path | None, manifest: Manifest) -> None:

@@ -142,6 +142,29 @@ def test_init_says_how_many_files_lie_outside(tmp_path: Path) -> None:
     assert "lie outside" not in runner.invoke(app, [*arguments, "--force"]).output
 
 
+INIT = """
+import resource, sys
+from pipeline.cli import app
+resource.setrlimit(resource.RLIMIT_FSIZE, (2**20,) * 2)
+app(sys.argv[1:])
+"""
+
+
+def test_references_that_have_no_end_are_not_copied(tmp_path: Path) -> None:
+    for i in range(3):
+        put(tmp_path / f"product/{i}.png", i)
+        put(tmp_path / f"good/{i}.png", 10 + i)
+    strange_files(tmp_path / "good", "x", ".png")
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project/dvc.yaml").touch()
+    params = tmp_path / "project/params.yaml"
+    options = ["init", tmp_path / "product", "--normal", tmp_path / "good", "--params", params]
+    done = in_time(INIT, *options)
+    assert done.returncode == 0, done.stderr
+    copied = tmp_path / "project/data/raw/normal/product"
+    assert sorted(path.name for path in copied.iterdir()) == ["0.png", "1.png", "2.png"]
+
+
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\nshowpage\n%%EOF\n"
 
 
