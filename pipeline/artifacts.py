@@ -179,6 +179,11 @@ def read_metadata(path: Path) -> dict[str, Any]:
         raise damaged(path, f"not a readable Parquet file ({error})") from error
 
 
+def image_bits(manifest: Path) -> int:
+    """Return the significant bits of a category's 16-bit images, as its manifest keeps them."""
+    return int(read_metadata(manifest / "images.parquet").get("bits", 16))
+
+
 def _decode(metadata: Mapping[bytes, bytes] | None) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((metadata or {}).get(_METADATA_KEY, b"{}"))
     return content

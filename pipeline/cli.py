@@ -97,11 +97,18 @@ def run_stage(stage: str, category: str | None, params_path: Path, data: Path) -
 
 def _per_category(stage: str) -> Callable[..., None]:
     def command(
-        category: Annotated[str, typer.Argument(help="One of dataset.categories.")],
+        category: Annotated[
+            str | None, typer.Argument(help="One of dataset.categories.", show_default=False)
+        ] = None,
+        named: Annotated[
+            str | None, typer.Option("--category", help="The same, as DVC gives it.")
+        ] = None,
         params: _ParamsOption = _PARAMS,
         data: _DataOption = _DATA,
     ) -> None:
-        run_stage(stage, category, params, data)
+        if (category is None) == (named is None):
+            raise typer.BadParameter("give one category: as the argument or by --category")
+        run_stage(stage, category if named is None else named, params, data)
 
     return command
 

@@ -58,6 +58,21 @@ FilePath = Annotated[str, AfterValidator(_path)]
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
+CATEGORY_RULE = (
+    "not the name of a folder, or not printable, or with one of / \\ @ or with - at its front"
+)
+
+
+def is_category_name(name: str) -> bool:
+    """Tell whether folders, DVC's stage names and its command lines can carry a category's name.
+
+    Shell characters may be in it (DVC quotes them), but no line break: DVC runs a command line by
+    line.
+    """
+    plain = name.isprintable() and not set(name) & set("/\\@") and not name.startswith("-")
+    return plain and name not in {"", ".", ".."}
+
+
 class Dataset(_Section):
     """Which images: `<root>/<category>` holds one product."""
 
@@ -68,8 +83,8 @@ class Dataset(_Section):
     @classmethod
     def _names(cls, names: list[str]) -> list[str]:
         for name in names:
-            if not name or name in {".", ".."} or "/" in name or "\\" in name or "@" in name:
-                raise ValueError(f"{name!r} is not the name of a folder")
+            if not is_category_name(name):
+                raise ValueError(f"{name!r} cannot be a category ({CATEGORY_RULE})")
         if len(set(names)) != len(names):
             raise ValueError("a category is listed twice")
         return names
@@ -106,6 +121,7 @@ class Manifest(_Section):
     exclude_labels: list[str] = ["combined"]
     normal_list: FilePath | None = None
     normal_root: FilePath = "data/raw/normal"
+    bits: Annotated[int, Field(ge=8, le=16)] = 16
 
 
 class Maps(_Section):

@@ -20,9 +20,12 @@ import pandas as pd
 
 from pipeline.artifacts import Layout, write_json
 from pipeline.config import ConfigError
+from pipeline.file_checks import file_problem
 from pipeline.names import ClassNames, run_of
 
 LONGEST_NAME = 100
+LARGEST_FILE = 64 * 2**20
+"""Bytes, of a file of corrections: a million of them take as much."""
 
 Target = int | str
 """What a region is said to be: the number of a class, or the name of a new one."""
@@ -106,7 +109,12 @@ def n_classes(regions: pd.DataFrame) -> int:
 def read_corrections(path: Path) -> Corrections:
     """Read a file of corrections; raise `ConfigError` naming file and entry if it is not one."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        problem = file_problem(path, LARGEST_FILE)
+        if problem is not None:
+            raise ConfigError(f"{path}: {problem}")
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
+    except ConfigError:
+        raise
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
@@ -119,6 +127,15 @@ def read_corrections(path: Path) -> Corrections:
     if not (isinstance(category, str) and isinstance(run, str) and isinstance(entries, list)):
         raise ConfigError(f"{path}: category and run must be texts, corrections a list")
     return Corrections(category, run, _targets(path, entries))
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object as a dictionary; raise ValueError for a key that stands twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(k for k in keys if keys.count(k) > 1)!r} stands twice")
+    return found
 
 
 def _targets(path: Path, entries: Sequence[Any]) -> dict[str, Target]:

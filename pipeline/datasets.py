@@ -13,11 +13,20 @@ from pipeline.images import ImageError, ImageInfo, inspect_image, read_mask
 from pipeline.layouts import DatasetError, Entry, Scan, Split, holds_images, scan_folder, understood
 from pipeline.progress import Progress, silent
 
-__all__ = ["Dataset", "DatasetError", "Sample", "collect", "holds_images", "same_bytes"]
+__all__ = [
+    "Dataset",
+    "DatasetError",
+    "Sample",
+    "collect",
+    "holds_images",
+    "same_bytes",
+    "unused_bits",
+]
 
 T = TypeVar("T")
 R = TypeVar("R")
 
+_CAMERA_BITS = (8, 10, 12)
 _WORKERS = min(4, os.cpu_count() or 1)
 
 
@@ -37,11 +46,15 @@ class Sample:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Samples in the order of their ids, which says nothing of path or label; rejected by path."""
+    """Samples in the order of their ids, which says nothing of path or label; rejected by path.
+
+    `largest` is the largest value in all 16-bit grey images; None if there are none.
+    """
 
     layout: str
     samples: tuple[Sample, ...]
     rejected: tuple[tuple[str, str], ...]
+    largest: int | None = None
 
     def split(self, name: Split) -> list[Sample]:
         """Return the samples of one split, in order."""
@@ -56,9 +69,12 @@ def collect(
     exclude_labels: Sequence[str] = ("combined",),
     normal_list: str | None = None,
     normal_root: Path | None = None,
+    bits: int = 16,
     progress: Progress = silent,
 ) -> Dataset:
     """Scan `root` (see `scan_folder` for the options) and decode every image and query mask once.
+
+    `bits` are those that 16-bit grey images use (see `read_image`).
 
     Rejected with a reason: files that are no images or cannot be decoded, images of excluded
     labels, masks that cannot be decoded, belong to no image or differ in size from theirs (the
@@ -77,13 +93,25 @@ def collect(
         normal_root=normal_root,
     )
     rejected = list(scan.rejected)
-    infos = _parallel(lambda entry: _inspect(root, entry), scan.entries, progress)
+    infos = _parallel(lambda entry: _inspect(root, entry, bits), scan.entries, progress)
     samples = _unique(scan.entries, infos, rejected)
     samples = _with_sound_masks(root, samples, rejected)
     if not any(sample.split == "query" for sample in samples):
         raise DatasetError(_no_queries(root, scan, rejected))
     samples.sort(key=lambda sample: sample.sample_id)
-    return Dataset(scan.layout, tuple(samples), tuple(sorted(rejected)))
+    wide = [i.largest for i in infos if isinstance(i, ImageInfo) and i.largest is not None]
+    return Dataset(scan.layout, tuple(samples), tuple(sorted(rejected)), max(wide, default=None))
+
+
+def unused_bits(largest: int | None, bits: int) -> str | None:
+    """Say that 16-bit images leave the upper bits unused, and what to do; None if all is well."""
+    enough = [n for n in _CAMERA_BITS if largest is not None and largest < 2**n]
+    if not enough or enough[0] >= bits:
+        return None
+    return (
+        f"the 16-bit images hold no value above {largest}, so they become nearly black: set "
+        f"manifest.bits to {enough[0]} if the camera has {enough[0]} bits"
+    )
 
 
 def same_bytes(path: str) -> str:
@@ -91,9 +119,9 @@ def same_bytes(path: str) -> str:
     return f"the same bytes as {path}, which is used"
 
 
-def _inspect(root: Path, entry: Entry) -> ImageInfo | str:
+def _inspect(root: Path, entry: Entry, bits: int) -> ImageInfo | str:
     try:
-        return inspect_image(root / entry.path)
+        return inspect_image(root / entry.path, bits)
     except ImageError as error:
         return error.reason
 

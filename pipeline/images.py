@@ -16,11 +16,17 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.errors import AnomalyNCDError
+from pipeline.file_checks import file_problem
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 """Endings, in lower case, of the files that count as images."""
 
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+LARGEST_FILE = 2 * 2**30
+"""Bytes: larger files are refused. How many pixels they may have is Pillow's own limit."""
+
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""What Pillow may take a file for, whatever its name; not EPS, which starts a program."""
+
 _SIDEWAYS = frozenset({5, 6, 7, 8})  # EXIF orientations that swap height and width
 _EXIF_ORIENTATION = 0x0112
 
@@ -36,12 +42,16 @@ class ImageError(AnomalyNCDError):
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """What one full decode tells: the hash of the bytes, the size as shown, the stored channels."""
+    """What one full decode tells: the hash of the bytes, the size as shown, the stored channels.
+
+    `largest` is the largest value of a 16-bit grey image; None for others.
+    """
 
     sample_id: str
     height: int
     width: int
     channels: int
+    largest: int | None = None
 
 
 def is_image_name(path: Path) -> bool:
@@ -49,18 +59,19 @@ def is_image_name(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES
 
 
-def read_image(path: Path) -> NDArray[np.uint8]:
+def read_image(path: Path, bits: int = 16) -> NDArray[np.uint8]:
     """Read an image as uint8 RGB (H, W, 3), whatever its kind.
 
     The EXIF orientation is applied. Grey is repeated over the channels, palettes are looked up,
     alpha is dropped (the colours beneath stay as stored), of several frames or pages the first is
-    taken. 16-bit grey is divided by 257 and rounded (65535 becomes 255); 16-bit colour keeps its
-    high byte, which is the same within one level.
+    taken. 16-bit grey is scaled from `bits` significant bits to 8 and rounded (of 16 bits, 65535
+    becomes 255; of 12 bits, 4095); 16-bit colour keeps its high byte, which is the same within one
+    level for 16 significant bits.
 
-    Raises ImageError, naming the file and the reason, if the file is missing, empty, truncated, not
-    an image, or has 32-bit pixels outside 0 to 65535.
+    Raises ImageError, naming the file and the reason, if the file is missing, empty, truncated, no
+    regular file, too large, not an image, or has grey pixels outside 0 to 2**bits - 1.
     """
-    return _to_rgb(_decode(path, _read_bytes(path)), path)
+    return _to_rgb(_decode(path, _read_bytes(path)), path, bits)
 
 
 def read_mask(path: Path) -> NDArray[np.bool_]:
@@ -89,9 +100,14 @@ def image_size(path: Path) -> tuple[int, int]:
     Raises ImageError if there is no readable header; a truncated file is not noticed.
     """
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        problem = file_problem(path, LARGEST_FILE)
+        if problem is not None:
+            raise ImageError(path, problem)
+        with Image.open(path, formats=FORMATS) as image:
             width, height = image.size
             sideways = image.getexif().get(_EXIF_ORIENTATION) in _SIDEWAYS
+    except ImageError:
+        raise
     except Exception as error:
         raise ImageError(path, _reason(error)) from error
     return (width, height) if sideways else (height, width)
@@ -102,16 +118,17 @@ def sample_id(path: Path) -> str:
     return _digest(_read_bytes(path))
 
 
-def inspect_image(path: Path) -> ImageInfo:
+def inspect_image(path: Path, bits: int = 16) -> ImageInfo:
     """Read, hash and fully decode one image; raises ImageError as `read_image` does.
 
     `channels` is what is stored: 1 for grey, 4 for RGBA or CMYK, 3 for a palette.
     """
     data = _read_bytes(path)
     image = _decode(path, data)
-    pixels = _to_rgb(image, path)
+    pixels = _to_rgb(image, path, bits)
     channels = 3 if image.mode == "P" else len(image.getbands())
-    return ImageInfo(_digest(data), pixels.shape[0], pixels.shape[1], channels)
+    largest = int(np.array(image).max()) if image.mode.startswith("I") else None
+    return ImageInfo(_digest(data), pixels.shape[0], pixels.shape[1], channels, largest)
 
 
 def _digest(data: bytes) -> str:
@@ -120,11 +137,14 @@ def _digest(data: bytes) -> str:
 
 def _read_bytes(path: Path) -> bytes:
     try:
-        data = path.read_bytes()
+        problem = file_problem(path, LARGEST_FILE)
+        data = path.read_bytes() if problem is None else b""
     except FileNotFoundError:
         raise ImageError(path.absolute(), "no such file") from None
     except OSError as error:
         raise ImageError(path, str(error.strerror or error)) from error
+    if problem is not None:
+        raise ImageError(path, problem)
     if not data:
         raise ImageError(path, "the file is empty")
     return data
@@ -133,16 +153,20 @@ def _read_bytes(path: Path) -> bytes:
 def _decode(path: Path, data: bytes) -> Image.Image:
     """Decode all pixels of the first frame and turn them as EXIF says."""
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             image.load()
             return ImageOps.exif_transpose(image)
     except Exception as error:  # decoders raise nearly anything on broken bytes
         raise ImageError(path, _reason(error)) from error
 
 
-def _to_rgb(image: Image.Image, path: Path) -> NDArray[np.uint8]:
+def _to_rgb(image: Image.Image, path: Path, bits: int = 16) -> NDArray[np.uint8]:
     if image.mode.startswith("I"):
-        grey = ((_wide_values(image, path) + 128) // 257).astype(np.uint8)
+        values, top = _wide_values(image, path), 2**bits - 1
+        if values.max() > top:
+            reason = f"holds {values.max()}, but {bits} bits (manifest.bits) end at {top}"
+            raise ImageError(path, reason)
+        grey = ((values * 255 + top // 2) // top).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)  # (H, W, 3)
     if image.mode == "F":
         raise ImageError(path, "floating-point pixels have no known range; save as 8 or 16 bits")
@@ -163,6 +187,8 @@ def _wide_values(image: Image.Image, path: Path) -> NDArray[np.int32]:
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "not an image file, or of a kind that is not understood"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"too many pixels ({error})"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return f"damaged image file ({error or type(error).__name__})"

@@ -6,7 +6,7 @@ Nothing is opened here except a list of normal references; `pipeline.datasets` d
 layout              files
 ==================  ===============================================================================
 ``mvtec``           ``train/<normal label>/*`` (references), ``test/<label>/*`` (queries),
-                    ``ground_truth/<label>/<stem>_mask.png``
+                    ``ground_truth/<label>/<stem>_mask.png``, which one image alone may have
 ``mtd``             ``<label>/Imgs/*.jpg`` with a ``.png`` mask of the same name beside each
 ``class_folders``   ``images/<label>/*`` with masks ``masks/<label>/<stem>.*``
 ``folder``          images at any depth, all of them queries, without labels
@@ -17,13 +17,14 @@ layout              files
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from pipeline.errors import AnomalyNCDError
 from pipeline.images import is_image_name
+from pipeline.mask_files import MaskIndex
 
 Split = Literal["query", "normal"]
 
@@ -139,53 +140,62 @@ def understood() -> str:
 
 
 def _mvtec(files: Sequence[str], normal_label: Sequence[str]) -> _Sorted:
-    masks = _MaskIndex(p for p in files if _top(p) == "ground_truth")
+    masks = MaskIndex(p for p in files if _top(p) == "ground_truth")
     entries: list[Entry] = []
     leftover: list[tuple[str, str]] = []
     for path in files:
         inner = PurePosixPath(*PurePosixPath(path).parts[1:])
         label = inner.parts[0] if len(inner.parts) > 1 else None
         if _top(path) == "test":
-            entries.append(Entry(path, "query", label, masks.claim("ground_truth" / inner)))
+            entries.append(Entry(path, "query", label, masks.claim(path, "ground_truth" / inner)))
         elif _top(path) == "train" and (label is None or label in normal_label):
             entries.append(Entry(path, "normal", label))
         elif _top(path) == "train":
             leftover.append((path, f"its label {label!r} is not in normal_label"))
         elif _top(path) != "ground_truth":
             leftover.append((path, "outside the folders train, test and ground_truth"))
-    return _Sorted(entries, leftover + masks.unclaimed())
+    return _with_masks(entries, leftover, masks)
 
 
 def _mtd(files: Sequence[str], normal_label: Sequence[str]) -> _Sorted:
     parts = {path: PurePosixPath(path).parts for path in files}
     proper = [p for p in files if len(parts[p]) == 3 and parts[p][1] == "Imgs"]
-    masks = _MaskIndex(p for p in proper if p.lower().endswith(".png"))
+    masks = MaskIndex(p for p in proper if p.lower().endswith(".png"))
     entries = [
-        Entry(p, "query", parts[p][0], masks.claim(PurePosixPath(p)))
+        Entry(p, "query", parts[p][0], masks.claim(p, PurePosixPath(p)))
         for p in proper
         if not p.lower().endswith(".png")
     ]
     known = set(proper)
     leftover = [(p, "outside the folders <label>/Imgs") for p in files if p not in known]
-    return _Sorted(entries, leftover + masks.unclaimed())
+    return _with_masks(entries, leftover, masks)
 
 
 def _class_folders(files: Sequence[str], normal_label: Sequence[str]) -> _Sorted:
-    masks = _MaskIndex(p for p in files if _top(p) == "masks")
+    masks = MaskIndex(p for p in files if _top(p) == "masks")
     entries: list[Entry] = []
     leftover: list[tuple[str, str]] = []
     for path in files:
         inner = PurePosixPath(*PurePosixPath(path).parts[1:])
         label = inner.parts[0] if len(inner.parts) > 1 else None
         if _top(path) == "images":
-            entries.append(Entry(path, "query", label, masks.claim("masks" / inner)))
+            entries.append(Entry(path, "query", label, masks.claim(path, "masks" / inner)))
         elif _top(path) != "masks":
             leftover.append((path, "outside the folders images and masks"))
-    return _Sorted(entries, leftover + masks.unclaimed())
+    return _with_masks(entries, leftover, masks)
 
 
 def _folder(files: Sequence[str], normal_label: Sequence[str]) -> _Sorted:
     return _Sorted([Entry(path, "query", None) for path in files], [])
+
+
+def _with_masks(
+    entries: Sequence[Entry], leftover: list[tuple[str, str]], masks: MaskIndex
+) -> _Sorted:
+    """Take off the masks that several images share, and list those of no use."""
+    shared = masks.shared()
+    kept = [replace(e, mask=None) if e.mask in shared else e for e in entries]
+    return _Sorted(kept, leftover + masks.left_over())
 
 
 _LAYOUTS: dict[str, Callable[[Sequence[str], Sequence[str]], _Sorted]] = {
@@ -194,28 +204,6 @@ _LAYOUTS: dict[str, Callable[[Sequence[str], Sequence[str]], _Sorted]] = {
     "class_folders": _class_folders,
     "folder": _folder,
 }
-
-
-class _MaskIndex:
-    """Mask files by folder and stem; remembers which of them an image has claimed."""
-
-    def __init__(self, paths: Iterable[str]) -> None:
-        self._all = set(paths)
-        self._paths = {str(PurePosixPath(path).with_suffix("")): path for path in sorted(self._all)}
-        self._claimed: set[str] = set()
-
-    def claim(self, twin: PurePosixPath) -> str | None:
-        """Return the mask in the twin's folder called ``<stem>_mask.*`` or ``<stem>.*``."""
-        for name in (f"{twin.stem}_mask", twin.stem):
-            found = self._paths.get(str(twin.with_name(name)))
-            if found is not None:
-                self._claimed.add(found)
-                return found
-        return None
-
-    def unclaimed(self) -> list[tuple[str, str]]:
-        rest = sorted(self._all - self._claimed)
-        return [(path, "a mask that belongs to no image") for path in rest]
 
 
 @dataclass(frozen=True)

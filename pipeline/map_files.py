@@ -14,11 +14,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.errors import AnomalyNCDError
+from pipeline.file_checks import file_problem
+from pipeline.images import FORMATS
+from pipeline.mask_files import same_text
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff"})
 ARRAY_SUFFIXES = frozenset({".npy", ".npz"})
 TAGS = ("_map", "_mask")
 """Endings of a map's name that its image need not have."""
+
+LARGEST_MAP = 2**30
+"""Bytes: no file, no array in it and no map as float32 may be larger."""
 
 _SHOWN = 5
 Parts = tuple[str, ...]
@@ -36,9 +42,10 @@ def find_maps(
     `queries` are image paths relative to the category's folder (posix); `others` are images that
     are known but need no map (references, rejected files): their maps are passed over. Maps are
     looked for below ``root/<category>`` if there is such a folder, else below `root`. Suffixes
-    play no part. A map belongs to the image of the same relative path (``test/hole/007.png`` ->
-    ``test/hole/007.tiff``), or else to the only one whose path ends like the map's
-    (``hole/007.npy``, ``007.npy``); ``_map`` or ``_mask`` at the end of its name may be extra.
+    play no part, nor whether an accent is a character of its own. A map belongs to the image of
+    the same relative path (``test/hole/007.png`` -> ``test/hole/007.tiff``), or else to the only
+    one whose path ends like the map's (``hole/007.npy``, ``007.npy``); ``_map`` or ``_mask`` at the
+    end of its name may be extra.
 
     Raises MapFileError if an image has no map or several, a map fits several images or none.
     """
@@ -49,7 +56,10 @@ def find_maps(
         )
     wanted = {_key(path): path for path in queries}
     if len(wanted) < len(queries):
-        raise MapFileError(f"{category}: images that differ only in suffix cannot be told apart")
+        raise MapFileError(
+            f"{category}: images that differ only in suffix, or in how accents are encoded, cannot "
+            "be told apart"
+        )
     known = (_tails(wanted), _tails({_key(path) for path in others} - set(wanted)))
     found: dict[Parts, list[str]] = {key: [] for key in wanted}
     surplus, ambiguous = [], []
@@ -76,7 +86,7 @@ def find_maps(
 
 
 def _key(path: str) -> Parts:
-    return PurePosixPath(path).with_suffix("").parts
+    return PurePosixPath(same_text(path)).with_suffix("").parts
 
 
 def _tails(keys: Iterable[Parts]) -> Mapping[Parts, set[Parts]]:
@@ -130,9 +140,13 @@ def read_map(path: Path) -> NDArray[np.float32]:
     they are. Colour images must be grey in fact; alpha is dropped. An .npz file holds one array;
     axes of length 1 are dropped.
 
-    Raises MapFileError, naming the file, for anything else and for NaN or infinity.
+    Raises MapFileError, naming the file, for anything else, for NaN or infinity, for what is no
+    regular file and for more than `LARGEST_MAP`.
     """
     try:
+        problem = file_problem(path, LARGEST_MAP)
+        if problem is not None:
+            raise MapFileError(f"{path}: {problem}")
         values = _array(path) if path.suffix.lower() in ARRAY_SUFFIXES else _image(path)
     except MapFileError:
         raise
@@ -143,6 +157,8 @@ def read_map(path: Path) -> NDArray[np.float32]:
     shape, values = values.shape, np.squeeze(values) if values.ndim > 2 else values
     if values.ndim != 2 or values.size == 0:
         raise MapFileError(f"{path}: an array of shape {shape} is no map of (height, width)")
+    if 4 * values.size > LARGEST_MAP:
+        raise MapFileError(f"{path}: {shape} values are too many for a map; make it smaller")
     with np.errstate(over="ignore"):
         values = values.astype(np.float32)
     if not np.isfinite(values).all():
@@ -157,11 +173,17 @@ def _array(path: Path) -> NDArray[Any]:
     with content:
         if len(content.files) != 1:
             raise MapFileError(f"{path}: holds {len(content.files)} arrays, expected one")
+        declared = content.zip.infolist()[0].file_size  # zipfile never inflates more than this
+        if declared > LARGEST_MAP:
+            raise MapFileError(
+                f"{path}: its array takes {declared / 2**20:.0f} MiB, over the limit of "
+                f"{LARGEST_MAP / 2**20:.0f} MiB"
+            )
         return np.asarray(content[content.files[0]])
 
 
 def _image(path: Path) -> NDArray[Any]:
-    with Image.open(path) as image:
+    with Image.open(path, formats=FORMATS) as image:
         image.load()
         if image.mode in ("L", "F") or image.mode.startswith("I"):
             values = np.array(image)

@@ -18,6 +18,7 @@ from pipeline.artifacts import (
     REGIONS,
     ArtifactError,
     Layout,
+    image_bits,
     open_arrays,
     read_parquet,
     replacing,
@@ -98,7 +99,7 @@ def _write(
     target: Path,
 ) -> None:
     first = group.iloc[0]
-    pixels = read_image(images_root / str(first["path"]))
+    pixels = read_image(images_root / str(first["path"]), image_bits(layout.manifest(category)))
     stored = open_arrays(layout.mebin(category) / "masks.zarr")["masks"][int(first["position"])]
     mask = resize_mask(np.asarray(stored, np.bool_), (pixels.shape[0], pixels.shape[1]))
     inside = np.zeros_like(mask)

@@ -167,7 +167,7 @@ def _picture(
     category: Category, sample_id: str, amap: NDArray[np.float32], mask: NDArray[np.bool_]
 ) -> Picture | None:
     try:
-        image = read_image(category.folder / category.paths[sample_id])
+        image = read_image(category.folder / category.paths[sample_id], category.bits)
     except ImageError:
         return None
     height, width = image.shape[:2]

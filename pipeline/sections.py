@@ -58,7 +58,8 @@ class Category:
     """The tables of one category. `paths`, `labels` and `masks` are keyed by sample_id.
 
     `folder` holds its images; `regions` and `crops` have the same rows, checked by the stage.
-    `notes` say why something that people wrote (names) is not used.
+    `notes` say why something that people wrote (names) is not used, `bits` how to read 16-bit
+    images.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Category:
     sizes: pd.DataFrame
     names: ClassNames
     notes: tuple[str, ...] = ()
+    bits: int = 16
 
 
 def most_confident(regions: pd.DataFrame, number: int, limit: int) -> pd.DataFrame:
@@ -165,7 +167,7 @@ def several(category: Category, metrics: Mapping[str, float | None]) -> SeveralC
         sample_id = str(merged["sample_id"][i])
         path = category.paths[sample_id]
         try:
-            image = read_image(category.folder / path)
+            image = read_image(category.folder / path, category.bits)
         except ImageError:
             continue
         own = (regions["sample_id"] == sample_id).to_numpy()
@@ -244,7 +246,7 @@ def binarized(category: Category, options: Mebin, limit: int) -> PanelTable:
     for i in _spread(category.scores["score"].to_numpy(), limit):
         sample_id = str(category.scores["sample_id"][i])
         try:
-            image = read_image(category.folder / category.paths[sample_id])
+            image = read_image(category.folder / category.paths[sample_id], category.bits)
         except ImageError:
             continue
         cuts = _cuts(np.asarray(maps[i]), options)

@@ -35,7 +35,7 @@ Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 @dataclass(frozen=True)
 class _Image:
     """A query image: its file, size as shown, and the squares (K, 3) with their areas and
-    scores."""
+    scores; `bits` are the significant ones of 16-bit pixels."""
 
     sample_id: str
     path: Path
@@ -43,6 +43,7 @@ class _Image:
     squares: NDArray[np.int64]
     areas_px: list[int]
     scores: NDArray[np.float64]
+    bits: int
 
 
 def run(category: str, params: Params, layout: Layout) -> None:
@@ -81,6 +82,7 @@ def _find(
             f"{table_path}; run the stages 'maps' and 'mebin' again"
         )
     root, images = Path(params.dataset.root) / category, []
+    bits = artifacts.image_bits(layout.manifest(category))
     for i, row in enumerate(table.itertuples()):
         shape = (int(manifest["height"].iloc[i]), int(manifest["width"].iloc[i]))
         mask = resize_mask(masks[i], shape)
@@ -90,7 +92,7 @@ def _find(
         )
         areas = [area_px(mask, square) for square in squares]
         path = root / str(manifest["path"].iloc[i])
-        images.append(_Image(str(row.sample_id), path, shape, squares, areas, scores))
+        images.append(_Image(str(row.sample_id), path, shape, squares, areas, scores, bits))
         progress(i + 1, len(table))
     return images
 
@@ -146,7 +148,7 @@ def _cut_all(images: list[_Image], masks: Any, size: int, progress: Progress) ->
 
 
 def _cut(image: _Image, mask: NDArray[np.bool_], size: int) -> list[Pair]:
-    pixels = read_image(image.path)
+    pixels = read_image(image.path, image.bits)
     if pixels.shape[:2] != image.shape:
         raise ArtifactError(
             f"{image.path}: is {pixels.shape[:2]} (height, width), the manifest says "

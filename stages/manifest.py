@@ -10,7 +10,7 @@ import pandas as pd
 from pipeline import artifacts
 from pipeline.artifacts import Layout
 from pipeline.config import Params
-from pipeline.datasets import Dataset, collect
+from pipeline.datasets import Dataset, collect, unused_bits
 from pipeline.progress import track
 
 log = logging.getLogger("anomalyncd")
@@ -29,9 +29,13 @@ def run(category: str, params: Params, layout: Layout) -> None:
             exclude_labels=options.exclude_labels,
             normal_list=options.normal_list,
             normal_root=references if references.is_dir() else None,
+            bits=options.bits,
             progress=progress,
         )
-    write(layout.manifest(category), dataset)
+    hint = unused_bits(dataset.largest, options.bits)
+    if hint is not None:
+        log.warning("%s: %s", category, hint)
+    write(layout.manifest(category), dataset, options.bits)
     log.info(
         "%s: %d queries, %d normal references, %d files rejected (layout %s)",
         category,
@@ -42,8 +46,11 @@ def run(category: str, params: Params, layout: Layout) -> None:
     )
 
 
-def write(folder: Path, dataset: Dataset) -> None:
-    """Write the tables; labels and masks are those of the queries, where there are any."""
+def write(folder: Path, dataset: Dataset, bits: int = 16) -> None:
+    """Write the tables; labels and masks are those of the queries, where there are any.
+
+    The metadata of images.parquet keep `bits`, by which the later stages read the images.
+    """
     queries = dataset.split("query")
     images = [
         (s.sample_id, s.path, s.split, s.height, s.width, s.channels) for s in dataset.samples
@@ -60,4 +67,5 @@ def write(folder: Path, dataset: Dataset) -> None:
         temporary.mkdir()
         for name, rows, schema in tables:
             frame = pd.DataFrame(rows, columns=schema.names)
-            artifacts.write_parquet(temporary / name, frame, schema)
+            notes = {"bits": bits, "largest": dataset.largest} if name == "images.parquet" else None
+            artifacts.write_parquet(temporary / name, frame, schema, notes)

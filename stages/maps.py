@@ -19,7 +19,7 @@ from pipeline.artifacts import ArraySpec, Layout
 from pipeline.config import Maps, Params
 from pipeline.detectors import musc, patchcore
 from pipeline.detectors.features import Array, Features, extract, squash, upsample
-from pipeline.detectors.normalise import joint_range, rescale, value_range
+from pipeline.detectors.normalise import joint_range, rescale, stretching, value_range
 from pipeline.images import read_image, read_mask
 from pipeline.map_files import find_maps, read_map, resize_map, resize_mask
 from pipeline.precision import autocast_for
@@ -48,7 +48,7 @@ class Source:
     `image_scores` turns the maxima (N,) of the raw maps into the detector's own image scores.
     `normalise` is off where the maps are in [0, 1] by their nature. `bank` is what new images will
     be compared with. `references` are the maxima (R,) of the raw maps of normal references, by
-    sample id, as a new image would be scored.
+    sample id, as a new image would be scored. `files` are those of precomputed maps.
     """
 
     block: Callable[[int, int], Floats]
@@ -56,6 +56,7 @@ class Source:
     normalise: bool = True
     bank: Mapping[str, Array] = field(default_factory=dict)
     references: Mapping[str, float] = field(default_factory=dict)
+    files: Sequence[Path] = ()
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class Job:
     backbone: Path
     scratch: Path
     maps: Maps
+    bits: int  # significant ones, of 16-bit images
     bank: Mapping[str, Array] | None = None  # of an earlier run, for new images
 
 
@@ -104,6 +106,7 @@ def run(category: str, params: Params, layout: Layout, frozen: Frozen | None = N
                 backbone=layout.backbone(),
                 scratch=Path(scratch),
                 maps=params.maps,
+                bits=artifacts.image_bits(manifest),
                 bank=None if frozen is None else frozen.bank,
             )
             source = _METHODS[params.maps.method](job)
@@ -127,19 +130,22 @@ def write(
     spec = ArraySpec((len(ids), maps.map_size, maps.map_size), "float32")
     step = artifacts.shard_items(spec)
     blocks = [(start, min(start + step, len(ids))) for start in range(0, len(ids), step)]
-    maxima, ranges = np.zeros(len(ids), np.float32), []
+    minima, maxima = np.zeros((2, len(ids)), np.float32)
     with track(f"maps {category}: range") as progress:
         for start, stop in blocks:
             raw = source.block(start, stop)
             try:
-                ranges.append(value_range(raw))
+                value_range(raw)  # raises for NaN and infinity
             except ValueError as error:  # NaN in the weights, or a precision that overflows
                 raise artifacts.ArtifactError(
                     f"{category}: {error}: try maps.precision float32, or other weights"
                 ) from error
-            maxima[start:stop] = raw.max(axis=(1, 2))
+            minima[start:stop], maxima[start:stop] = raw.min(axis=(1, 2)), raw.max(axis=(1, 2))
             progress(stop, len(ids))
-    low, high = ends or (joint_range(ranges) if source.normalise else (0.0, 1.0))
+    if source.files and ends is None:
+        _warn_of_outliers(source.files, minima, maxima, category)
+    whole = zip(minima.tolist(), maxima.tolist(), strict=True)
+    low, high = ends or (joint_range(whole) if source.normalise else (0.0, 1.0))
     if not high > low:
         log.warning("%s: all maps are constant and equal; they are stored as zeros", category)
     scores = np.zeros(len(ids), np.float32)
@@ -168,6 +174,19 @@ def write(
         {"sample_id": list(source.references), "score": rescale(maxima, low, high)}
     )
     artifacts.write_parquet(folder / "references.parquet", known, artifacts.REFERENCE_SCORES)
+
+
+def _warn_of_outliers(files: Sequence[Path], minima: Floats, maxima: Floats, category: str) -> None:
+    """Name the maps whose values leave next to nothing of the scale to the others."""
+    for i in stretching(minima, maxima):
+        log.warning(
+            "%s: %s has values from %g to %g, far outside those of the other maps, which become "
+            "nearly flat beside it: is it broken? Make it anew, or leave its image out",
+            category,
+            files[i],
+            minima[i],
+            maxima[i],
+        )
 
 
 def _musc(job: Job) -> Source:
@@ -336,7 +355,7 @@ def _precomputed(job: Job) -> Source:
     def block(start: int, stop: int) -> Floats:
         return np.stack([resize_map(read_map(file), size) for file in files[start:stop]])
 
-    return Source(block)
+    return Source(block, files=files)
 
 
 def _ground_truth(job: Job) -> Source:
@@ -385,7 +404,7 @@ def _features(job: Job, images: pd.DataFrame, what: str, memory: Scratch) -> Fea
 
     def squashed() -> Iterator[NDArray[np.uint8]]:
         for path in images["path"]:
-            yield squash(read_image(job.root / path), maps.resolution)
+            yield squash(read_image(job.root / path, job.bits), maps.resolution)
 
     with track(f"maps {job.category}: features of {what}") as progress:
         return extract(

@@ -20,6 +20,7 @@ from pipeline.artifacts import (
     ArtifactError,
     Layout,
     damaged,
+    image_bits,
     missing,
     read_parquet,
     replacing,
@@ -115,6 +116,7 @@ def _tables(name: str, params: Params, layout: Layout, names_path: Path) -> Cate
         sizes=images.set_index("sample_id")[["height", "width"]],
         names=names,
         notes=notes,
+        bits=image_bits(manifest),
     )
 
 

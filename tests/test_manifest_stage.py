@@ -126,6 +126,9 @@ def test_every_parameter_reaches_the_scan(raw: Path, tmp_path: Path) -> None:
     (raw / "list.txt").write_text("test/good/0.png\n")
     assert counts(normal_list="list.txt") == (5, 4, 5)
     assert counts(layout="folder")[2] == 0
+    counts(bits=12)
+    assert read_metadata(layout.manifest("gadget") / "images.parquet")["bits"] == 12
+    assert artifacts.image_bits(layout.manifest("gadget")) == 12
 
 
 def test_run_again_gives_the_same_bytes(raw: Path, tmp_path: Path) -> None:

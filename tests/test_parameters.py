@@ -379,7 +379,7 @@ ELSEWHERE = {
     "dataset": ("end_to_end", "root categories"),
     "demo": ("demo", "seed good per_defect normals"),
     "backbone": ("weights", "source name path"),
-    "manifest": ("manifest_stage", "normal_list normal_root"),
+    "manifest": ("manifest_stage", "normal_list normal_root bits"),
     "maps": (
         "maps_stage",
         "method layers neighbourhoods resolution map_size reweight precision fraction references "

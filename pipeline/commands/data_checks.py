@@ -6,9 +6,17 @@ import shutil
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from pipeline.artifacts import IMAGES, REJECTED, ArtifactError, Layout, read_parquet
+from pipeline.artifacts import (
+    IMAGES,
+    REJECTED,
+    ArtifactError,
+    Layout,
+    read_metadata,
+    read_parquet,
+)
 from pipeline.commands.checks import Line
 from pipeline.config import ConfigError, Params, load_params
+from pipeline.datasets import unused_bits
 from pipeline.layouts import DatasetError, Scan, scan_folder
 from pipeline.map_files import MapFileError, find_maps
 
@@ -98,10 +106,22 @@ def _category(category: str, params: Params, layout: Layout, project: Path) -> t
     problem = _method(params, scan) or _maps(category, params, layout, project)
     if problem is not None:
         return len(queries), Line("error", what, f"{said}; {problem[0]}", problem[1])
+    hint = _bits(category, params, layout)
+    if hint is not None:
+        return len(queries), Line("warning", what, said, hint)
     if len(queries) < _FEW:
         todo = "classes need examples: some ten of each kind of defect"
         return len(queries), Line("warning", what, said, todo)
     return len(queries), Line("ok", what, said)
+
+
+def _bits(category: str, params: Params, layout: Layout) -> str | None:
+    """Say that 16-bit images leave bits unused, once the manifest knows their values."""
+    try:
+        largest = read_metadata(layout.manifest(category) / "images.parquet").get("largest")
+    except (ValueError, OSError):
+        return None
+    return unused_bits(largest, params.manifest.bits)
 
 
 def _method(params: Params, scan: Scan) -> tuple[str, str] | None:

@@ -126,7 +126,7 @@ def _per_category(place: Place, normal: Path) -> bool:
 
 def _images_below(folder: Path) -> list[Path]:
     files = (Path(at, name) for at, _, names in os.walk(folder, followlinks=True) for name in names)
-    return sorted(f for f in files if is_image_name(f) and not f.name.startswith("."))
+    return sorted(f for f in files if is_image_name(f) and f.name[0] != "." and f.is_file())
 
 
 def _look(place: Place, normal: Path | None, base: Path | None, manifest: Manifest) -> None:
@@ -136,7 +136,7 @@ def _look(place: Place, normal: Path | None, base: Path | None, manifest: Manife
         if normal is not None:
             references = normal / name if _per_category(place, normal) else normal
             references = references if references.is_dir() else None
-        for line in describe(name, survey(folder, name, manifest, references)):
+        for line in describe(name, folder, survey(folder, name, manifest, references)):
             typer.echo(line)
     if place.passed_over:
         typer.echo(f"folders passed over: {', '.join(place.passed_over)}")

@@ -6,15 +6,14 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from pipeline.config import Base, ConfigError, Manifest
-from pipeline.datasets import Dataset, Sample, collect
+from pipeline.config import CATEGORY_RULE, Base, ConfigError, Manifest, is_category_name
+from pipeline.datasets import Dataset, Sample, collect, unused_bits
 from pipeline.images import is_image_name
 from pipeline.layouts import detect_layout, holds_images
 from pipeline.progress import track
 
-_UNUSABLE = set('"$`\\@/')
 _EXAMPLES = 3
 
 
@@ -61,8 +60,10 @@ def _inner_categories(images: Path) -> tuple[list[str], list[str]]:
 
 
 def _usable(name: str) -> str:
-    if not name or name.startswith("-") or set(name) & _UNUSABLE or not name.isprintable():
-        raise ConfigError(f"{name!r} cannot be the name of a category: give another by --category")
+    if not is_category_name(name):
+        raise ConfigError(
+            f"{name!r} cannot be a category ({CATEGORY_RULE}): give another by --category"
+        )
     return name
 
 
@@ -76,12 +77,13 @@ def survey(folder: Path, name: str, manifest: Manifest, normals: Path | None) ->
             exclude_labels=manifest.exclude_labels,
             normal_list=manifest.normal_list,
             normal_root=normals,
+            bits=manifest.bits,
             progress=progress,
         )
 
 
-def describe(name: str, found: Dataset) -> Iterator[str]:
-    """Say what a category holds, in a few lines."""
+def describe(name: str, folder: Path, found: Dataset) -> Iterator[str]:
+    """Say what the folder of a category holds, in a few lines."""
     queries, normals = found.split("query"), found.split("normal")
     yield f"{name}: {len(queries)} images to sort (layout {found.layout}), {_sizes(queries)}"
     yield f"  normal references: {len(normals) or 'none; they are optional'}"
@@ -90,6 +92,24 @@ def describe(name: str, found: Dataset) -> Iterator[str]:
         yield f"  {len(labels)} labels were seen: only `evaluate` and `report` will read them"
     yield f"  files not used: {len(found.rejected) or 'none'}"
     yield from _reasons(found.rejected)
+    linked = _outside(folder, found)
+    if linked:
+        yield f"  {linked} files lie outside {folder}: links lead there, and are followed"
+    hint = unused_bits(found.largest, Manifest().bits)
+    if hint is not None:
+        yield f"  {hint}"
+
+
+def _outside(folder: Path, found: Dataset) -> int:
+    """Count the files that links in `folder` lead to; separate references are not among them."""
+    paths = {path for path, _ in found.rejected}
+    paths |= {path for s in found.samples for path in (s.path, s.mask) if path is not None}
+    inner = [path for path in paths if PurePosixPath(path).parts[0] != ".."]
+    root = os.path.realpath(folder)
+    return sum(
+        os.path.commonpath([root, os.path.realpath(os.path.join(root, path))]) != root
+        for path in inner
+    )
 
 
 def _sizes(samples: Sequence[Sample]) -> str:

@@ -36,3 +36,24 @@ def rescale(values: NDArray[np.floating[Any]], low: float, high: float) -> NDArr
         return np.zeros(values.shape, np.float32)
     scaled = (values.astype(np.float64) - low) / (high - low)
     return np.clip(scaled, 0, 1).astype(np.float32)
+
+
+def stretching(minima: NDArray[np.floating[Any]], maxima: NDArray[np.floating[Any]]) -> list[int]:
+    """Return which maps (N,) leave next to nothing of the joint range to the others.
+
+    The twentieth of the maps with the highest maxima, and that with the lowest minima, are held
+    against the range of the rest: they may go 100 such ranges above it, or one below it.
+    """
+    low, high = minima.astype(np.float64), maxima.astype(np.float64)
+    some = max(1, len(low) // 20)
+    if len(low) <= 2 * some:
+        return []
+    strange = set(np.argsort(high, kind="stable")[-some:]) | set(
+        np.argsort(low, kind="stable")[:some]
+    )
+    rest = [i for i in range(len(low)) if i not in strange]
+    bottom, top = low[rest].min(), high[rest].max()
+    span = top - bottom
+    if not span > 0:
+        return []
+    return [int(i) for i in np.flatnonzero((high > top + 100 * span) | (low < bottom - span))]
