@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-import sys
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -23,6 +23,7 @@ from pipeline.commands.preset import preset
 from pipeline.commands.promote import promote
 from pipeline.config import ConfigError, load_params
 from pipeline.provenance import recorded
+from pipeline.terminal import say, start_logging
 
 PER_CATEGORY = {
     "manifest": "List the images of a category and split its labels off.",
@@ -66,7 +67,7 @@ _PARAMS, _DATA = Path("params.yaml"), Path("data")
 
 def run_stage(stage: str, category: str | None, params_path: Path, data: Path) -> None:
     """Run one stage; an error that the user can mend is one line and exit status 1."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    start_logging()
     logging.getLogger("anomalyncd").setLevel(logging.INFO)
     try:
         params = load_params(params_path)
@@ -83,7 +84,7 @@ def run_stage(stage: str, category: str | None, params_path: Path, data: Path) -
                 module.run(category, params, layout)
     except (ValueError, OSError) as error:
         logging.getLogger("anomalyncd").debug("traceback", exc_info=True)
-        typer.secho(f"anomalyncd {stage}: {error}", err=True, fg=typer.colors.RED)
+        say(f"anomalyncd {stage}: {error}", err=True, colour=typer.colors.RED)
         raise typer.Exit(1) from error
 
 
@@ -119,7 +120,16 @@ for _command in (classify, correct, doctor, export, init, name, preset, promote)
 
 def main() -> None:
     """Entry point of the `anomalyncd` script."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # not under nohup
+            signal.signal(number, _stop)
     app()
+
+
+def _stop(number: int, frame: object) -> None:
+    """Leave as by an exception, so that temporaries are removed; status 143 for SIGTERM."""
+    signal.signal(number, signal.SIG_IGN)
+    raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":

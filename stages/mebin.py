@@ -52,7 +52,7 @@ def run(category: str, params: Params, layout: Layout, frozen: ScoreRange | None
         "raw_min": group.attrs.get("raw_min"),
         "raw_max": group.attrs.get("raw_max"),
     }
-    with artifacts.replacing(layout.mebin(category)) as folder:
+    with artifacts.replacing_folder(layout.mebin(category)) as folder:
         folder.mkdir()
         ids = scores["sample_id"].tolist()
         with track(f"mebin {category}") as progress:

@@ -22,7 +22,7 @@ from pipeline.artifacts import (
     Layout,
     read_json,
     read_parquet,
-    replacing,
+    replacing_folder,
     write_json,
 )
 from pipeline.charts import line_chart
@@ -64,7 +64,7 @@ def run(params: Params, layout: Layout, names_path: Path = NAMES) -> None:
     figures = [(name, figure_row(metrics[name])) for name in names]
     if len(names) > 1:
         figures.append(("mean", figure_row(summary)))
-    with replacing(layout.report()) as folder, track("report") as progress:
+    with replacing_folder(layout.report()) as folder, track("report") as progress:
         folder.mkdir()
         sections, rows = [], []
         for i, name in enumerate(names):

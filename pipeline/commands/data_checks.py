@@ -9,6 +9,8 @@ from pathlib import Path
 from pipeline.artifacts import IMAGES, REJECTED, ArtifactError, Layout, read_parquet
 from pipeline.commands.checks import Line
 from pipeline.config import ConfigError, Params, load_params
+from pipeline.demo import PRODUCTS
+from pipeline.demo_files import foreign_file
 from pipeline.layouts import DatasetError, Scan, scan_folder
 from pipeline.map_files import MapFileError, find_maps
 
@@ -48,7 +50,16 @@ def check_data(params: Params, layout: Layout, project: Path) -> tuple[int, list
         finished = (layout.merge(category) / "images.parquet").is_file()
         total += 0 if finished else n_images
         lines.append(line)
-    return total, [*lines, *_base(params, project)]
+    return total, [*lines, *_demo(layout), *_base(params, project)]
+
+
+def _demo(layout: Layout) -> Iterator[Line]:
+    """Find a file of the user's where DVC or the stage `demo` replaces all there is."""
+    for product in PRODUCTS:
+        file = foreign_file(layout.raw_demo() / product)
+        if file is not None:
+            said = f"{file} is not of the demo, and `dvc` may delete what lies beside its images"
+            yield Line("error", "demo", said, "move it to a folder of its own: data/raw/NAME")
 
 
 def _category(category: str, params: Params, layout: Layout, project: Path) -> tuple[int, Line]:

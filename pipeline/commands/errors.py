@@ -9,6 +9,7 @@ import typer
 
 from pipeline.artifacts import Layout
 from pipeline.config import ConfigError
+from pipeline.terminal import say
 
 
 @contextmanager
@@ -17,7 +18,7 @@ def reported(command: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError) as error:
-        typer.secho(f"anomalyncd {command}: {error}", err=True, fg=typer.colors.RED)
+        say(f"anomalyncd {command}: {error}", err=True, colour=typer.colors.RED)
         raise typer.Exit(1) from error
 
 
