@@ -98,13 +98,19 @@ def sweep(folder: Path) -> None:
     if (os.getpid(), folder) in _swept or not folder.is_dir():
         return
     _swept.add((os.getpid(), folder))
-    for left in list(folder.iterdir()):
-        found = _LEFT.fullmatch(left.name)
-        if found is None or found["place"] != _place() or left in _live:
-            continue
-        if int(found["pid"]) != os.getpid() and _runs(int(found["pid"])):
-            continue
-        target = folder / found["name"]
+    with contextlib.suppress(OSError):  # a folder that cannot be listed
+        for left in list(folder.iterdir()):
+            _clear(left)
+
+
+def _clear(left: Path) -> None:
+    found = _LEFT.fullmatch(left.name)
+    if found is None or found["place"] != _place() or left in _live:
+        return
+    if int(found["pid"]) != os.getpid() and _runs(int(found["pid"])):
+        return
+    target = left.with_name(found["name"])
+    with contextlib.suppress(OSError):  # another user's, or another process was faster
         if left.suffix == ".old" and not target.exists():
             os.replace(left, target)
         else:

@@ -17,6 +17,7 @@ EDGES = {
     "config",
     "corrections",
     "datasets",
+    "demo_files",
     "described",
     "exports",
     "files",
