@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,13 +115,18 @@ def test_a_stage_that_is_asked_to_stop_cleans_up(tmp_path: Path, number: int, st
     params.write_text("demo: {good: 2000, per_defect: 0, normals: 0}\n")
     data = tmp_path / "data"
     command = [sys.executable, "-m", "pipeline.cli", "demo", "--params", str(params)]
-    with subprocess.Popen([*command, "--data", str(data)], cwd=ROOT) as stage:
+    heard = partial(signal.signal, number, signal.SIG_DFL)  # shells may have it ignored
+    command += ["--data", str(data)]
+    with subprocess.Popen(command, cwd=ROOT, preexec_fn=heard) as stage:
         deadline = time.monotonic() + 60
         while not list(data.rglob("*.png")) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert list(data.rglob(".*.tmp"))
         stage.send_signal(number)
-        assert stage.wait(timeout=60) == status
+        try:
+            assert stage.wait(timeout=60) == status
+        finally:
+            stage.kill()
     assert not [path for path in data.rglob("*") if path.is_file()]
     assert not list(data.rglob(".*"))
 
