@@ -7,9 +7,6 @@ is written to a temporary sibling and renamed into place, so that no half of one
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +20,8 @@ import pyarrow.parquet as pq
 import zarr
 
 from pipeline.errors import AnomalyNCDError
+from pipeline.files import replacing as replacing
+from pipeline.files import replacing_folder as replacing_folder
 
 SCHEMA_VERSION = 1
 _METADATA_KEY = b"anomalyncd"
@@ -106,30 +105,6 @@ CLASSIFIED = _fields(
     ("probabilities", _FLOATS),
     ("region_classes", pa.list_(_INT)),
 )
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary sibling of `path`, to be created there, and rename it onto `path`.
-
-    On an exception the temporary is removed and `path` is left as it was.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        yield temporary
-        if path.is_dir() and not path.is_symlink():  # a folder cannot be replaced in one step
-            aside = temporary.with_suffix(".old")
-            os.replace(path, aside)
-            os.replace(temporary, path)
-            shutil.rmtree(aside)
-        else:
-            os.replace(temporary, path)
-    finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
 
 
 def write_parquet(
@@ -238,7 +213,7 @@ def create_arrays(
     number of shards of each array. All of them must be written, those of zeros too: `open_arrays`
     counts them.
     """
-    with replacing(path) as temporary:
+    with replacing_folder(path) as temporary:
         group = zarr.create_group(temporary, zarr_format=3)
         shards = {name: shard_count(spec) for name, spec in specs.items()}
         content = {"schema_version": SCHEMA_VERSION, "shards": shards, **(attributes or {})}

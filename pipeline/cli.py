@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-import sys
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -24,6 +24,7 @@ from pipeline.commands.preset import preset
 from pipeline.commands.promote import promote
 from pipeline.config import ConfigError, load_params
 from pipeline.provenance import recorded
+from pipeline.terminal import start_logging
 
 PER_CATEGORY = {
     "manifest": "List the images of a category and split its labels off.",
@@ -78,7 +79,7 @@ _PARAMS, _DATA = Path("params.yaml"), Path("data")
 
 def run_stage(stage: str, category: str | None, params_path: Path, data: Path) -> None:
     """Run one stage; an error that the user can mend is one line and exit status 1."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    start_logging()
     logging.getLogger("anomalyncd").setLevel(logging.INFO)
     with reported(stage):
         params = load_params(params_path)
@@ -134,7 +135,16 @@ for _command in (classify, correct, doctor, export, init, name, preset, promote)
 
 def main() -> None:
     """Entry point of the `anomalyncd` script."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # not under nohup
+            signal.signal(number, _stop)
     app()
+
+
+def _stop(number: int, frame: object) -> None:
+    """Leave as by an exception, so that temporaries are removed; status 143 for SIGTERM."""
+    signal.signal(number, signal.SIG_IGN)
+    raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":

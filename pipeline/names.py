@@ -18,9 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
 
 from pipeline.artifacts import CROPS, Layout, read_parquet, replacing
 from pipeline.config import ConfigError, read_yaml
+from pipeline.files import free_path, write_text
 from pipeline.region_table import read_regions
 
 NAMES = Path("names.yaml")
@@ -106,21 +108,54 @@ def _problem(path: Path, category: str, layout: Layout, names: ClassNames) -> st
     )
 
 
-def set_name(path: Path, category: str, number: int, name: str, run: str) -> None:
-    """Name a class of `run`, keeping what else the file holds; names of another run are dropped."""
+def set_name(path: Path, category: str, number: int, name: str, run: str) -> Path | None:
+    """Name a class of `run`; what else the file holds stays, with its comments and its order.
+
+    Names that the category has of another run are dropped. The file with them is kept beside, and
+    its path is returned. Raises `ConfigError` for what is not a name and a file that is not valid.
+    """
     name = name.strip()
-    if not name or number < 0:
-        raise ConfigError(f"class {number} cannot be named {name!r}")
-    every = read_names(path)
-    kept = every.get(category, ClassNames())
-    names = dict(kept.names) if kept.run in (None, run) else {}
-    every[category] = ClassNames({**names, number: name}, run)
-    content = {
-        key: {**({} if of.run is None else {"run": of.run}), **dict(sorted(of.names.items()))}
-        for key, of in every.items()
-    }
+    if not _is_name(name) or number < 0:
+        raise ConfigError(f"class {number} cannot be named {name!r}: give one line of text")
+    before = read_names(path).get(category, ClassNames())
+    yaml = YAML()
+    yaml.preserve_quotes, yaml.width = True, 4096
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    content = yaml.load(text)
+    if content is None:  # nothing but comments, which no mapping would carry
+        head, content = text, CommentedMap()
+    else:
+        head = ""
+    key = next((key for key in content if str(key) == category), category)
+    kept = None
+    if before.run not in (None, run) and before.names:
+        kept = free_path(path.with_name(f"{path.name}.old"))
+        write_text(kept, text)
+        content[key] = CommentedMap()
+    _put(content, key, number, name, run)
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        YAML().dump(content, file)
+        file.write(head if not head or head.endswith("\n") else f"{head}\n")
+        yaml.dump(content, file)
+    return kept
+
+
+def _put(content: CommentedMap, key: object, number: int, name: str, run: str) -> None:
+    """Set a name and the run in a category's mapping, the run first and numbers in their order."""
+    names = content.setdefault(key, CommentedMap())
+    if "run" in names:
+        names["run"] = run
+    else:
+        names.insert(0, "run", run)
+    if number in names:
+        names[number] = name
+        return
+    below = [i for i, k in enumerate(names) if k == "run" or k < number]
+    names.insert(max(below) + 1, number, name)
+
+
+def _is_name(name: str) -> bool:
+    """Tell whether a name is one line without control characters, as corrections have them."""
+    return bool(name) and name.isprintable()
 
 
 def _category(path: Path, category: object, content: object) -> ClassNames:
@@ -133,7 +168,7 @@ def _category(path: Path, category: object, content: object) -> ClassNames:
             continue
         if isinstance(key, bool) or not isinstance(key, int) or key < 0:
             raise ConfigError(f"{path}: {category}: {key!r} is not the number of a class")
-        if not isinstance(name, str) or not name.strip():
-            raise ConfigError(f"{path}: {category}.{key}: {name!r} is not a name")
+        if not isinstance(name, str) or not _is_name(name.strip()):
+            raise ConfigError(f"{path}: {category}.{key}: {name!r} is not a name, one line of text")
         names[key] = name.strip()
     return ClassNames(names, None if run is None else str(run))

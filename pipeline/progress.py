@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from pipeline.terminal import printable
+
 Progress = Callable[[int, int], None]
 """Called as ``progress(done, total)``; both count the same unit."""
 
@@ -26,7 +28,7 @@ def track(label: str, *, every_s: float = 10.0) -> Iterator[Progress]:
         from rich.progress import Progress as Bars
 
         with Bars(console=Console(stderr=True), transient=True) as bars:
-            task = bars.add_task(label, total=None)
+            task = bars.add_task(printable(label), total=None)
             yield lambda done, total: bars.update(task, completed=done, total=total)
         return
 

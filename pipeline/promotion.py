@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import cv2
 import numpy as np
@@ -20,8 +20,10 @@ from pipeline.artifacts import (
     Layout,
     image_bits,
     open_arrays,
+    read_json,
     read_parquet,
     replacing,
+    write_json,
 )
 from pipeline.config import ConfigError
 from pipeline.corrections import corrected_classes
@@ -30,6 +32,11 @@ from pipeline.names import ClassNames
 from pipeline.regions import resize_mask
 
 _FORBIDDEN = '<>:"/\\|?*'
+
+_KINDS = ("images", "masks")
+
+PROMOTED = "promoted.json"
+"""In the folder of promoted classes: the files of every category. No others are ever removed."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +54,10 @@ def promote(
 
     An image goes to the class of its largest named region, once, with the mask of its regions of
     that class; those of its other named classes are left out. Corrections count. Files are
-    ``images/<category> <name>/<sample_id>.png`` and ``masks/...`` alike; those of the category that
-    are there are replaced. Raises `ConfigError` without a named defect class, and for a target that
-    holds something else than class folders.
+    ``images/<category> <name>/<sample_id>.png`` and ``masks/...`` alike; those of an earlier
+    promotion of the category, which `promoted.json` lists, are replaced. Raises `ConfigError`
+    without a named defect class, for a target that holds something else than class folders, and
+    where a file that no promotion wrote is in the way.
     """
     _check_target(target)
     regions = _regions(category, layout, names)
@@ -62,11 +70,19 @@ def promote(
     of = dict(zip(largest["sample_id"], largest["name"], strict=True))
     used = named[named["name"] == named["sample_id"].map(of)]
     counts = {name: 0 for name in sorted(set(named["name"]))}
+    before = _listed(target)
+    files = [_file(category, name, str(sample_id)) for sample_id, name in of.items()]
+    mine = {f"{kind}/{file}" for kind in _KINDS for file in files}
+    _refuse_foreign(target, mine - {file for listed in before.values() for file in listed})
+    earlier = set(before.get(category, ()))
+    _write_list(target, {**before, category: mine | earlier})  # first: a broken-off one is ours too
     for sample_id, group in used.groupby("sample_id", sort=True):
         name = of[str(sample_id)]
         counts[name] += 1
         _write(str(sample_id), group, category, name, images_root, layout, target)
-    _forget(target, category, {(name, sample_id) for sample_id, name in of.items()})
+    others = {file for other, listed in before.items() if other != category for file in listed}
+    _remove(target, earlier - mine - others)
+    _write_list(target, {**before, category: mine})
     return Promoted(counts, len(named) - len(used))
 
 
@@ -105,9 +121,9 @@ def _write(
     inside = np.zeros_like(mask)
     for x0, y0, side in group[["x0", "y0", "side"]].to_numpy():
         inside[max(y0, 0) : y0 + side, max(x0, 0) : x0 + side] = True
-    label = folder_name(category, name)
-    _save(target / "images" / label / f"{sample_id}.png", pixels[..., ::-1])
-    _save(target / "masks" / label / f"{sample_id}.png", (mask & inside).astype(np.uint8) * 255)
+    file = _file(category, name, sample_id)
+    _save(target / "images" / file, pixels[..., ::-1])
+    _save(target / "masks" / file, (mask & inside).astype(np.uint8) * 255)
 
 
 def _save(path: Path, pixels: NDArray[np.uint8]) -> None:
@@ -118,16 +134,49 @@ def _save(path: Path, pixels: NDArray[np.uint8]) -> None:
         temporary.write_bytes(data.tobytes())
 
 
-def _forget(target: Path, category: str, kept: set[tuple[str, str]]) -> None:
-    """Remove what an earlier promotion of the category wrote and this one did not."""
-    keep = {(folder_name(category, name), f"{sample_id}.png") for name, sample_id in kept}
-    for kind in ("images", "masks"):
-        for folder in sorted((target / kind).glob(f"{category} *")):
-            for file in folder.glob("*.png"):
-                if (folder.name, file.name) not in keep:
-                    file.unlink()
-            if not any(folder.iterdir()):
-                shutil.rmtree(folder)
+def _file(category: str, name: str, sample_id: str) -> str:
+    return f"{folder_name(category, name)}/{sample_id}.png"
+
+
+def _listed(target: Path) -> dict[str, list[str]]:
+    """Return the files (relative, posix) that promotions of each category wrote to `target`."""
+    path = target / PROMOTED
+    content = read_json(path) if path.exists() else {}
+    if not isinstance(content, dict) or not all(
+        isinstance(files, list) and all(map(_is_listable, files)) for files in content.values()
+    ):
+        raise ConfigError(f"{path}: is no list of promoted files; give another folder (--to)")
+    return content
+
+
+def _is_listable(file: object) -> bool:
+    """Tell whether an entry of the list is a PNG file two folders below, and nowhere else."""
+    if not isinstance(file, str):
+        return False
+    parts = PurePosixPath(file).parts
+    return len(parts) == 3 and parts[0] in _KINDS and ".." not in parts and file.endswith(".png")
+
+
+def _write_list(target: Path, files: Mapping[str, Iterable[str]]) -> None:
+    write_json(target / PROMOTED, {category: sorted(files[category]) for category in sorted(files)})
+
+
+def _refuse_foreign(target: Path, files: Iterable[str]) -> None:
+    for file in sorted(files):
+        if (target / file).exists() or (target / file).is_symlink():
+            raise ConfigError(
+                f"{target / file} is in the way, and no promotion that {target / PROMOTED} knows "
+                "wrote it: move it, or give another folder (--to)"
+            )
+
+
+def _remove(target: Path, files: Iterable[str]) -> None:
+    """Remove files that an earlier promotion wrote, and folders that are empty then."""
+    for file in sorted(files):
+        path = target / file
+        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not empty, or gone
+            path.parent.rmdir()
 
 
 def folder_name(category: str, name: str) -> str:
@@ -139,7 +188,7 @@ def _check_target(target: Path) -> None:
     strange = [
         path.name
         for path in (target.iterdir() if target.is_dir() else [])
-        if path.name not in ("images", "masks", "README.md", ".gitignore", ".gitkeep")
+        if path.name not in (*_KINDS, PROMOTED, "README.md", ".gitignore", ".gitkeep")
     ]
     if strange:
         raise ConfigError(

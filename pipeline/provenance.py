@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import resource
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import Layout, write_json
+
+log = logging.getLogger("anomalyncd")
 
 _PACKAGES = ("anomalyncd", "torch", "timm", "opencv-python-headless", "numpy", "zarr", "dvc")
 
@@ -59,7 +62,8 @@ def git_commit() -> str | None:
 def recorded(stage: str, category: str | None, layout: Layout) -> Iterator[None]:
     """Record wall seconds and peak memory of a stage in ``data/runs/<stage>/<category>.json``.
 
-    The record is no output of the pipeline (it differs from run to run): it is there to be read.
+    The record is no output of the pipeline (it differs from run to run): it is there to be read,
+    and a stage whose artifact is complete does not fail for want of it.
     """
     start = time.perf_counter()
     yield
@@ -74,7 +78,10 @@ def recorded(stage: str, category: str | None, layout: Layout) -> Iterator[None]
         "device": _device(),
         **environment(),
     }
-    write_json(runs_path(stage, category, layout), record)
+    try:
+        write_json(runs_path(stage, category, layout), record)
+    except OSError as error:
+        log.warning("%s: is done, but its time and memory are not recorded: %s", stage, error)
 
 
 def _device() -> str:

@@ -36,7 +36,7 @@ def run(params: Params, layout: Layout) -> None:
     root = Path(params.base.root)
     with track("base") as progress:
         crops = _find_crops(root, params, progress) if holds_images(root) else []
-    with artifacts.replacing(layout.base()) as folder:
+    with artifacts.replacing_folder(layout.base()) as folder:
         folder.mkdir()
         artifacts.write_parquet(folder / "crops.parquet", _table(crops), artifacts.BASE_CROPS)
         _write_pixels(folder / "crops.zarr", root, crops, params.crops.size)

@@ -7,7 +7,7 @@ import logging
 import numpy as np
 import pandas as pd
 
-from pipeline.artifacts import CROPS, Layout, read_parquet, replacing, write_json
+from pipeline.artifacts import CROPS, Layout, read_parquet, replacing_folder, write_json
 from pipeline.class_count import Candidate, best_count, count_candidates
 from pipeline.config import Params
 from pipeline.described import normal_of_set, pooled_tokens
@@ -31,7 +31,7 @@ def run(category: str, params: Params, layout: Layout) -> None:
         log.info("%s: %d classes with normal", category, n_classes)
     rows = [(c.k + 1, c.eigenvalue, c.gap) for c in candidates]
     frame = pd.DataFrame(rows, columns=_COLUMNS)
-    with replacing(layout.classes(category)) as folder:
+    with replacing_folder(layout.classes(category)) as folder:
         folder.mkdir()
         frame.to_csv(folder / "candidates.csv", index=False, float_format="%.4f")
         write_json(

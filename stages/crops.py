@@ -55,7 +55,7 @@ def run(category: str, params: Params, layout: Layout) -> None:
     masks = artifacts.open_arrays(layout.mebin(category) / "masks.zarr")["masks"]
     with track(f"crops {category}: squares") as progress:
         images = _find(category, params, layout, masks, progress)
-    with artifacts.replacing(layout.crops(category)) as folder:
+    with artifacts.replacing_folder(layout.crops(category)) as folder:
         folder.mkdir()
         rows = [row for image in images for row in _rows(image)]
         frame = pd.DataFrame(rows, columns=artifacts.CROPS.names)

@@ -8,17 +8,26 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.artifacts import Layout, replacing
-from pipeline.config import Params
+from pipeline.artifacts import Layout
+from pipeline.config import ConfigError, Params
 from pipeline.demo import PRODUCTS, DemoSample, generate
+from pipeline.demo_files import foreign_file
+from pipeline.files import replacing_folder
 from pipeline.progress import track
 
 
 def run(params: Params, layout: Layout) -> None:
-    """Write every product of the demo to `raw/demo`, all at once, in place of what was there."""
+    """Write each product of the demo to its folder in `raw/demo`, in place of an earlier demo's.
+
+    Other folders there are left alone. Raises `ConfigError`, before anything is written, where the
+    folder of a product holds a file that the demo did not make.
+    """
     options = params.demo
-    with replacing(layout.raw_demo()) as root:
-        for product in PRODUCTS:
+    for product in PRODUCTS:
+        _refuse_foreign(layout.raw_demo() / product)
+    for product in PRODUCTS:
+        with replacing_folder(layout.raw_demo() / product) as root:
+            root.mkdir()
             with track(f"demo {product}") as progress:
                 samples = generate(
                     product,
@@ -29,7 +38,16 @@ def run(params: Params, layout: Layout) -> None:
                     progress=progress,
                 )
                 for sample in samples:
-                    _write(root / product, sample)
+                    _write(root, sample)
+
+
+def _refuse_foreign(folder: Path) -> None:
+    file = foreign_file(folder)
+    if file is not None:
+        raise ConfigError(
+            f"{file} is not of the demo, whose images replace all of {folder}: move it to a folder "
+            "of its own, such as data/raw/NAME; nothing was changed"
+        )
 
 
 def _write(root: Path, sample: DemoSample) -> None:

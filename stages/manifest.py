@@ -63,7 +63,7 @@ def write(folder: Path, dataset: Dataset, bits: int = 16) -> None:
         ("masks.parquet", masks, artifacts.MASKS),
         ("rejected.parquet", list(dataset.rejected), artifacts.REJECTED),
     )
-    with artifacts.replacing(folder) as temporary:
+    with artifacts.replacing_folder(folder) as temporary:
         temporary.mkdir()
         for name, rows, schema in tables:
             frame = pd.DataFrame(rows, columns=schema.names)

@@ -94,7 +94,7 @@ def run(category: str, params: Params, layout: Layout, frozen: Frozen | None = N
     manifest = layout.manifest(category)
     images = artifacts.read_parquet(manifest / "images.parquet", artifacts.IMAGES)
     queries = images[images["split"] == "query"]
-    with artifacts.replacing(layout.maps(category)) as folder:
+    with artifacts.replacing_folder(layout.maps(category)) as folder:
         folder.mkdir()
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             job = Job(

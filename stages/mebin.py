@@ -53,7 +53,7 @@ def run(category: str, params: Params, layout: Layout, frozen: ScoreRange | None
         "raw_max": group.attrs.get("raw_max"),
         "bank_sha256": group.attrs.get("bank_sha256"),
     }
-    with artifacts.replacing(layout.mebin(category)) as folder:
+    with artifacts.replacing_folder(layout.mebin(category)) as folder:
         folder.mkdir()
         ids = scores["sample_id"].tolist()
         with track(f"mebin {category}") as progress:

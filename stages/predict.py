@@ -23,7 +23,7 @@ from pipeline.artifacts import (
     Layout,
     create_arrays,
     read_parquet,
-    replacing,
+    replacing_folder,
     write_parquet,
 )
 from pipeline.config import Params
@@ -84,7 +84,7 @@ def run(category: str, params: Params, layout: Layout) -> None:
     model = learn(seen, params)
     found = classify(seen, model, params)
     content = params.model_dump(mode="json", by_alias=True)
-    with replacing(layout.predict(category)) as folder:  # all files at once: they are of one run
+    with replacing_folder(layout.predict(category)) as folder:  # at once: all are of one run
         folder.mkdir()
         classifier = save_region_model(folder, model, content, seen.trained.get("sha256"))
         write_regions(folder, seen, found.probabilities, params, classifier)

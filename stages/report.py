@@ -23,7 +23,7 @@ from pipeline.artifacts import (
     image_bits,
     missing,
     read_parquet,
-    replacing,
+    replacing_folder,
     write_json,
 )
 from pipeline.charts import line_chart
@@ -67,7 +67,7 @@ def run(params: Params, layout: Layout, names_path: Path = NAMES) -> None:
     figures = [(name, figure_row(metrics[name])) for name in names]
     if len(names) > 1:
         figures.append(("mean", figure_row(summary)))
-    with replacing(layout.report()) as folder, track("report") as progress:
+    with replacing_folder(layout.report()) as folder, track("report") as progress:
         folder.mkdir()
         sections, rows = [], []
         for i, name in enumerate(names):

@@ -17,6 +17,7 @@ from pipeline.artifacts import (
     read_metadata,
     read_parquet,
     replacing,
+    replacing_folder,
 )
 from pipeline.config import Params
 from pipeline.mgvit import ClassBlock
@@ -83,7 +84,7 @@ def run(category: str, params: Params, layout: Layout) -> None:
         "params": params.model_dump(mode="json", by_alias=True),
         "torch": torch.__version__,
     }
-    with replacing(layout.train(category)) as folder:  # all files at once: they are of one training
+    with replacing_folder(layout.train(category)) as folder:  # at once: all are of one run
         folder.mkdir()
         save_network(folder, result.network, description)
         write_history(folder / "history.csv", result)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.artifacts import Layout, replacing, write_json
+from pipeline.artifacts import Layout, replacing_folder, write_json
 from pipeline.config import Params
 from pipeline.model_store import augmentations, crop_arrays, load_blocks
 from pipeline.progress import track
@@ -22,7 +22,7 @@ from pipeline.view_cache import JSON, OFFSETS, TOKENS, sources
 def run(category: str, params: Params, layout: Layout) -> None:
     """Fill the view cache of a category."""
     train = params.train
-    with replacing(layout.views(category)) as folder:
+    with replacing_folder(layout.views(category)) as folder:
         folder.mkdir()
         description: dict[str, object] = {"views": 0}
         if train.views:

@@ -17,9 +17,11 @@ EDGES = {
     "config",
     "corrections",
     "datasets",
+    "demo_files",
     "described",
     "exports",
     "file_checks",
+    "files",
     "images",
     "layouts",
     "map_files",
@@ -40,7 +42,7 @@ EDGES = {
     "view_cache",
     "weights",
 }
-NEUTRAL = {"progress"}
+NEUTRAL = {"progress", "terminal"}
 FORBIDDEN = {"dvc", "json", "os", "pathlib", "pyarrow", "ruamel", "shutil", "typer", "yaml", "zarr"}
 PIPELINE = sorted(file.relative_to(ROOT) for file in (ROOT / "pipeline").rglob("*.py"))
 COMPUTE = [
@@ -93,7 +95,7 @@ def test_one_name_everywhere() -> None:
         assert node["cmd"].split()[:2] == ["anomalyncd", name]
         outs = [*node.get("outs", []), *node.get("plots", []), *node.get("metrics", [])]
         paths = [next(iter(out)) if isinstance(out, dict) else out for out in outs]
-        allowed = ("data/raw/demo",) if name == "demo" else (f"data/{name}/", "data/summary.json")
+        allowed = ("data/raw/demo/",) if name == "demo" else (f"data/{name}/", "data/summary.json")
         own = f"data/{name}"
         assert all(path == own or path.startswith(allowed) for path in paths), paths
 

@@ -23,7 +23,7 @@ from pipeline.artifacts import (
     read_json,
     read_metadata,
     read_parquet,
-    replacing,
+    replacing_folder,
     shard_items,
     write_json,
     write_parquet,
@@ -84,7 +84,7 @@ def test_a_failed_write_leaves_the_old_artifact(tmp_path: Path) -> None:
     (path / "old").write_text("old")
 
     def fail() -> None:
-        with replacing(path) as temporary:
+        with replacing_folder(path) as temporary:
             temporary.mkdir()
             (temporary / "new").write_text("new")
             raise RuntimeError

@@ -161,6 +161,7 @@ def test_stage_writes_the_mvtec_layout_in_place_of_what_was_there(tmp_path: Path
     root = layout.raw_demo()
     assert {p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file()} == expected
     assert [p.name for p in root.parent.iterdir()] == ["demo"]
+    assert {p.name for p in root.iterdir()} == set(PRODUCTS)
 
     counts = {"good": 1, "per_defect": 2, "normals": 2, "seed": 1}
     sample = _samples("fabric", **counts)["test", "knot", "001"]
@@ -174,7 +175,7 @@ def test_stage_that_fails_leaves_the_old_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layout = Layout(tmp_path)
-    keep = layout.raw_demo() / "metal" / "keep.png"
+    keep = layout.raw_demo() / "metal" / "test" / "good" / "777.png"
     keep.parent.mkdir(parents=True)
     keep.write_bytes(b"old")
 
@@ -185,5 +186,5 @@ def test_stage_that_fails_leaves_the_old_images(
     with pytest.raises(ValueError, match="could not encode"):
         stage.run(Params(demo=Demo(good=1, per_defect=0, normals=0)), layout)
     assert [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.*")] == [
-        "raw/demo/metal/keep.png"
+        "raw/demo/metal/test/good/777.png"
     ]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import importlib
-import logging
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import typer
 from numpy.typing import NDArray
 
@@ -28,10 +28,12 @@ from pipeline.artifacts import (
 from pipeline.commands.errors import check_run, reported
 from pipeline.config import ConfigError, Params, load_params, parse_params
 from pipeline.datasets import DatasetError, same_bytes
+from pipeline.files import sweep, temporary_prefix
 from pipeline.mebin import ScoreRange
 from pipeline.merging import region_weights
 from pipeline.names import NAMES, ClassNames, names_or_numbers
 from pipeline.stored import NUMBER, check_sha256, read_object, read_tensors
+from pipeline.terminal import printable, say, start_logging
 
 if TYPE_CHECKING:
     from pipeline.region_model import RegionModel
@@ -62,21 +64,41 @@ def classify(
 
     Every file that can be read as an image has a row; the others are named with the reason.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    start_logging()
     with reported("classify"):
         layout = Layout(data)
+        _check_out(out)
         check_run(category, layout)
         known, notes = names_or_numbers(names, category, layout)
         for note in notes:
-            typer.secho(note, err=True, fg=typer.colors.YELLOW)
+            say(note, err=True, colour=typer.colors.YELLOW)
         frame, rejected = classify_images(images, category, layout, params_path, maps, known)
         write_parquet(out, frame, CLASSIFIED, {"category": category})
         for path, reason in rejected:
-            typer.secho(f"left out: {path}: {reason}", err=True, fg=typer.colors.YELLOW)
+            said = f"left out: {printable(path)}: {reason}"
+            say(said, err=True, colour=typer.colors.YELLOW)
         counts = frame["name"].value_counts()
-        typer.echo(
-            f"{out}: {len(frame)} images: " + ", ".join(f"{n} x {k}" for k, n in counts.items())
+        say(f"{out}: {len(frame)} images: " + ", ".join(f"{n} x {k}" for k, n in counts.items()))
+
+
+def _check_out(out: Path) -> None:
+    """Raise `ConfigError` where `out` is anything but free, or a table of an earlier `classify`."""
+    if out.is_dir():
+        raise ConfigError(f"--out: {out} is a folder: give the file, as {out / 'classes.parquet'}")
+    if (out.exists() or out.is_symlink()) and not _is_table(out):
+        raise ConfigError(
+            f"--out: {out} exists and is no table of `classify`: give another path or remove it"
         )
+
+
+def _is_table(path: Path) -> bool:
+    if not path.is_file():  # a pipe would be waited for
+        return False
+    try:
+        schema = pq.read_schema(path)
+    except (OSError, pa.ArrowInvalid):
+        return False
+    return schema.names == CLASSIFIED.names and b"anomalyncd" in (schema.metadata or {})
 
 
 def classify_images(
@@ -107,7 +129,7 @@ def classify_images(
 
     model, stored = load_region_model(trained.predict(category))
     check_network(trained, category)
-    with tempfile.TemporaryDirectory(dir=trained.root) as temporary:
+    with _workplace(trained.root) as temporary:
         root = Path(temporary)
         params = _params(stored, params_path, root, maps, category)
         stand_in = root / "raw" / category
@@ -127,6 +149,16 @@ def classify_images(
         table = _table(category, params, layout, unknown, names)
         files, left_out = _files(category, layout)
         return files.merge(table, on="sample_id", how="left", validate="many_to_one"), left_out
+
+
+def _workplace(data: Path) -> tempfile.TemporaryDirectory[str]:
+    """Make a temporary folder in `data`, or in the system's place for them if that is read-only."""
+    sweep(data)
+    try:
+        prefix = temporary_prefix("classify")
+        return tempfile.TemporaryDirectory(dir=data, prefix=prefix, suffix=".tmp")
+    except OSError:
+        return tempfile.TemporaryDirectory(prefix="anomalyncd-")
 
 
 def _link(given: Path, folder: Path) -> None:

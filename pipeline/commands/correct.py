@@ -10,6 +10,7 @@ import typer
 from pipeline.artifacts import REGIONS, Layout, read_parquet
 from pipeline.commands.errors import check_run, reported
 from pipeline.corrections import add_corrections, corrections_path, read_corrections
+from pipeline.terminal import say
 
 
 def correct(
@@ -24,8 +25,8 @@ def correct(
         regions = read_parquet(layout.predict(category) / "regions.parquet", REGIONS)
         n_corrected = add_corrections(layout, category, file, regions)
         n_read = len(read_corrections(file).targets)
-        typer.echo(
+        say(
             f"{category}: {n_read} corrections read; {n_corrected} of {len(regions)} regions are "
             f"corrected in {corrections_path(layout, category)} now"
         )
-        typer.echo("`dvc repro report` (or `anomalyncd report`) shows them")
+        say("`dvc repro report` (or `anomalyncd report`) shows them")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.artifacts import (
@@ -17,6 +17,8 @@ from pipeline.artifacts import (
 from pipeline.commands.checks import Line
 from pipeline.config import ConfigError, Params, load_params
 from pipeline.datasets import unused_bits
+from pipeline.demo import PRODUCTS
+from pipeline.demo_files import foreign_file
 from pipeline.layouts import DatasetError, Scan, scan_folder
 from pipeline.map_files import MapFileError, find_maps
 
@@ -57,31 +59,38 @@ def check_data(params: Params, layout: Layout, project: Path) -> tuple[int, list
         finished = (layout.merge(category) / "images.parquet").is_file()
         total += 0 if finished else n_images
         lines.append(line)
-    return total, [*lines, *_demo_root(params, project), *_base(params, project)]
+    return total, [
+        *lines,
+        *_demo(layout),
+        *_demo_root(params, project),
+        *_base(params, project),
+    ]
+
+
+def _demo(layout: Layout) -> Iterator[Line]:
+    """Find a file of the user's where DVC or the stage `demo` replaces all there is."""
+    for product in PRODUCTS:
+        file = foreign_file(layout.raw_demo() / product)
+        if file is not None:
+            said = f"{file} is not of the demo, and `dvc` may delete what lies beside its images"
+            yield Line("error", "demo", said, "move it to a folder of its own: data/raw/NAME")
 
 
 def _demo_root(params: Params, project: Path) -> Iterator[Line]:
     """Warn of images of one's own in the folder where the stage `demo` writes."""
     root, demo = project / params.dataset.root, project / _DEMO
-    own = [name for name in params.dataset.categories if name not in _products()]
+    own = [name for name in params.dataset.categories if name not in PRODUCTS]
     if own and root.resolve().is_relative_to(demo.resolve()):
         said = f"{root} is the demo's folder, which has no {', '.join(own)}"
         todo = f"keep images outside of {_DEMO}, where the demo is made, and set dataset.root"
         yield Line("warning", "dataset.root", said, todo)
 
 
-def _products() -> Collection[str]:
-    # Imported here: only `doctor` needs it, and every command loads this module.
-    from pipeline.demo import PRODUCTS
-
-    return PRODUCTS.keys()
-
-
 def _category(category: str, params: Params, layout: Layout, project: Path) -> tuple[int, Line]:
     what, options = f"images {category}", params.manifest
     root = project / params.dataset.root / category
     references = project / options.normal_root / category
-    if params.dataset.root == _DEMO and category in _products() and not root.is_dir():
+    if params.dataset.root == _DEMO and category in PRODUCTS and not root.is_dir():
         n_images = params.demo.good + _DEMO_DEFECTS * params.demo.per_defect
         return n_images, Line("ok", what, f"the demo: `dvc repro` makes {n_images}")
     try:
@@ -119,7 +128,7 @@ def _bits(category: str, params: Params, layout: Layout) -> str | None:
     """Say that 16-bit images leave bits unused, once the manifest knows their values."""
     try:
         largest = read_metadata(layout.manifest(category) / "images.parquet").get("largest")
-    except (ValueError, OSError):
+    except (ArtifactError, OSError):
         return None
     return unused_bits(largest, params.manifest.bits)
 

@@ -19,6 +19,7 @@ from pipeline.commands.checks import (
 )
 from pipeline.commands.data_checks import check_data, check_disk, check_params
 from pipeline.commands.errors import reported
+from pipeline.terminal import printable, say
 
 _COLOURS = {
     "ok": typer.colors.GREEN,
@@ -42,9 +43,9 @@ def doctor(
         for line in _lines(params, Layout(data)):
             counts[line.state] += 1
             state = typer.style(f"{line.state:8}", fg=_COLOURS[line.state])
-            typer.echo(f"{state} {line.what:16} {line.said}")
+            typer.echo(f"{state} {printable(line.what):16} {printable(line.said)}")
             if line.todo:
-                typer.echo(f"{'':25} -> {line.todo}")
+                say(f"{'':25} -> {line.todo}")
         typer.echo(f"{counts['error']} errors, {counts['warning']} warnings")
     if counts["error"]:
         raise typer.Exit(1)

@@ -12,6 +12,7 @@ import typer
 from pipeline.artifacts import Layout
 from pipeline.config import ConfigError
 from pipeline.errors import AnomalyNCDError
+from pipeline.terminal import say
 
 debug = ContextVar("debug", default=False)
 """Whether `reported` shows tracebacks: the option --debug of the command line."""
@@ -28,7 +29,7 @@ def reported(command: str) -> Iterator[None]:
     except (AnomalyNCDError, OSError) as error:
         if debug.get():
             typer.echo(traceback.format_exc(), err=True)
-        typer.secho(f"anomalyncd {command}: {error}", err=True, fg=typer.colors.RED)
+        say(f"anomalyncd {command}: {error}", err=True, colour=typer.colors.RED)
         raise typer.Exit(1) from error
 
 

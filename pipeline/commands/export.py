@@ -12,6 +12,7 @@ from pipeline.artifacts import Layout
 from pipeline.commands.errors import check_run, reported
 from pipeline.config import ConfigError, load_params
 from pipeline.names import NAMES
+from pipeline.terminal import say
 
 
 class Format(StrEnum):
@@ -61,7 +62,7 @@ def export(
         from pipeline.exports import coco, discovered, folders, label_studio, network
 
         if format is Format.MODEL:
-            typer.echo(f"{out}: {network.write_network(category, out, layout, names)}")
+            say(f"{out}: {network.write_network(category, out, layout, names)}")
             return
         found = discovered.read_discovered(category, layout, names)
         if format is Format.COCO:
@@ -74,7 +75,7 @@ def export(
             said = label_studio.write_label_studio(found, out, shape=kind, address=address)
         else:
             said = folders.write_folders(found, out, layout)
-        typer.echo(f"{out}: {said}")
+        say(f"{out}: {said}")
 
 
 def _literal(shape: Shape) -> Literal["polygon", "rle"]:

@@ -9,13 +9,14 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.artifacts import replacing
+from pipeline.artifacts import replacing, replacing_folder
 from pipeline.commands import params_file
 from pipeline.commands.errors import reported
 from pipeline.commands.survey import Place, describe, describe_base, locate, survey
 from pipeline.config import MOST_CLASSES, ConfigError, Manifest
 from pipeline.images import is_image_name
 from pipeline.layouts import detect_layout
+from pipeline.terminal import say
 
 LINKED, NORMAL = Path("data/raw/linked"), Path("data/raw/normal")
 _FOR_PATCHCORE = 10
@@ -137,11 +138,11 @@ def _look(place: Place, normal: Path | None, base: Path | None, manifest: Manife
             references = normal / name if _per_category(place, normal) else normal
             references = references if references.is_dir() else None
         for line in describe(name, folder, survey(folder, name, manifest, references)):
-            typer.echo(line)
+            say(line)
     if place.passed_over:
-        typer.echo(f"folders passed over: {', '.join(place.passed_over)}")
+        say(f"folders passed over: {', '.join(place.passed_over)}")
     if base is not None:
-        typer.echo(describe_base(base))
+        say(describe_base(base))
 
 
 def _place(place: Place, normal: Path | None, project: Path) -> None:
@@ -156,7 +157,7 @@ def _place(place: Place, normal: Path | None, project: Path) -> None:
             raise ConfigError(f"{target} is in the way: remove it or choose another --category")
         with replacing(target) as temporary:
             temporary.symlink_to(place.link)
-        typer.echo(f"linked {target} to {place.link}")
+        say(f"linked {target} to {place.link}")
     if normal is None or _per_category(place, normal):
         return
     target = project / NORMAL / place.categories[0]
@@ -167,7 +168,7 @@ def _place(place: Place, normal: Path | None, project: Path) -> None:
     there = {file.relative_to(target) for file in target.rglob("*") if not file.is_dir()}
     if there - wanted:
         raise ConfigError(f"{target} holds other files: remove it, or give it as --normal")
-    with replacing(target) as temporary:
+    with replacing_folder(target) as temporary:
         for file in files:
             copy = temporary / file.relative_to(normal)
             copy.parent.mkdir(parents=True, exist_ok=True)
@@ -175,14 +176,14 @@ def _place(place: Place, normal: Path | None, project: Path) -> None:
                 os.link(file.resolve(), copy)
             except OSError:
                 shutil.copyfile(file, copy)
-    typer.echo(f"{len(files)} references are in {target} (hard links or copies): add further there")
+    say(f"{len(files)} references are in {target} (hard links or copies): add further there")
 
 
 def _say(params: Path, kept: Path | None, values: dict[str, Any], place: Place) -> None:
-    typer.echo(f"{params} is written" + (f"; the old one is {kept}" if kept else "") + ":")
+    say(f"{params} is written" + (f"; the old one is {kept}" if kept else "") + ":")
     for key, value in values.items():
-        typer.echo(f"  {key}: {value}")
-    typer.echo("next:")
-    typer.echo("  anomalyncd doctor            is everything there?")
-    typer.echo("  dvc repro                    runs what is not done yet")
-    typer.echo("  data/report/index.html       the classes; then `anomalyncd name`, docs/start.md")
+        say(f"  {key}: {value}")
+    say("next:")
+    say("  anomalyncd doctor            is everything there?")
+    say("  dvc repro                    runs what is not done yet")
+    say("  data/report/index.html       the classes; then `anomalyncd name`, docs/start.md")

@@ -11,6 +11,7 @@ from pipeline.artifacts import REGIONS, Layout, read_parquet
 from pipeline.commands.errors import check_run, reported
 from pipeline.config import ConfigError
 from pipeline.names import NAMES, names_for, run_of, set_name
+from pipeline.terminal import say
 
 
 def name(
@@ -31,8 +32,10 @@ def name(
             raise ConfigError(
                 f"{category} has no class {number}: its classes are 0 (normal) to {n_classes - 1}"
             )
-        set_name(names, category, number, text, run)
+        kept = set_name(names, category, number, text, run)
+        if kept is not None:
+            say(f"{names} had names of an earlier run of {category}: they are kept in {kept}")
         known = names_for(names, category, layout)
         n_regions = int((regions["class"] == number).sum())
-        typer.echo(f"{category}: class {number} ({n_regions} regions) is {known[number]!r} now")
-        typer.echo("`dvc repro report` (or `anomalyncd report`) shows it")
+        say(f"{category}: class {number} ({n_regions} regions) is {known[number]!r} now")
+        say("`dvc repro report` (or `anomalyncd report`) shows it")

@@ -12,8 +12,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.representer import RoundTripRepresenter
 
 import pipeline
-from pipeline.artifacts import replacing
 from pipeline.config import ConfigError, Params, load_params, parse_params
+from pipeline.files import free_path, replacing, write_text
 
 SHIPPED = Path(pipeline.__path__[0]).parent / "params.yaml"
 
@@ -89,16 +89,8 @@ def write_params(path: Path, text: str, *, force: bool) -> Path | None:
                 f"{path} was changed and is not committed: commit it, or use --force (the old one "
                 "is kept beside)"
             )
-        kept = _free(path.with_name(f"{path.name}.old"))
+        kept = free_path(path.with_name(f"{path.name}.old"))
         with replacing(kept) as temporary:
             temporary.write_bytes(path.read_bytes())
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(path, text)
     return kept
-
-
-def _free(path: Path) -> Path:
-    number, free = 1, path
-    while free.exists():
-        number, free = number + 1, path.with_name(f"{path.name}{number + 1}")
-    return free

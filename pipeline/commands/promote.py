@@ -12,6 +12,7 @@ from pipeline.commands.errors import check_run, reported
 from pipeline.config import load_params
 from pipeline.names import NAMES, names_for
 from pipeline.promotion import promote as promote_classes
+from pipeline.terminal import say
 
 
 def promote(
@@ -31,9 +32,9 @@ def promote(
         root = Path(params.dataset.root) / category
         done = promote_classes(category, root, layout, names_for(names, category, layout), target)
         for name, count in done.images.items():
-            typer.echo(f"{target}: {count} images of {name!r}")
+            say(f"{target}: {count} images of {name!r}")
         if done.left_out:
-            typer.echo(f"left out: {done.left_out} regions of images that have a larger named one")
+            say(f"left out: {done.left_out} regions of images that have a larger named one")
         if target != Path(params.base.root):
-            typer.echo(f"to use them: set base.root to {target} in params.yaml")
-        typer.echo("next: dvc repro")
+            say(f"to use them: set base.root to {target} in params.yaml")
+        say("next: dvc repro")

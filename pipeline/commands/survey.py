@@ -13,6 +13,7 @@ from pipeline.datasets import Dataset, Sample, collect, unused_bits
 from pipeline.images import is_image_name
 from pipeline.layouts import detect_layout, holds_images
 from pipeline.progress import track
+from pipeline.terminal import printable
 
 _EXAMPLES = 3
 
@@ -132,7 +133,7 @@ def _reasons(rejected: Sequence[tuple[str, str]]) -> Iterator[str]:
         reasons.setdefault(kind, []).append(path)
     for reason, paths in sorted(reasons.items(), key=lambda item: -len(item[1])):
         more = f" and {len(paths) - _EXAMPLES} more" if len(paths) > _EXAMPLES else ""
-        yield f"    {reason}: {', '.join(paths[:_EXAMPLES])}{more}"
+        yield f"    {reason}: {', '.join(map(printable, paths[:_EXAMPLES]))}{more}"
 
 
 def describe_base(base: Path) -> str:

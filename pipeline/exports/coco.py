@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.artifacts import replacing
+from pipeline.artifacts import replacing_folder
 from pipeline.exports.discovered import Discovered, Picture, Region
 from pipeline.exports.files import refuse_existing, write_compact
 from pipeline.outlines import column_runs, outlines
@@ -91,7 +91,7 @@ def write_fiftyone(
     """
     refuse_existing(out)
     content = coco(found, shape=shape)
-    with replacing(out) as folder:
+    with replacing_folder(out) as folder:
         folder.mkdir()
         for picture in found.pictures:
             target = folder / "data" / picture.path

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipeline.artifacts import Layout, replacing
+from pipeline.artifacts import Layout, replacing_folder
 from pipeline.exports.discovered import Discovered
 from pipeline.exports.files import refuse_existing
 from pipeline.model_store import crop_arrays
@@ -17,6 +17,7 @@ from pipeline.model_store import crop_arrays
 _UNSAFE = re.compile(r"[^\w.-]+")
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 _LONGEST = 60
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 COLUMNS = ("file", "class", "name", "confidence", "anomaly_score", "image", "x0", "y0", "side")
 
 
@@ -27,7 +28,7 @@ def folder_names(classes: dict[int, str]) -> dict[int, str]:
     """
     folders: dict[int, str] = {}
     for number, name in classes.items():
-        folder = _UNSAFE.sub("_", name).strip("._")[:_LONGEST].strip("._") or f"class_{number}"
+        folder = _UNSAFE.sub("_", name).strip("._-")[:_LONGEST].strip("._-") or f"class_{number}"
         if _RESERVED.fullmatch(folder):
             folder = f"{folder}_{number}"
         taken = {other.casefold() for other in folders.values()} | {"regions.csv"}
@@ -37,13 +38,18 @@ def folder_names(classes: dict[int, str]) -> dict[int, str]:
     return folders
 
 
+def _cell(value: object) -> object:
+    """Return a cell, text that a spreadsheet would take for a formula with ``'`` in front."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+
 def write_folders(found: Discovered, out: Path, layout: Layout) -> str:
     """Write `<class>/<crop_id>.png` and `regions.csv` to a new folder; say what was written."""
     refuse_existing(out)
     images, _ = crop_arrays(layout.crops(found.category))
     folders = folder_names(found.classes())
     rows = []
-    with replacing(out) as folder:
+    with replacing_folder(out) as folder:
         folder.mkdir()
         for name in folders.values():
             (folder / name).mkdir()
@@ -56,5 +62,6 @@ def write_folders(found: Discovered, out: Path, layout: Layout) -> str:
                 image = f"{found.category}/{picture.path}"
                 rows.append((file, region.number, name, *scores, image, *region.square))
         with (folder / "regions.csv").open("w", newline="", encoding="utf-8") as table:
-            csv.writer(table).writerows([COLUMNS, *rows])
+            cells = ([_cell(value) for value in row] for row in rows)
+            csv.writer(table).writerows([COLUMNS, *cells])
     return f"{len(rows)} sub-images in {len(folders)} folders"

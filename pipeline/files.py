@@ -1,0 +1,182 @@
+"""Files and folders, written aside and renamed into place (an edge).
+
+The temporary sibling of `NAME` is `.NAME.<place>-<pid>-<random>.tmp`; a folder that is being
+replaced is for a moment its `.old`. What a killed process left is swept by the next one that writes
+into the same folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import platform
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+_LEFT = re.compile(r"\.(?P<name>.+)\.(?P<place>[0-9a-f]{4})-(?P<pid>\d+)-\w{6,8}\.(tmp|old)")
+_SYNCED = 64
+"""Folders of more files are not flushed to the disk: their hundreds of pictures can be made again,
+and waiting for each would take longer than writing them."""
+
+_live: set[Path] = set()
+"""Temporaries that this process is writing."""
+
+_swept: set[tuple[int, Path]] = set()
+"""Process and folder of every sweep, as many files may be written into one folder."""
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary sibling of `path`, to be created there as a file, and rename it onto it.
+
+    On an exception the temporary is removed and `path` is left as it was. Raises
+    `IsADirectoryError` where `path` is a folder: only `replacing_folder` takes one away.
+    """
+    _refuse_folder(path)
+    with _temporary(path) as temporary:
+        yield temporary
+        _refuse_folder(path)
+        if temporary.is_file() and not temporary.is_symlink():
+            _flush(temporary)
+        os.replace(temporary, path)
+        _flush_folder(path.parent)
+
+
+@contextlib.contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary sibling of `path`, to be created there as a folder, and rename it onto it.
+
+    A folder that is there is DELETED with all that is in it: give no path that a user chose unless
+    it is known to hold nothing. On an exception the temporary is removed and `path` left as it was.
+    """
+    with _temporary(path) as temporary:
+        yield temporary
+        files = [file for file in temporary.rglob("*") if file.is_file() and not file.is_symlink()]
+        for file in files if len(files) <= _SYNCED else []:
+            _flush(file)
+        if path.is_dir() and not path.is_symlink():  # a folder cannot be replaced in one step
+            aside = temporary.with_suffix(".old")
+            os.replace(path, aside)
+            os.replace(temporary, path)
+            _flush_folder(path.parent)
+            shutil.rmtree(aside)
+        else:
+            os.replace(temporary, path)
+            _flush_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file (UTF-8) aside and rename it onto `path`."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def free_path(path: Path) -> Path:
+    """Return `path`, or with a number behind it the first that nothing has yet."""
+    number, free = 1, path
+    while free.exists() or free.is_symlink():
+        number, free = number + 1, path.with_name(f"{path.name}{number + 1}")
+    return free
+
+
+def temporary_prefix(name: str) -> str:
+    """Return how the temporaries of `name` begin; random characters and ".tmp" follow."""
+    return f".{name}.{_place()}-{os.getpid()}-"
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes were writing into `folder`, and bring back what they put aside.
+
+    Only names of the exact pattern count, made on this machine (or in this container) by a process
+    that is no more. Once a process and folder.
+    """
+    if (os.getpid(), folder) in _swept or not folder.is_dir():
+        return
+    _swept.add((os.getpid(), folder))
+    with contextlib.suppress(OSError):  # a folder that cannot be listed
+        for left in list(folder.iterdir()):
+            _clear(left)
+
+
+def _clear(left: Path) -> None:
+    found = _LEFT.fullmatch(left.name)
+    if found is None or found["place"] != _place() or left in _live:
+        return
+    if int(found["pid"]) != os.getpid() and _runs(int(found["pid"])):
+        return
+    target = left.with_name(found["name"])
+    with contextlib.suppress(OSError):  # another user's, or another process was faster
+        if left.suffix == ".old" and not target.exists():
+            os.replace(left, target)
+        else:
+            _remove(left)
+
+
+@contextlib.contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sweep(path.parent)
+    temporary = path.with_name(f"{temporary_prefix(path.name)}{uuid.uuid4().hex[:6]}.tmp")
+    aside = temporary.with_suffix(".old")
+    _live.update((temporary, aside))
+    try:
+        yield temporary
+    finally:
+        if aside.exists() and not path.exists():  # interrupted between the two renames
+            os.replace(aside, path)
+        _remove(temporary)
+        _remove(aside)
+        _live.difference_update((temporary, aside))
+
+
+def _refuse_folder(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        raise IsADirectoryError(
+            f"{path} is a folder where a file is to be written: give another path, or remove it"
+        )
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file is on the disk, so that no power cut leaves its name without content."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _flush_folder(path: Path) -> None:
+    with contextlib.suppress(OSError):  # some file systems know no such thing
+        _flush(path)
+
+
+@cache
+def _place() -> str:
+    """Return what tells this machine, and this container on it, from others: 4 hex digits."""
+    try:
+        namespace = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        namespace = ""
+    return hashlib.sha256(f"{platform.node()} {namespace}".encode()).hexdigest()[:4]
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
