@@ -20,15 +20,17 @@ import pandas as pd
 import typer
 from numpy.typing import NDArray
 
-from pipeline.artifacts import CROPS, LABELS, Layout, read_parquet
-from pipeline.config import ConfigError, Params, load_params
-from pipeline.described import normal_of_set, pooled_tokens
-from pipeline.descriptors import region_descriptors
-from pipeline.map_scores import scores_of_images, scores_of_references
-from pipeline.merging import merge_regions
-from pipeline.metrics import clustering_scores
-from pipeline.mixture import mixture_probabilities
-from pipeline.normality import Rule
+from pipeline.clustering.descriptors import region_descriptors
+from pipeline.clustering.ensemble import mixture_probabilities
+from pipeline.clustering.normal_images import Rule
+from pipeline.config.params import ConfigError, Params, load_params
+from pipeline.evaluation.clustering import clustering_scores
+from pipeline.inference.region_features import normal_of_set, pooled_tokens
+from pipeline.io.paths import Layout
+from pipeline.io.schemas import CROPS, LABELS
+from pipeline.io.scores import scores_of_images, scores_of_references
+from pipeline.io.tables import read_parquet
+from pipeline.regions.merging import merge_regions
 
 LAYERS = (5, 6, 7, 8, 9)
 

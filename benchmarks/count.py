@@ -15,12 +15,14 @@ import pandas as pd
 import typer
 
 from benchmarks.classifiers import LAYERS, VOTE, figures, image_classes
-from pipeline.artifacts import CROPS, LABELS, Layout, read_parquet
-from pipeline.class_count import best_count, count_candidates
-from pipeline.config import ConfigError, load_params
-from pipeline.described import normal_of_set, pooled_tokens
-from pipeline.descriptors import region_descriptors
-from pipeline.map_scores import scores_of_images, scores_of_references
+from pipeline.clustering.class_count import best_count, count_candidates
+from pipeline.clustering.descriptors import region_descriptors
+from pipeline.config.params import ConfigError, load_params
+from pipeline.inference.region_features import normal_of_set, pooled_tokens
+from pipeline.io.paths import Layout
+from pipeline.io.schemas import CROPS, LABELS
+from pipeline.io.scores import scores_of_images, scores_of_references
+from pipeline.io.tables import read_parquet
 
 
 def main(

@@ -21,15 +21,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.classifiers import LAYERS, VOTE, figures, voted
-from pipeline.artifacts import CROPS, LABELS, Layout, read_parquet
-from pipeline.config import load_params
-from pipeline.described import normal_of_set
-from pipeline.descriptors import patch_weights, region_descriptors
-from pipeline.map_scores import scores_of_images, scores_of_references
-from pipeline.model_store import crop_arrays, load_vit
-from pipeline.tokens import stack
-from pipeline.views import plain_view
-from pipeline.vit import embed, normalization
+from pipeline.clustering.descriptors import patch_weights, region_descriptors
+from pipeline.config.params import load_params
+from pipeline.inference.region_features import normal_of_set
+from pipeline.io.networks import crop_arrays, load_vit
+from pipeline.io.paths import Layout
+from pipeline.io.schemas import CROPS, LABELS
+from pipeline.io.scores import scores_of_images, scores_of_references
+from pipeline.io.tables import read_parquet
+from pipeline.mgvit.augmentation import plain_view
+from pipeline.mgvit.backbone import embed, normalization
+from pipeline.mgvit.tokens import stack
 
 Floats = NDArray[np.float32]
 

@@ -15,10 +15,12 @@ import cv2
 import pandas as pd
 import typer
 
-from pipeline.artifacts import LABELS, MERGED, Layout, read_parquet
 from pipeline.commands.classify import classify_images
-from pipeline.demo import generate
-from pipeline.names import ClassNames
+from pipeline.curation.names import ClassNames
+from pipeline.demo.generate import generate
+from pipeline.io.paths import Layout
+from pipeline.io.schemas import LABELS, MERGED
+from pipeline.io.tables import read_parquet
 
 
 def draw(folder: Path, category: str, seed: int, per_kind: int) -> dict[str, str]:

@@ -18,10 +18,12 @@ import numpy as np
 import pandas as pd
 import typer
 
-from pipeline.artifacts import LABELS, MAP_SCORES, MEBIN_IMAGES, Layout, read_parquet
-from pipeline.config import Params, load_params
-from pipeline.map_scores import scores_of_references
-from pipeline.normality import normal_limit
+from pipeline.clustering.normal_images import normal_limit
+from pipeline.config.params import Params, load_params
+from pipeline.io.paths import Layout
+from pipeline.io.schemas import LABELS, MAP_SCORES, MEBIN_IMAGES
+from pipeline.io.scores import scores_of_references
+from pipeline.io.tables import read_parquet
 from stages import manifest, maps, mebin
 
 WAYS = (("musc", False), ("musc", True), ("patchcore", True))

@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pipeline.config import ConfigError, Params, read_yaml
+from pipeline.config.params import ConfigError, Params, read_yaml
+from pipeline.config.presets import as_override, with_overrides
 from pipeline.errors import AnomalyNCDError
-from pipeline.presets import as_override, with_overrides
 
 FILE = Path(__file__).with_name("tables.yaml")
 Classifier = Literal["heads", "mixture"]

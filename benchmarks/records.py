@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from benchmarks.plan import Job, Row, Table
-from pipeline.artifacts import replacing
+from pipeline.io.files import replacing
 
 _OWN = ("row", "seed", "error", "commit", "params", "settings", "overrides")
 

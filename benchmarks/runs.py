@@ -15,7 +15,8 @@ import typer
 
 from benchmarks.plan import Job, TablesError
 from benchmarks.records import add_record, find_record, read_records, record_of
-from pipeline.artifacts import ArtifactError, read_json
+from pipeline.io.paths import ArtifactError
+from pipeline.io.tables import read_json
 
 ROOT = Path(__file__).resolve().parent.parent
 CODE = ("pipeline", "stages", "dvc.yaml")

@@ -20,7 +20,7 @@ from ruamel.yaml.error import YAMLError
 from benchmarks.plan import Classifier, Job, Tables, TablesError, load_tables, plan
 from benchmarks.records import markdown, read_records
 from benchmarks.runs import Workspace, command_of, run_jobs
-from pipeline.config import load_params
+from pipeline.config.params import load_params
 from pipeline.errors import AnomalyNCDError
 
 WORKSPACE = Workspace()

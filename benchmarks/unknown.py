@@ -18,11 +18,13 @@ import typer
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from pipeline.artifacts import CROPS, LABELS, Layout, read_parquet
-from pipeline.config import load_params
-from pipeline.described import pooled_tokens
-from pipeline.descriptors import descriptor_space
-from pipeline.novelty import familiar
+from pipeline.clustering.descriptors import descriptor_space
+from pipeline.clustering.novelty import familiar
+from pipeline.config.params import load_params
+from pipeline.inference.region_features import pooled_tokens
+from pipeline.io.paths import Layout
+from pipeline.io.schemas import CROPS, LABELS
+from pipeline.io.tables import read_parquet
 
 _SPLITS = 3
 

@@ -11,7 +11,6 @@ from typing import Annotated
 
 import typer
 
-from pipeline.artifacts import Layout
 from pipeline.commands.classify import classify
 from pipeline.commands.correct import correct
 from pipeline.commands.doctor import doctor
@@ -22,8 +21,9 @@ from pipeline.commands.init import init
 from pipeline.commands.name import name
 from pipeline.commands.preset import preset
 from pipeline.commands.promote import promote
-from pipeline.config import ConfigError, load_params
-from pipeline.provenance import recorded
+from pipeline.config.params import ConfigError, load_params
+from pipeline.io.paths import Layout
+from pipeline.io.provenance import recorded
 from pipeline.terminal import start_logging
 
 PER_CATEGORY = {

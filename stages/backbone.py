@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from pipeline.artifacts import Layout
-from pipeline.config import Params
-from pipeline.weights import load_backbone, save
+from pipeline.config.params import Params
+from pipeline.io.backbone_weights import load_backbone, save
+from pipeline.io.paths import Layout
 
 log = logging.getLogger("anomalyncd")
 

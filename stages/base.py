@@ -10,13 +10,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline import artifacts
-from pipeline.artifacts import ArraySpec, Layout
-from pipeline.config import Params
-from pipeline.datasets import DatasetError, Sample, collect, holds_images
-from pipeline.images import read_image, read_mask
+from pipeline.config.params import Params
+from pipeline.io import schemas
+from pipeline.io.arrays import ArraySpec, create_arrays, shard_items
+from pipeline.io.datasets import DatasetError, Sample, collect, holds_images
+from pipeline.io.files import replacing_folder
+from pipeline.io.images import read_image, read_mask
+from pipeline.io.paths import Layout
+from pipeline.io.tables import write_parquet
 from pipeline.progress import Progress, track
-from pipeline.regions import area_px, cut, region_squares, whole_image
+from pipeline.regions.crops import area_px, cut, region_squares, whole_image
 
 log = logging.getLogger("anomalyncd")
 
@@ -36,9 +39,9 @@ def run(params: Params, layout: Layout) -> None:
     root = Path(params.base.root)
     with track("base") as progress:
         crops = _find_crops(root, params, progress) if holds_images(root) else []
-    with artifacts.replacing_folder(layout.base()) as folder:
+    with replacing_folder(layout.base()) as folder:
         folder.mkdir()
-        artifacts.write_parquet(folder / "crops.parquet", _table(crops), artifacts.BASE_CROPS)
+        write_parquet(folder / "crops.parquet", _table(crops), schemas.BASE_CROPS)
         _write_pixels(folder / "crops.zarr", root, crops, params.crops.size)
     log.info("base: %d labelled sub-images", len(crops))
 
@@ -104,7 +107,7 @@ def _table(crops: list[_Crop]) -> pd.DataFrame:
         )
         for crop in crops
     ]
-    return pd.DataFrame(rows, columns=artifacts.BASE_CROPS.names)
+    return pd.DataFrame(rows, columns=schemas.BASE_CROPS.names)
 
 
 def _write_pixels(path: Path, root: Path, crops: list[_Crop], size: int) -> None:
@@ -113,8 +116,8 @@ def _write_pixels(path: Path, root: Path, crops: list[_Crop], size: int) -> None
         "images": ArraySpec((len(crops), size, size, 3), "uint8"),
         "masks": ArraySpec((len(crops), size, size), "uint8"),
     }
-    step = min(artifacts.shard_items(spec) for spec in specs.values())
-    with artifacts.create_arrays(path, specs) as arrays:
+    step = min(shard_items(spec) for spec in specs.values())
+    with create_arrays(path, specs) as arrays:
         for start in range(0, len(crops), step):
             pairs = [_pixels(root, crop, size) for crop in crops[start : start + step]]
             stop = start + len(pairs)

@@ -7,12 +7,15 @@ import logging
 import numpy as np
 import pandas as pd
 
-from pipeline.artifacts import CROPS, Layout, read_parquet, replacing_folder, write_json
-from pipeline.class_count import Candidate, best_count, count_candidates
-from pipeline.config import Params
-from pipeline.described import normal_of_set, pooled_tokens
-from pipeline.descriptors import region_descriptors
-from pipeline.map_scores import scores_of_images, scores_of_references
+from pipeline.clustering.class_count import Candidate, best_count, count_candidates
+from pipeline.clustering.descriptors import region_descriptors
+from pipeline.config.params import Params
+from pipeline.inference.region_features import normal_of_set, pooled_tokens
+from pipeline.io.files import replacing_folder
+from pipeline.io.paths import Layout
+from pipeline.io.schemas import CROPS
+from pipeline.io.scores import scores_of_images, scores_of_references
+from pipeline.io.tables import read_parquet, write_json
 
 log = logging.getLogger("anomalyncd")
 

@@ -13,14 +13,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline import artifacts
-from pipeline.artifacts import ArraySpec, ArtifactError, Layout
-from pipeline.config import Crops, Params
-from pipeline.images import read_image
+from pipeline.binarization.stable_run import stable_run
+from pipeline.config.params import Crops, Params
+from pipeline.io import schemas
+from pipeline.io.arrays import ArraySpec, create_arrays, open_arrays, shard_items
+from pipeline.io.files import replacing_folder
+from pipeline.io.images import read_image
+from pipeline.io.paths import ArtifactError, Layout
+from pipeline.io.stored import NUMBER, check_fields
+from pipeline.io.tables import image_bits, read_metadata, read_parquet, write_parquet
 from pipeline.progress import Progress, track
-from pipeline.regions import area_px, crop_scores, cut, region_squares, resize_mask
-from pipeline.stability import stable_run
-from pipeline.stored import NUMBER, check_fields
+from pipeline.regions.crops import area_px, crop_scores, cut, region_squares, resize_mask
 
 log = logging.getLogger("anomalyncd")
 
@@ -52,14 +55,14 @@ def run(category: str, params: Params, layout: Layout) -> None:
     Images are in the order of the maps, the sub-images of each by falling mask area. With
     crops.enabled off, each image has one: the whole of it, with its whole mask.
     """
-    masks = artifacts.open_arrays(layout.mebin(category) / "masks.zarr")["masks"]
+    masks = open_arrays(layout.mebin(category) / "masks.zarr")["masks"]
     with track(f"crops {category}: squares") as progress:
         images = _find(category, params, layout, masks, progress)
-    with artifacts.replacing_folder(layout.crops(category)) as folder:
+    with replacing_folder(layout.crops(category)) as folder:
         folder.mkdir()
         rows = [row for image in images for row in _rows(image)]
-        frame = pd.DataFrame(rows, columns=artifacts.CROPS.names)
-        artifacts.write_parquet(folder / "crops.parquet", frame, artifacts.CROPS)
+        frame = pd.DataFrame(rows, columns=schemas.CROPS.names)
+        write_parquet(folder / "crops.parquet", frame, schemas.CROPS)
         with track(f"crops {category}: cutting") as progress:
             pairs = _cut_all(images, masks, params.crops.size, progress)
             _write_pixels(folder / "crops.zarr", pairs, len(rows), params.crops.size)
@@ -71,18 +74,18 @@ def _find(
 ) -> list[_Image]:
     """Place the squares of every image; nothing is decoded yet."""
     table_path = layout.mebin(category) / "images.parquet"
-    table = artifacts.read_parquet(table_path, artifacts.MEBIN_IMAGES)
-    metadata = artifacts.read_metadata(table_path)
+    table = read_parquet(table_path, schemas.MEBIN_IMAGES)
+    metadata = read_metadata(table_path)
     check_fields(table_path, metadata, _METADATA)
     manifest = _queries(category, layout, table)
-    maps = artifacts.open_arrays(layout.maps(category) / "maps.zarr")["maps"]
+    maps = open_arrays(layout.maps(category) / "maps.zarr")["maps"]
     if not len(table) == masks.shape[0] == maps.shape[0]:
         raise ArtifactError(
             f"{category}: {maps.shape[0]} maps, {masks.shape[0]} masks and {len(table)} rows in "
             f"{table_path}; run the stages 'maps' and 'mebin' again"
         )
     root, images = Path(params.dataset.root) / category, []
-    bits = artifacts.image_bits(layout.manifest(category))
+    bits = image_bits(layout.manifest(category))
     for i, row in enumerate(table.itertuples()):
         shape = (int(manifest["height"].iloc[i]), int(manifest["width"].iloc[i]))
         mask = resize_mask(masks[i], shape)
@@ -100,7 +103,7 @@ def _find(
 def _queries(category: str, layout: Layout, table: pd.DataFrame) -> pd.DataFrame:
     """Return the manifest's rows in the order of `table`, which must hold exactly the queries."""
     path = layout.manifest(category) / "images.parquet"
-    images = artifacts.read_parquet(path, artifacts.IMAGES)
+    images = read_parquet(path, schemas.IMAGES)
     queries = images[images["split"] == "query"].set_index("sample_id")
     if set(queries.index) != set(table["sample_id"]):
         raise ArtifactError(
@@ -164,8 +167,8 @@ def _write_pixels(path: Path, pairs: Iterator[Pair], n_crops: int, size: int) ->
         "images": ArraySpec((n_crops, size, size, 3), "uint8"),
         "masks": ArraySpec((n_crops, size, size), "uint8"),
     }
-    step = min(artifacts.shard_items(spec) for spec in specs.values())
-    with artifacts.create_arrays(path, specs) as arrays:
+    step = min(shard_items(spec) for spec in specs.values())
+    with create_arrays(path, specs) as arrays:
         for start in range(0, n_crops, step):
             block = [next(pairs) for _ in range(min(step, n_crops - start))]
             stop = start + len(block)

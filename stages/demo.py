@@ -8,11 +8,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.artifacts import Layout
-from pipeline.config import ConfigError, Params
-from pipeline.demo import PRODUCTS, DemoSample, generate
-from pipeline.demo_files import foreign_file
-from pipeline.files import replacing_folder
+from pipeline.config.params import ConfigError, Params
+from pipeline.demo.camera import PRODUCTS
+from pipeline.demo.generate import DemoSample, generate
+from pipeline.io.demo_files import foreign_file
+from pipeline.io.files import replacing_folder
+from pipeline.io.paths import Layout
 from pipeline.progress import track
 
 

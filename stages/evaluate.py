@@ -11,24 +11,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.artifacts import (
-    IMAGES,
-    LABELS,
-    MAP_SCORES,
-    MASKS,
-    MERGED,
-    Layout,
-    open_arrays,
-    read_parquet,
-    write_json,
-)
-from pipeline.config import Params
-from pipeline.images import ImageError, read_mask
-from pipeline.localization import ProCurve, region_rates
-from pipeline.metrics import clustering_scores, image_auroc, normal_precision_recall
+from pipeline.config.params import Params
+from pipeline.evaluation.clustering import clustering_scores, image_auroc, normal_precision_recall
+from pipeline.evaluation.localization import ProCurve, region_rates
+from pipeline.io.arrays import open_arrays
+from pipeline.io.images import ImageError, read_mask
+from pipeline.io.paths import Layout
+from pipeline.io.region_table import read_regions
+from pipeline.io.schemas import IMAGES, LABELS, MAP_SCORES, MASKS, MERGED
+from pipeline.io.tables import read_parquet, write_json
 from pipeline.progress import track
-from pipeline.region_table import read_regions
-from pipeline.regions import find_regions, resize_mask
+from pipeline.regions.crops import find_regions, resize_mask
 
 log = logging.getLogger("anomalyncd")
 

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline import artifacts
-from pipeline.artifacts import Layout
-from pipeline.config import Params
-from pipeline.datasets import Dataset, collect, unused_bits
+from pipeline.config.params import Params
+from pipeline.io import schemas
+from pipeline.io.datasets import Dataset, collect, unused_bits
+from pipeline.io.files import replacing_folder
+from pipeline.io.paths import Layout
+from pipeline.io.tables import write_parquet
 from pipeline.progress import track
 
 log = logging.getLogger("anomalyncd")
@@ -58,14 +60,14 @@ def write(folder: Path, dataset: Dataset, bits: int = 16) -> None:
     labels = [(s.sample_id, s.label) for s in queries if s.label is not None]
     masks = [(s.sample_id, s.mask) for s in queries if s.mask is not None]
     tables = (
-        ("images.parquet", images, artifacts.IMAGES),
-        ("labels.parquet", labels, artifacts.LABELS),
-        ("masks.parquet", masks, artifacts.MASKS),
-        ("rejected.parquet", list(dataset.rejected), artifacts.REJECTED),
+        ("images.parquet", images, schemas.IMAGES),
+        ("labels.parquet", labels, schemas.LABELS),
+        ("masks.parquet", masks, schemas.MASKS),
+        ("rejected.parquet", list(dataset.rejected), schemas.REJECTED),
     )
-    with artifacts.replacing_folder(folder) as temporary:
+    with replacing_folder(folder) as temporary:
         temporary.mkdir()
         for name, rows, schema in tables:
             frame = pd.DataFrame(rows, columns=schema.names)
             notes = {"bits": bits, "largest": dataset.largest} if name == "images.parquet" else None
-            artifacts.write_parquet(temporary / name, frame, schema, notes)
+            write_parquet(temporary / name, frame, schema, notes)

@@ -14,20 +14,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline import artifacts
-from pipeline.artifacts import ArraySpec, Layout
-from pipeline.config import Maps, Params
+from pipeline.config.params import Maps, Params
 from pipeline.detectors import musc, patchcore
 from pipeline.detectors.features import Array, Features, extract, squash, upsample
 from pipeline.detectors.normalise import joint_range, rescale, stretching, value_range
-from pipeline.images import read_image, read_mask
-from pipeline.map_files import find_maps, read_map, resize_map, resize_mask
-from pipeline.precision import autocast_for
+from pipeline.io import schemas
+from pipeline.io.arrays import ArraySpec, create_arrays, shard_items
+from pipeline.io.backbone_weights import load_saved_vit
+from pipeline.io.files import replacing_folder
+from pipeline.io.images import read_image, read_mask
+from pipeline.io.map_files import find_maps, read_map, resize_map, resize_mask
+from pipeline.io.paths import ArtifactError, Layout
+from pipeline.io.scratch import Scratch
+from pipeline.io.stored import sha256_of, write_tensors
+from pipeline.io.tables import image_bits, read_parquet, write_parquet
+from pipeline.mgvit.backbone import forward_features, normalization
+from pipeline.mgvit.precision import autocast_for
 from pipeline.progress import track
-from pipeline.scratch import Scratch
-from pipeline.stored import sha256_of, write_tensors
-from pipeline.vit import forward_features, normalization
-from pipeline.weights import load_saved_vit
 
 log = logging.getLogger("anomalyncd")
 
@@ -92,9 +95,9 @@ def run(category: str, params: Params, layout: Layout, frozen: Frozen | None = N
     compared with its bank and normalised by its range, each for itself.
     """
     manifest = layout.manifest(category)
-    images = artifacts.read_parquet(manifest / "images.parquet", artifacts.IMAGES)
+    images = read_parquet(manifest / "images.parquet", schemas.IMAGES)
     queries = images[images["split"] == "query"]
-    with artifacts.replacing_folder(layout.maps(category)) as folder:
+    with replacing_folder(layout.maps(category)) as folder:
         folder.mkdir()
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             job = Job(
@@ -106,7 +109,7 @@ def run(category: str, params: Params, layout: Layout, frozen: Frozen | None = N
                 backbone=layout.backbone(),
                 scratch=Path(scratch),
                 maps=params.maps,
-                bits=artifacts.image_bits(manifest),
+                bits=image_bits(manifest),
                 bank=None if frozen is None else frozen.bank,
             )
             source = _METHODS[params.maps.method](job)
@@ -128,7 +131,7 @@ def write(
     The bank of `source` is in `folder` already: its hash goes with the range that it gave.
     """
     spec = ArraySpec((len(ids), maps.map_size, maps.map_size), "float32")
-    step = artifacts.shard_items(spec)
+    step = shard_items(spec)
     blocks = [(start, min(start + step, len(ids))) for start in range(0, len(ids), step)]
     minima, maxima = np.zeros((2, len(ids)), np.float32)
     with track(f"maps {category}: range") as progress:
@@ -137,7 +140,7 @@ def write(
             try:
                 value_range(raw)  # raises for NaN and infinity
             except ValueError as error:  # NaN in the weights, or a precision that overflows
-                raise artifacts.ArtifactError(
+                raise ArtifactError(
                     f"{category}: {error}: try maps.precision float32, or other weights"
                 ) from error
             minima[start:stop], maxima[start:stop] = raw.min(axis=(1, 2)), raw.max(axis=(1, 2))
@@ -156,7 +159,7 @@ def write(
         "bank_sha256": sha256_of(folder / BANK),
     }
     with (
-        artifacts.create_arrays(folder / "maps.zarr", {"maps": spec}, attributes) as arrays,
+        create_arrays(folder / "maps.zarr", {"maps": spec}, attributes) as arrays,
         track(f"maps {category}: writing") as progress,
     ):
         for start, stop in blocks:
@@ -168,12 +171,12 @@ def write(
             progress(stop, len(ids))
     columns = {"sample_id": ids, "score": scores, "image_score": source.image_scores(maxima)}
     frame = pd.DataFrame(columns)
-    artifacts.write_parquet(folder / "scores.parquet", frame, artifacts.MAP_SCORES, attributes)
+    write_parquet(folder / "scores.parquet", frame, schemas.MAP_SCORES, attributes)
     maxima = np.array(list(source.references.values()), np.float32)
     known = pd.DataFrame(
         {"sample_id": list(source.references), "score": rescale(maxima, low, high)}
     )
-    artifacts.write_parquet(folder / "references.parquet", known, artifacts.REFERENCE_SCORES)
+    write_parquet(folder / "references.parquet", known, schemas.REFERENCE_SCORES)
 
 
 def _warn_of_outliers(files: Sequence[Path], minima: Floats, maxima: Floats, category: str) -> None:
@@ -196,7 +199,7 @@ def _musc(job: Job) -> Source:
     if job.bank is not None:  # image scores are not re-weighted, as that takes a set
         return Source(_against(job, features, job.bank, "comparing"))
     if len(job.queries) < 2:
-        raise artifacts.ArtifactError(
+        raise ArtifactError(
             f"{job.category}: maps.method musc compares images with each other and needs at least "
             "2: add images, or use patchcore with normal references"
         )
@@ -264,7 +267,7 @@ def _against(
 
 def _part(bank: Mapping[str, Array], name: str) -> Array:
     if name not in bank:
-        raise artifacts.ArtifactError(f"{BANK} has no {name!r}; run the stage 'maps' again")
+        raise ArtifactError(f"{BANK} has no {name!r}; run the stage 'maps' again")
     return bank[name]
 
 
@@ -275,7 +278,7 @@ def _patchcore_bank(job: Job, memory: Scratch) -> tuple[Floats, dict[str, float]
     """
     maps = job.maps
     if len(job.normals) == 0:
-        raise artifacts.ArtifactError(
+        raise ArtifactError(
             f"{job.category}: maps.method patchcore needs normal reference images and the "
             "manifest's split 'normal' is empty: add some (train/good, manifest.normal_list or "
             "manifest.normal_root) or use maps.method musc"
@@ -346,7 +349,7 @@ def _patchcore(job: Job) -> Source:
 
 
 def _precomputed(job: Job) -> Source:
-    rejected = artifacts.read_parquet(job.manifest / "rejected.parquet", artifacts.REJECTED)
+    rejected = read_parquet(job.manifest / "rejected.parquet", schemas.REJECTED)
     others = [*job.normals["path"], *rejected["path"]]
     root = Path(job.maps.precomputed_root)
     files = find_maps(root, job.category, list(job.queries["path"]), others)
@@ -359,7 +362,7 @@ def _precomputed(job: Job) -> Source:
 
 
 def _ground_truth(job: Job) -> Source:
-    table = artifacts.read_parquet(job.manifest / "masks.parquet", artifacts.MASKS)
+    table = read_parquet(job.manifest / "masks.parquet", schemas.MASKS)
     files = dict(zip(table["sample_id"], table["mask_path"], strict=True))
     ids = list(job.queries["sample_id"])
     if not files:

@@ -11,13 +11,21 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline import artifacts
-from pipeline.artifacts import ArraySpec, ArtifactError, Layout
-from pipeline.config import Mebin, Params
-from pipeline.map_scores import scores_of_references
-from pipeline.mebin import ScoreRange, binarize_map, reference_floor, score_range
+from pipeline.binarization.mebin import ScoreRange, binarize_map, reference_floor, score_range
+from pipeline.binarization.thresholds import (
+    MapBinarization,
+    binarize_fixed,
+    binarize_otsu,
+    count_regions,
+)
+from pipeline.config.params import Mebin, Params
+from pipeline.io import schemas
+from pipeline.io.arrays import ArraySpec, create_arrays, open_arrays, shard_items
+from pipeline.io.files import replacing_folder
+from pipeline.io.paths import ArtifactError, Layout
+from pipeline.io.scores import scores_of_references
+from pipeline.io.tables import read_parquet, write_parquet
 from pipeline.progress import Progress, track
-from pipeline.thresholding import MapBinarization, binarize_fixed, binarize_otsu, count_regions
 
 log = logging.getLogger("anomalyncd")
 
@@ -32,8 +40,8 @@ def run(category: str, params: Params, layout: Layout, frozen: ScoreRange | None
     ground-truth masks pass through unchanged and uneroded, whatever the method.
     """
     source = layout.maps(category)
-    scores = artifacts.read_parquet(source / "scores.parquet", artifacts.MAP_SCORES)
-    group = artifacts.open_arrays(source / "maps.zarr")
+    scores = read_parquet(source / "scores.parquet", schemas.MAP_SCORES)
+    group = open_arrays(source / "maps.zarr")
     maps = group["maps"]
     if len(scores) != maps.shape[0]:
         raise ArtifactError(
@@ -53,13 +61,13 @@ def run(category: str, params: Params, layout: Layout, frozen: ScoreRange | None
         "raw_max": group.attrs.get("raw_max"),
         "bank_sha256": group.attrs.get("bank_sha256"),
     }
-    with artifacts.replacing_folder(layout.mebin(category)) as folder:
+    with replacing_folder(layout.mebin(category)) as folder:
         folder.mkdir()
         ids = scores["sample_id"].tolist()
         with track(f"mebin {category}") as progress:
             rows = _write_masks(folder / "masks.zarr", ids, maps, binarize, progress)
-        frame = pd.DataFrame(rows, columns=artifacts.MEBIN_IMAGES.names)
-        artifacts.write_parquet(folder / "images.parquet", frame, artifacts.MEBIN_IMAGES, metadata)
+        frame = pd.DataFrame(rows, columns=schemas.MEBIN_IMAGES.names)
+        write_parquet(folder / "images.parquet", frame, schemas.MEBIN_IMAGES, metadata)
     found = int((frame["n_regions"] > 0).sum())
     log.info("mebin %s: %d of %d images have regions", category, found, len(frame))
 
@@ -69,9 +77,9 @@ def _write_masks(
 ) -> list[tuple[object, ...]]:
     """Binarize map by map and write the masks a shard at a time; return the table's rows."""
     spec = ArraySpec(maps.shape, "bool")
-    step = artifacts.shard_items(spec)
+    step = shard_items(spec)
     rows: list[tuple[object, ...]] = []
-    with artifacts.create_arrays(path, {"masks": spec}) as arrays:
+    with create_arrays(path, {"masks": spec}) as arrays:
         for start in range(0, len(ids), step):
             masks = np.zeros((min(step, len(ids) - start), *maps.shape[1:]), np.bool_)
             for i, sample_id in enumerate(ids[start : start + step]):

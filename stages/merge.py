@@ -5,17 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from pipeline.artifacts import (
-    CROPS,
-    MERGED,
-    ArtifactError,
-    Layout,
-    read_parquet,
-    write_parquet,
-)
-from pipeline.config import Params
-from pipeline.merging import defect_class_set, merge_regions, region_class_set
-from pipeline.region_table import read_regions
+from pipeline.config.params import Params
+from pipeline.io.paths import ArtifactError, Layout
+from pipeline.io.region_table import read_regions
+from pipeline.io.schemas import CROPS, MERGED
+from pipeline.io.tables import read_parquet, write_parquet
+from pipeline.regions.merging import defect_class_set, merge_regions, region_class_set
 
 
 def run(category: str, params: Params, layout: Layout) -> None:

@@ -15,35 +15,24 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.artifacts import (
-    CROPS,
-    REGIONS,
-    ArraySpec,
-    ArtifactError,
-    Layout,
-    create_arrays,
-    read_parquet,
-    replacing_folder,
-    write_parquet,
-)
-from pipeline.config import Params
-from pipeline.described import normal_of_set, pooled_tokens
-from pipeline.descriptors import descriptor_space
-from pipeline.inference import Predictions, predict
-from pipeline.map_scores import scores_of_images, scores_of_references
-from pipeline.merging import class_probabilities
-from pipeline.mixture import fit_vote
-from pipeline.model_store import (
-    crop_arrays,
-    load_blocks,
-    load_classifier,
-    trained_section,
-)
-from pipeline.normality import known_normal
-from pipeline.novelty import directions, familiar
+from pipeline.clustering.descriptors import descriptor_space
+from pipeline.clustering.ensemble import fit_vote
+from pipeline.clustering.normal_images import known_normal
+from pipeline.clustering.novelty import directions, familiar
+from pipeline.config.params import Params
+from pipeline.inference.region_features import normal_of_set, pooled_tokens
+from pipeline.io.arrays import ArraySpec, create_arrays
+from pipeline.io.files import replacing_folder
+from pipeline.io.networks import crop_arrays, load_blocks, load_classifier, trained_section
+from pipeline.io.paths import ArtifactError, Layout
+from pipeline.io.region_classifier import RegionModel, save_region_model
+from pipeline.io.schemas import CROPS, REGIONS
+from pipeline.io.scores import scores_of_images, scores_of_references
+from pipeline.io.tables import read_parquet, write_parquet
+from pipeline.mgvit.prediction import Predictions, predict
+from pipeline.mgvit.tokens import FrozenBlocks, iter_plain
 from pipeline.progress import track
-from pipeline.region_model import RegionModel, save_region_model
-from pipeline.tokens import FrozenBlocks, iter_plain
+from pipeline.regions.merging import class_probabilities
 
 
 @dataclass(frozen=True)

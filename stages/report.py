@@ -10,30 +10,19 @@ import pandas as pd
 import pyarrow as pa
 from markupsafe import Markup
 
-from pipeline.artifacts import (
-    CROPS,
-    IMAGES,
-    LABELS,
-    MAP_SCORES,
-    MASKS,
-    MERGED,
-    ArtifactError,
-    Layout,
-    damaged,
-    image_bits,
-    missing,
-    read_parquet,
-    replacing_folder,
-    write_json,
-)
-from pipeline.charts import line_chart
-from pipeline.config import Params
-from pipeline.metrics import mean_figures
-from pipeline.names import NAMES, names_or_numbers
+from pipeline.config.params import Params
+from pipeline.curation.names import NAMES, names_or_numbers
+from pipeline.evaluation.clustering import mean_figures
+from pipeline.io.files import replacing_folder
+from pipeline.io.paths import ArtifactError, Layout, damaged, missing
+from pipeline.io.provenance import environment
+from pipeline.io.region_table import read_regions
+from pipeline.io.schemas import CROPS, IMAGES, LABELS, MAP_SCORES, MASKS, MERGED
+from pipeline.io.stored import read_object
+from pipeline.io.tables import image_bits, read_parquet, write_json
 from pipeline.progress import track
-from pipeline.provenance import environment
-from pipeline.region_table import read_regions
-from pipeline.reporting import (
+from pipeline.report.charts import line_chart
+from pipeline.report.page import (
     CategoryReport,
     Confusion,
     ReportPage,
@@ -43,9 +32,16 @@ from pipeline.reporting import (
     render,
     render_review,
 )
-from pipeline.reviewing import review
-from pipeline.sections import Category, attended, binarized, embeddings, galleries, several, times
-from pipeline.stored import read_object
+from pipeline.report.review import review
+from pipeline.report.sections import (
+    Category,
+    attended,
+    binarized,
+    embeddings,
+    galleries,
+    several,
+    times,
+)
 
 _CURVES = {
     "loss_total": "total",

@@ -10,18 +10,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from pipeline.artifacts import (
-    BASE_CROPS,
-    CROPS,
-    Layout,
-    read_metadata,
-    read_parquet,
-    replacing,
-    replacing_folder,
-)
-from pipeline.config import Params
-from pipeline.mgvit import ClassBlock
-from pipeline.model_store import (
+from pipeline.config.params import Params
+from pipeline.io.files import replacing, replacing_folder
+from pipeline.io.networks import (
     Autocast,
     augmentations,
     choose_device,
@@ -30,17 +21,16 @@ from pipeline.model_store import (
     load_vit,
     save_network,
 )
+from pipeline.io.paths import Layout
+from pipeline.io.schemas import BASE_CROPS, CROPS
+from pipeline.io.stored import read_object
+from pipeline.io.tables import read_metadata, read_parquet
+from pipeline.io.view_cache import open_views, sources
+from pipeline.mgvit.attention import ClassBlock
+from pipeline.mgvit.network import new_network
+from pipeline.mgvit.tokens import CachedViews, FreshViews, Joined
+from pipeline.mgvit.training import TokenSource, TrainingResult, TrainingSettings, train
 from pipeline.progress import track
-from pipeline.stored import read_object
-from pipeline.tokens import CachedViews, FreshViews, Joined
-from pipeline.training import (
-    TokenSource,
-    TrainingResult,
-    TrainingSettings,
-    new_network,
-    train,
-)
-from pipeline.view_cache import open_views, sources
 
 
 def run(category: str, params: Params, layout: Layout) -> None:

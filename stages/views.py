@@ -11,12 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.artifacts import Layout, replacing_folder, write_json
-from pipeline.config import Params
-from pipeline.model_store import augmentations, crop_arrays, load_blocks
+from pipeline.config.params import Params
+from pipeline.io.files import replacing_folder
+from pipeline.io.networks import augmentations, crop_arrays, load_blocks
+from pipeline.io.paths import Layout
+from pipeline.io.tables import write_json
+from pipeline.io.view_cache import JSON, OFFSETS, TOKENS, sources
+from pipeline.mgvit.tokens import FrozenBlocks, iter_augmented
 from pipeline.progress import track
-from pipeline.tokens import FrozenBlocks, iter_augmented
-from pipeline.view_cache import JSON, OFFSETS, TOKENS, sources
 
 
 def run(category: str, params: Params, layout: Layout) -> None:

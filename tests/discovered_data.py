@@ -9,9 +9,11 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline import artifacts
-from pipeline.artifacts import ArraySpec, Layout
-from pipeline.regions import area_px, cut, resize_mask
+from pipeline.io import schemas
+from pipeline.io.arrays import ArraySpec, create_arrays
+from pipeline.io.paths import Layout
+from pipeline.io.tables import write_parquet
+from pipeline.regions.crops import area_px, cut, resize_mask
 
 HEIGHT, WIDTH, SIDE = 60, 90, 256
 PATHS = ("line 1/ä.png", "line 1/b.png", "c.jpg", "d.png")
@@ -67,7 +69,7 @@ def write_discovered(root: Path, *, classes: int = 4) -> Layout:
         "images": ArraySpec((len(pairs), SIDE, SIDE, 3), "uint8"),
         "masks": ArraySpec((len(pairs), SIDE, SIDE), "uint8"),
     }
-    with artifacts.create_arrays(layout.crops("c") / "crops.zarr", specs) as arrays:
+    with create_arrays(layout.crops("c") / "crops.zarr", specs) as arrays:
         arrays["images"][:] = np.stack([image for image, _ in pairs])
         arrays["masks"][:] = np.stack([mask for _, mask in pairs])
     return layout
@@ -83,13 +85,13 @@ def _write(
 ) -> None:
     scores = [(i, 0.5, 1, 4, np.array([1, 1], np.int32)) for i in ids]
     for path, content, schema in (
-        (layout.manifest("c") / "images.parquet", rows, artifacts.IMAGES),
-        (layout.mebin("c") / "images.parquet", scores, artifacts.MEBIN_IMAGES),
-        (layout.crops("c") / "crops.parquet", crops, artifacts.CROPS),
-        (layout.predict("c") / "regions.parquet", regions, artifacts.REGIONS),
+        (layout.manifest("c") / "images.parquet", rows, schemas.IMAGES),
+        (layout.mebin("c") / "images.parquet", scores, schemas.MEBIN_IMAGES),
+        (layout.crops("c") / "crops.parquet", crops, schemas.CROPS),
+        (layout.predict("c") / "regions.parquet", regions, schemas.REGIONS),
     ):
         frame = pd.DataFrame(content, columns=schema.names)
-        artifacts.write_parquet(path, frame, schema)
+        write_parquet(path, frame, schema)
     spec = {"masks": ArraySpec(masks.shape, "bool")}
-    with artifacts.create_arrays(layout.mebin("c") / "masks.zarr", spec) as arrays:
+    with create_arrays(layout.mebin("c") / "masks.zarr", spec) as arrays:
         arrays["masks"][:] = masks

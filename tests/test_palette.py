@@ -19,7 +19,9 @@ def luminance(colour: str) -> float:
 
 @pytest.mark.parametrize("colour", COLOURS)
 def test_colours_stand_out_from_light_and_dark_cards(colour: str) -> None:
-    style = (ROOT / "pipeline" / "report.html.j2").read_text(encoding="utf-8")
+    style = (ROOT / "pipeline" / "report" / "templates" / "report.html.j2").read_text(
+        encoding="utf-8"
+    )
     cards = re.findall(r"--card:(#[0-9a-f]{3,6})", style)
     assert len(cards) == 2
     for card in cards:

@@ -1,7 +1,7 @@
 """Augmented views (section 5 of METHOD.md) with PIL and torchvision, one view at a time.
 
-Random numbers are drawn in the order of `pipeline.views`, so the same generator gives the same
-view, up to the rounding of 8-bit arithmetic.
+Random numbers are drawn in the order of `pipeline.mgvit.augmentation`, so the same generator gives
+the same view, up to the rounding of 8-bit arithmetic.
 """
 
 from __future__ import annotations

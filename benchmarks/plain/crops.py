@@ -1,4 +1,4 @@
-"""Sub-images (section 3.2), region by region: the same as `pipeline.regions` cuts."""
+"""Sub-images (section 3.2), region by region: the same as `pipeline.regions.crops` cuts."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """MEBin (section 3.2) with one pass of erosion and connected components a threshold.
 
-The same masks as `pipeline.mebin.binarize_map`.
+The same masks as `pipeline.binarization.mebin.binarize_map`.
 """
 
 from __future__ import annotations

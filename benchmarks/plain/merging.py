@@ -1,4 +1,7 @@
-"""Region merging (section 3.4), one image after the other: `pipeline.merging.merge_regions`."""
+"""Region merging (section 3.4), one image after the other.
+
+The plain form of `pipeline.regions.merging.merge_regions`.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """MGViT (section 3.3.1) with explicit attention matrices over all tokens in every block.
 
-The same class tokens as `pipeline.mgvit` gives with mask_on "class".
+The same class tokens as `pipeline.mgvit.attention` gives with mask_on "class".
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.vit import embed
+from pipeline.mgvit.backbone import embed
 
 
 def attention_bias(vit: VisionTransformer, masks: Tensor, threshold: float = 0.5) -> Tensor:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from benchmarks.plain.augmentation import augmented_view, batch
 from benchmarks.plain.network import frozen_blocks, last_block
-from pipeline.heads import MultiHead, Projector, parameter_groups
-from pipeline.losses import UNLABELLED, total_loss
-from pipeline.vit import normalization
+from pipeline.mgvit.backbone import normalization
+from pipeline.mgvit.heads import MultiHead, Projector, parameter_groups
+from pipeline.mgvit.losses import UNLABELLED, total_loss
 
 
 class Trainer:

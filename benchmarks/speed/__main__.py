@@ -19,9 +19,9 @@ from benchmarks.speed import detectors, growth, masks, network, quality
 from benchmarks.speed.harness import Row, load, save
 from benchmarks.speed.inputs import Artifacts, Inputs, Synthetic
 from benchmarks.speed.table import markdown
-from pipeline.artifacts import Layout
-from pipeline.config import load_params
+from pipeline.config.params import load_params
 from pipeline.errors import AnomalyNCDError
+from pipeline.io.paths import Layout
 
 Name = Literal[
     "mebin",

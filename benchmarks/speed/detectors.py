@@ -14,7 +14,7 @@ from benchmarks.speed.harness import Row, Timing, check, interleaved, peak_mb, s
 from benchmarks.speed.inputs import Artifacts, Inputs
 from pipeline.detectors import musc as our_musc
 from pipeline.detectors import patchcore
-from pipeline.provenance import last_run
+from pipeline.io.provenance import last_run
 
 _PROJECTED = 128
 _KEEP = 10000

@@ -13,16 +13,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.speed.inputs import Artifacts, blobs
-from pipeline.artifacts import IMAGES, MASKS, read_parquet
 from pipeline.detectors.features import Array, extract, squash, upsample
 from pipeline.detectors.normalise import rescale
-from pipeline.images import read_image, read_mask
-from pipeline.localization import ProCurve
-from pipeline.map_files import resize_mask
-from pipeline.model_store import load_vit
-from pipeline.precision import autocast_for
+from pipeline.evaluation.localization import ProCurve
+from pipeline.io.images import read_image, read_mask
+from pipeline.io.map_files import resize_mask
+from pipeline.io.networks import load_vit
+from pipeline.io.schemas import IMAGES, MASKS
+from pipeline.io.tables import read_parquet
+from pipeline.mgvit.backbone import forward_features, normalization
+from pipeline.mgvit.precision import autocast_for
 from pipeline.progress import track
-from pipeline.vit import forward_features, normalization
 
 _CPU = "cpu"
 _MAP_SIZE = 256

@@ -20,7 +20,7 @@ import numpy as np
 from ruamel.yaml import YAML
 
 from benchmarks.speed.harness import Row, seconds
-from pipeline.artifacts import read_json
+from pipeline.io.tables import read_json
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CATEGORY = "many"

@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
-from pipeline.artifacts import read_json, write_json
-from pipeline.provenance import git_commit
+from pipeline.io.provenance import git_commit
+from pipeline.io.tables import read_json, write_json
 
 _PACKAGES = ("torch", "torchvision", "timm", "opencv-python-headless", "numba", "numpy", "dvc")
 

@@ -15,12 +15,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 
-from pipeline.artifacts import CROPS, IMAGES, MAP_SCORES, Layout, open_arrays, read_parquet
-from pipeline.config import Params
-from pipeline.mebin import ScoreRange, score_range
-from pipeline.model_store import crop_arrays, load_vit
-from pipeline.views import resized_side
-from pipeline.vit import create_vit
+from pipeline.binarization.mebin import ScoreRange, score_range
+from pipeline.config.params import Params
+from pipeline.io.arrays import open_arrays
+from pipeline.io.networks import crop_arrays, load_vit
+from pipeline.io.paths import Layout
+from pipeline.io.schemas import CROPS, IMAGES, MAP_SCORES
+from pipeline.io.tables import read_parquet
+from pipeline.mgvit.augmentation import resized_side
+from pipeline.mgvit.backbone import create_vit
 
 _IMAGE_SIZE = 64
 

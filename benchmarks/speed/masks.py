@@ -12,10 +12,10 @@ from benchmarks.plain import mebin as plain_mebin
 from benchmarks.plain.merging import merge_images
 from benchmarks.speed.harness import Row, check, interleaved, peak_mb
 from benchmarks.speed.inputs import Inputs
-from pipeline.images import read_image
-from pipeline.mebin import ScoreRange, binarize_map
-from pipeline.merging import merge_regions
-from pipeline.regions import area_px, crop_scores, cut, region_squares, resize_mask
+from pipeline.binarization.mebin import ScoreRange, binarize_map
+from pipeline.io.images import read_image
+from pipeline.regions.crops import area_px, crop_scores, cut, region_squares, resize_mask
+from pipeline.regions.merging import merge_regions
 
 
 def mebin(inputs: Inputs, *, limit: int, repeats: int) -> Row:

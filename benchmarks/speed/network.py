@@ -16,9 +16,12 @@ from benchmarks.plain import network as plain_network
 from benchmarks.plain.training import Trainer
 from benchmarks.speed.harness import Row, Timing, check, interleaved, peak_mb
 from benchmarks.speed.inputs import Inputs
-from pipeline.mgvit import ClassBlock, frozen_tokens, patch_keep, visible_keys
-from pipeline.model_store import Autocast
-from pipeline.tokens import (
+from pipeline.io.networks import Autocast
+from pipeline.mgvit.attention import ClassBlock, frozen_tokens, patch_keep, visible_keys
+from pipeline.mgvit.augmentation import Augmentations, augmented_view, plain_view, view_rng
+from pipeline.mgvit.backbone import normalization
+from pipeline.mgvit.network import new_network
+from pipeline.mgvit.tokens import (
     CachedViews,
     FrozenBlocks,
     Masking,
@@ -27,9 +30,7 @@ from pipeline.tokens import (
     iter_augmented,
     iter_plain,
 )
-from pipeline.training import TrainingSettings, new_network, train
-from pipeline.views import Augmentations, augmented_view, plain_view, view_rng
-from pipeline.vit import normalization
+from pipeline.mgvit.training import TrainingSettings, train
 
 CPU = torch.device("cpu")
 VIEWS = 6

@@ -8,15 +8,17 @@ import pandas as pd
 from benchmarks.speed.harness import Row
 from benchmarks.speed.inputs import Artifacts, Inputs
 from benchmarks.speed.network import CPU, EPOCHS, VIEWS, Ours, our_network
-from pipeline.artifacts import LABELS, read_parquet
-from pipeline.config import ConfigError
-from pipeline.inference import predict
-from pipeline.merging import class_probabilities, merge_regions
-from pipeline.metrics import clustering_scores
+from pipeline.config.params import ConfigError
+from pipeline.evaluation.clustering import clustering_scores
+from pipeline.io.schemas import LABELS
+from pipeline.io.tables import read_parquet
+from pipeline.mgvit.augmentation import Augmentations
+from pipeline.mgvit.network import new_network
+from pipeline.mgvit.prediction import predict
+from pipeline.mgvit.tokens import CachedViews, RaggedTokens, concatenate, iter_augmented, iter_plain
+from pipeline.mgvit.training import TrainingSettings, train
 from pipeline.progress import track
-from pipeline.tokens import CachedViews, RaggedTokens, concatenate, iter_augmented, iter_plain
-from pipeline.training import TrainingSettings, new_network, train
-from pipeline.views import Augmentations
+from pipeline.regions.merging import class_probabilities, merge_regions
 
 FRESH = 2 * EPOCHS
 """Views a crop that stand for fresh ones: as many as a run draws of it on average."""

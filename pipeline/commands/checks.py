@@ -15,10 +15,11 @@ from typing import Literal
 
 from packaging.requirements import Requirement
 
-from pipeline.artifacts import ArtifactError, Layout, read_json
 from pipeline.commands.fit import architecture, misfits
-from pipeline.config import Backbone, ConfigError, Params
-from pipeline.provenance import environment
+from pipeline.config.params import Backbone, ConfigError, Params
+from pipeline.io.paths import ArtifactError, Layout
+from pipeline.io.provenance import environment
+from pipeline.io.tables import read_json
 
 State = Literal["ok", "warning", "error"]
 
@@ -71,7 +72,7 @@ def check_device(params: Params) -> Iterator[Line]:
     """Check that `train.device` can be used, and say which device it is."""
     import torch
 
-    from pipeline.model_store import choose_device
+    from pipeline.io.networks import choose_device
 
     try:
         device = choose_device(params.train.device)

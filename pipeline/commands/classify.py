@@ -14,29 +14,21 @@ import pyarrow.parquet as pq
 import typer
 from numpy.typing import NDArray
 
-from pipeline.artifacts import (
-    CLASSIFIED,
-    CROPS,
-    IMAGES,
-    MAP_SCORES,
-    MERGED,
-    REJECTED,
-    Layout,
-    read_parquet,
-    write_parquet,
-)
+from pipeline.binarization.mebin import ScoreRange
 from pipeline.commands.errors import check_run, reported
-from pipeline.config import ConfigError, Params, load_params, parse_params
-from pipeline.datasets import DatasetError, same_bytes
-from pipeline.files import sweep, temporary_prefix
-from pipeline.mebin import ScoreRange
-from pipeline.merging import region_weights
-from pipeline.names import NAMES, ClassNames, names_or_numbers
-from pipeline.stored import NUMBER, check_sha256, read_object, read_tensors
+from pipeline.config.params import ConfigError, Params, load_params, parse_params
+from pipeline.curation.names import NAMES, ClassNames, names_or_numbers
+from pipeline.io.datasets import DatasetError, same_bytes
+from pipeline.io.files import sweep, temporary_prefix
+from pipeline.io.paths import Layout
+from pipeline.io.schemas import CLASSIFIED, CROPS, IMAGES, MAP_SCORES, MERGED, REJECTED
+from pipeline.io.stored import NUMBER, check_sha256, read_object, read_tensors
+from pipeline.io.tables import read_parquet, write_parquet
+from pipeline.regions.merging import region_weights
 from pipeline.terminal import printable, say, start_logging
 
 if TYPE_CHECKING:
-    from pipeline.region_model import RegionModel
+    from pipeline.io.region_classifier import RegionModel
 
 UNKNOWN = "unknown"
 _RANGES = {
@@ -125,7 +117,7 @@ def classify_images(
     if maps is not None and not maps.exists():
         raise ConfigError(f"{maps} does not exist: give a map, or a folder of maps, of the images")
     # Imported here: torch, which it needs, would make every command take seconds to start.
-    from pipeline.region_model import check_network, load_region_model
+    from pipeline.io.region_classifier import check_network, load_region_model
 
     model, stored = load_region_model(trained.predict(category))
     check_network(trained, category)

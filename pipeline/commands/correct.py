@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
-from pipeline.artifacts import REGIONS, Layout, read_parquet
 from pipeline.commands.errors import check_run, reported
-from pipeline.corrections import add_corrections, corrections_path, read_corrections
+from pipeline.curation.corrections import add_corrections, corrections_path, read_corrections
+from pipeline.io.paths import Layout
+from pipeline.io.schemas import REGIONS
+from pipeline.io.tables import read_parquet
 from pipeline.terminal import say
 
 

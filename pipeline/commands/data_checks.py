@@ -6,21 +6,16 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.artifacts import (
-    IMAGES,
-    REJECTED,
-    ArtifactError,
-    Layout,
-    read_metadata,
-    read_parquet,
-)
 from pipeline.commands.checks import Line
-from pipeline.config import ConfigError, Params, load_params
-from pipeline.datasets import unused_bits
-from pipeline.demo import PRODUCTS
-from pipeline.demo_files import foreign_file
-from pipeline.layouts import DatasetError, Scan, scan_folder
-from pipeline.map_files import MapFileError, find_maps
+from pipeline.config.params import ConfigError, Params, load_params
+from pipeline.demo.camera import PRODUCTS
+from pipeline.io.dataset_formats import DatasetError, Scan, scan_folder
+from pipeline.io.datasets import unused_bits
+from pipeline.io.demo_files import foreign_file
+from pipeline.io.map_files import MapFileError, find_maps
+from pipeline.io.paths import ArtifactError, Layout
+from pipeline.io.schemas import IMAGES, REJECTED
+from pipeline.io.tables import read_metadata, read_parquet
 
 _DEMO = "data/raw/demo"
 _FEW = 20

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from pipeline.artifacts import Layout
 from pipeline.commands.checks import (
     Line,
     check_backbone,
@@ -19,6 +18,7 @@ from pipeline.commands.checks import (
 )
 from pipeline.commands.data_checks import check_data, check_disk, check_params
 from pipeline.commands.errors import reported
+from pipeline.io.paths import Layout
 from pipeline.terminal import printable, say
 
 _COLOURS = {

@@ -9,9 +9,9 @@ from contextvars import ContextVar
 
 import typer
 
-from pipeline.artifacts import Layout
-from pipeline.config import ConfigError
+from pipeline.config.params import ConfigError
 from pipeline.errors import AnomalyNCDError
+from pipeline.io.paths import Layout
 from pipeline.terminal import say
 
 debug = ContextVar("debug", default=False)

@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from pipeline.artifacts import Layout
 from pipeline.commands.errors import check_run, reported
-from pipeline.config import ConfigError, load_params
-from pipeline.names import NAMES
+from pipeline.config.params import ConfigError, load_params
+from pipeline.curation.names import NAMES
+from pipeline.io.paths import Layout
 from pipeline.terminal import say
 
 
@@ -59,7 +59,8 @@ def export(
         layout, kind = Layout(data), _literal(shape)
         check_run(category, layout)
         # Imported here: torch, which `model` needs, takes seconds to load.
-        from pipeline.exports import coco, discovered, folders, label_studio, network
+        from pipeline.exports import classifier as network
+        from pipeline.exports import coco, discovered, folders, label_studio
 
         if format is Format.MODEL:
             say(f"{out}: {network.write_network(category, out, layout, names)}")

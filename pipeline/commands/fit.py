@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pipeline.artifacts import ArtifactError, Layout
-from pipeline.config import ConfigError, Params
-from pipeline.stored import read_object
+from pipeline.config.params import ConfigError, Params
+from pipeline.io.paths import ArtifactError, Layout
+from pipeline.io.stored import read_object
 
 _FACTS = {"patch_size": (int,), "depth": (int,)}
 
@@ -16,7 +16,7 @@ def architecture(name: str) -> tuple[int, int]:
     """
     import torch
 
-    from pipeline.vit import create_vit
+    from pipeline.mgvit.backbone import create_vit
 
     try:
         with torch.device("meta"):

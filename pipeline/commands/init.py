@@ -9,13 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.artifacts import replacing, replacing_folder
 from pipeline.commands import params_file
 from pipeline.commands.errors import reported
 from pipeline.commands.survey import Place, describe, describe_base, locate, survey
-from pipeline.config import MOST_CLASSES, ConfigError, Manifest
-from pipeline.images import is_image_name
-from pipeline.layouts import detect_layout
+from pipeline.config.params import MOST_CLASSES, ConfigError, Manifest
+from pipeline.io.dataset_formats import detect_layout
+from pipeline.io.files import replacing, replacing_folder
+from pipeline.io.images import is_image_name
 from pipeline.terminal import say
 
 LINKED, NORMAL = Path("data/raw/linked"), Path("data/raw/normal")

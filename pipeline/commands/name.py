@@ -7,10 +7,12 @@ from typing import Annotated
 
 import typer
 
-from pipeline.artifacts import REGIONS, Layout, read_parquet
 from pipeline.commands.errors import check_run, reported
-from pipeline.config import ConfigError
-from pipeline.names import NAMES, names_for, run_of, set_name
+from pipeline.config.params import ConfigError
+from pipeline.curation.names import NAMES, names_for, run_of, set_name
+from pipeline.io.paths import Layout
+from pipeline.io.schemas import REGIONS
+from pipeline.io.tables import read_parquet
 from pipeline.terminal import say
 
 

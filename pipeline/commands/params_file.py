@@ -12,8 +12,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.representer import RoundTripRepresenter
 
 import pipeline
-from pipeline.config import ConfigError, Params, load_params, parse_params
-from pipeline.files import free_path, replacing, write_text
+from pipeline.config.params import ConfigError, Params, load_params, parse_params
+from pipeline.io.files import free_path, replacing, write_text
 
 SHIPPED = Path(pipeline.__path__[0]).parent / "params.yaml"
 

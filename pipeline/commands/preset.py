@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pipeline.commands.errors import reported
-from pipeline.presets import preset_options
+from pipeline.config.presets import preset_options
 
 
 def preset(

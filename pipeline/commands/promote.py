@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from pipeline.artifacts import Layout
 from pipeline.commands.errors import check_run, reported
-from pipeline.config import load_params
-from pipeline.names import NAMES, names_for
-from pipeline.promotion import promote as promote_classes
+from pipeline.config.params import load_params
+from pipeline.curation.names import NAMES, names_for
+from pipeline.curation.promotion import promote as promote_classes
+from pipeline.io.paths import Layout
 from pipeline.terminal import say
 
 

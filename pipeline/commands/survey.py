@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from pipeline.config import CATEGORY_RULE, Base, ConfigError, Manifest, is_category_name
-from pipeline.datasets import Dataset, Sample, collect, unused_bits
-from pipeline.images import is_image_name
-from pipeline.layouts import detect_layout, holds_images
+from pipeline.config.params import CATEGORY_RULE, Base, ConfigError, Manifest, is_category_name
+from pipeline.io.dataset_formats import detect_layout, holds_images
+from pipeline.io.datasets import Dataset, Sample, collect, unused_bits
+from pipeline.io.images import is_image_name
 from pipeline.progress import track
 from pipeline.terminal import printable
 

@@ -9,10 +9,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.artifacts import replacing_folder
 from pipeline.exports.discovered import Discovered, Picture, Region
 from pipeline.exports.files import refuse_existing, write_compact
-from pipeline.outlines import column_runs, outlines
+from pipeline.exports.outlines import column_runs, outlines
+from pipeline.io.files import replacing_folder
 
 Shape = Literal["polygon", "rle"]
 

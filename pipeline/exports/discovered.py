@@ -12,19 +12,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.artifacts import (
-    CROPS,
-    IMAGES,
-    MEBIN_IMAGES,
-    ArtifactError,
-    Layout,
-    open_arrays,
-    read_parquet,
-)
-from pipeline.corrections import corrected_classes
-from pipeline.names import ClassNames, names_for, run_of
-from pipeline.region_table import read_regions
-from pipeline.regions import area_px, resize_mask
+from pipeline.curation.corrections import corrected_classes
+from pipeline.curation.names import ClassNames, names_for, run_of
+from pipeline.io.arrays import open_arrays
+from pipeline.io.paths import ArtifactError, Layout
+from pipeline.io.region_table import read_regions
+from pipeline.io.schemas import CROPS, IMAGES, MEBIN_IMAGES
+from pipeline.io.tables import read_parquet
+from pipeline.regions.crops import area_px, resize_mask
 
 Mask = NDArray[np.bool_]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pipeline.artifacts import replacing
-from pipeline.config import ConfigError
+from pipeline.config.params import ConfigError
+from pipeline.io.files import replacing
 
 
 def refuse_existing(out: Path) -> None:

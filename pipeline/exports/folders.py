@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipeline.artifacts import Layout, replacing_folder
 from pipeline.exports.discovered import Discovered
 from pipeline.exports.files import refuse_existing
-from pipeline.model_store import crop_arrays
+from pipeline.io.files import replacing_folder
+from pipeline.io.networks import crop_arrays
+from pipeline.io.paths import Layout
 
 _UNSAFE = re.compile(r"[^\w.-]+")
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)

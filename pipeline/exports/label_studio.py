@@ -10,11 +10,11 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.artifacts import replacing
-from pipeline.config import ConfigError
+from pipeline.config.params import ConfigError
 from pipeline.exports.discovered import Discovered, Picture, Region
 from pipeline.exports.files import refuse_existing, write_compact
-from pipeline.outlines import brush_runs, outlines
+from pipeline.exports.outlines import brush_runs, outlines
+from pipeline.io.files import replacing
 from pipeline.palette import class_colour
 
 Shape = Literal["polygon", "rle"]

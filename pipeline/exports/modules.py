@@ -15,11 +15,17 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.descriptors import DescriptorSpace, patch_weights, pool
-from pipeline.heads import MultiHead
-from pipeline.mgvit import ClassBlock, frozen_tokens, normalization, patch_keep, visible_keys
-from pipeline.mixture import Mixture, Vote
-from pipeline.tokens import Masking
+from pipeline.clustering.descriptors import DescriptorSpace, patch_weights, pool
+from pipeline.clustering.ensemble import Mixture, Vote
+from pipeline.mgvit.attention import (
+    ClassBlock,
+    frozen_tokens,
+    normalization,
+    patch_keep,
+    visible_keys,
+)
+from pipeline.mgvit.heads import MultiHead
+from pipeline.mgvit.tokens import Masking
 
 
 class _Classifier(nn.Module):

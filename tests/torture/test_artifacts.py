@@ -25,28 +25,19 @@ import zarr
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
-from pipeline.artifacts import (
-    CROPS,
-    REGIONS,
-    ArraySpec,
-    ArtifactError,
-    Layout,
-    create_arrays,
-    open_arrays,
-    read_json,
-    read_parquet,
-    write_json,
-    write_parquet,
-)
 from pipeline.cli import app
-from pipeline.config import Params
-from pipeline.descriptors import DescriptorSpace
+from pipeline.clustering.descriptors import DescriptorSpace
+from pipeline.clustering.ensemble import Vote
+from pipeline.config.params import Params
 from pipeline.exports.modules import VoteNetwork
-from pipeline.mgvit import create_vit
-from pipeline.mixture import Vote
+from pipeline.io.arrays import ArraySpec, create_arrays, open_arrays
+from pipeline.io.paths import ArtifactError, Layout
+from pipeline.io.schemas import CROPS, REGIONS
+from pipeline.io.tables import read_json, read_parquet, write_json, write_parquet
+from pipeline.mgvit.attention import create_vit
 from stages import predict, train
-from tests.test_export_network import export, run_predict
-from tests.test_parameters import CATEGORY, ORDER, run, settings, write_set
+from tests.config.test_every_parameter import CATEGORY, ORDER, run, settings, write_set
+from tests.exports.test_classifier import export, run_predict
 
 Break = Callable[[Path], object]
 

@@ -14,13 +14,15 @@ import pytest
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
-from pipeline.artifacts import CLASSIFIED, LABELS, Layout, read_parquet, write_parquet
 from pipeline.cli import app
-from pipeline.config import ConfigError, Demo, Params
-from pipeline.demo import PRODUCTS
-from pipeline.files import replacing, replacing_folder
-from pipeline.names import ClassNames, read_names, run_of, set_name
-from pipeline.promotion import promote
+from pipeline.config.params import ConfigError, Demo, Params
+from pipeline.curation.names import ClassNames, read_names, run_of, set_name
+from pipeline.curation.promotion import promote
+from pipeline.demo.camera import PRODUCTS
+from pipeline.io.files import replacing, replacing_folder
+from pipeline.io.paths import Layout
+from pipeline.io.schemas import CLASSIFIED, LABELS
+from pipeline.io.tables import read_parquet, write_parquet
 from stages import demo
 from tests.discovered_data import write_discovered
 from tests.graph import ROOT

@@ -19,15 +19,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from typer.testing import CliRunner
 
-from pipeline import map_files
-from pipeline.artifacts import Layout, open_arrays
 from pipeline.cli import app
 from pipeline.commands.data_checks import check_data
-from pipeline.config import ConfigError, Params, load_params, parse_params
-from pipeline.corrections import read_corrections
-from pipeline.datasets import collect
-from pipeline.images import ImageError, read_image
-from pipeline.map_files import MapFileError, find_maps, read_map
+from pipeline.config.params import ConfigError, Params, load_params, parse_params
+from pipeline.curation.corrections import read_corrections
+from pipeline.io import map_files
+from pipeline.io.arrays import open_arrays
+from pipeline.io.datasets import collect
+from pipeline.io.images import ImageError, read_image
+from pipeline.io.map_files import MapFileError, find_maps, read_map
+from pipeline.io.paths import Layout
 from stages import crops, manifest, maps, mebin
 
 runner = CliRunner()

@@ -14,15 +14,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pipeline.artifacts as artifacts
 import pytest
 
-import pipeline.artifacts as artifacts
-from pipeline.artifacts import Layout, write_json
 from pipeline.commands.classify import classify_images
-from pipeline.config import ConfigError
-from pipeline.files import replacing, replacing_folder, temporary_prefix
-from pipeline.names import ClassNames
-from pipeline.provenance import recorded
+from pipeline.config.params import ConfigError
+from pipeline.curation.names import ClassNames
+from pipeline.io.files import replacing, replacing_folder, temporary_prefix
+from pipeline.io.paths import Layout
+from pipeline.io.provenance import recorded
+from pipeline.io.tables import write_json
 from tests.graph import ROOT
 
 KILLED = """
@@ -156,7 +157,7 @@ def test_classify_works_beside_data_that_are_read_only(
         return original(suffix, prefix, dir)
 
     stored = {"maps": {"method": "ground_truth"}}
-    monkeypatch.setattr("pipeline.region_model.load_region_model", lambda _: (None, stored))
+    monkeypatch.setattr("pipeline.io.region_classifier.load_region_model", lambda _: (None, stored))
     monkeypatch.setattr(tempfile, "mkdtemp", read_only)
     layout, params = Layout(tmp_path / "data"), tmp_path / "params.yaml"
     layout.root.mkdir()

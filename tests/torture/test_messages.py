@@ -14,29 +14,24 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from pipeline.artifacts import (
-    ArraySpec,
-    ArtifactError,
-    Layout,
-    create_arrays,
-    open_arrays,
-    read_json,
-    read_metadata,
-)
 from pipeline.cli import app
 from pipeline.commands import checks
 from pipeline.commands.data_checks import check_data
-from pipeline.config import ConfigError, parse_params
-from pipeline.corrections import read_corrections
+from pipeline.config.params import ConfigError, parse_params
+from pipeline.curation.corrections import read_corrections
+from pipeline.curation.names import read_names
 from pipeline.detectors.normalise import value_range
 from pipeline.errors import AnomalyNCDError
-from pipeline.images import ImageError, read_image
-from pipeline.names import read_names
-from pipeline.weights import WeightsError, load_backbone
+from pipeline.io.arrays import ArraySpec, create_arrays, open_arrays
+from pipeline.io.backbone_weights import load_backbone
+from pipeline.io.images import ImageError, read_image
+from pipeline.io.paths import ArtifactError, Layout
+from pipeline.io.pypi_backbone import WeightsError
+from pipeline.io.tables import read_json, read_metadata
 from stages import manifest
 from stages.maps import Source, write
+from tests.commands.test_init import images
 from tests.graph import ROOT
-from tests.test_init_command import images
 
 VIT = "test_vit.r160_in1k"
 

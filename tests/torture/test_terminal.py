@@ -12,13 +12,13 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from pipeline.artifacts import CLASSIFIED
 from pipeline.cli import app, run_stage
-from pipeline.config import ConfigError
+from pipeline.config.params import ConfigError
+from pipeline.curation.names import read_names, set_name
 from pipeline.exports.discovered import read_discovered
 from pipeline.exports.folders import write_folders
-from pipeline.names import read_names, set_name
-from pipeline.reporting import ReportPage, render
+from pipeline.io.schemas import CLASSIFIED
+from pipeline.report.page import ReportPage, render
 from pipeline.terminal import printable, printable_lines, say
 from tests.discovered_data import write_discovered
 

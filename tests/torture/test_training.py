@@ -15,16 +15,19 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from typer.testing import CliRunner
 
-from pipeline import training
-from pipeline.artifacts import CROPS, REGIONS, ArtifactError, Layout, write_parquet
 from pipeline.cli import app
-from pipeline.config import Params
-from pipeline.inference import Predictions
-from pipeline.mgvit import ClassBlock
-from pipeline.training import TrainingSettings, new_network
+from pipeline.config.params import Params
+from pipeline.io.paths import ArtifactError, Layout
+from pipeline.io.schemas import CROPS, REGIONS
+from pipeline.io.tables import write_parquet
+from pipeline.mgvit import training
+from pipeline.mgvit.attention import ClassBlock
+from pipeline.mgvit.network import new_network
+from pipeline.mgvit.prediction import Predictions
+from pipeline.mgvit.training import TrainingSettings
 from stages import merge, predict
-from tests.test_parameters import CATEGORY, ORDER, run, settings, write_set
-from tests.test_training import CPU, DIM, N_CLASSES, PER_CLASS, Toy
+from tests.config.test_every_parameter import CATEGORY, ORDER, run, settings, write_set
+from tests.mgvit.test_training import CPU, DIM, N_CLASSES, PER_CLASS, Toy
 
 
 def train(change: TrainingSettings) -> training.TrainingResult:

@@ -1,0 +1,1 @@
+"""Binarization of anomaly maps: MEBin and its parts."""

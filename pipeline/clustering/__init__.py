@@ -1,0 +1,1 @@
+"""Clustering of regions: descriptors, the ensemble of mixtures, the number of classes, novelty."""

@@ -1,0 +1,139 @@
+"""What a region looks like, without training: the mixture's input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+from torch.nn import functional as F
+
+from pipeline.mgvit.augmentation import plain_view
+from pipeline.mgvit.backbone import embed, normalization
+from pipeline.mgvit.tokens import ArrayLike as Crops
+from pipeline.mgvit.tokens import stack
+from pipeline.progress import Progress, silent
+
+Floats = NDArray[np.float32]
+
+
+def patch_weights(masks: Tensor, patch: int) -> Tensor:
+    """Return what each patch weighs (B, P), rows summing to 1, from masks (B, S, S) in [0, 1].
+
+    A patch weighs as much as the mask covers it; all patches weigh alike under an empty mask.
+    """
+    cover = F.avg_pool2d(masks[:, None], patch).flatten(1)  # (B, P)
+    cover = torch.where(cover.sum(1, keepdim=True) > 0, cover, torch.ones_like(cover))
+    return cover / cover.sum(1, keepdim=True)
+
+
+def pool(vit: VisionTransformer, layers: Sequence[int], pixels: Tensor, weights: Tensor) -> Tensor:
+    """Return the tokens (B, L, D) after the 0-based `layers`, averaged with `weights` (B, P).
+
+    `pixels` (B, 3, S, S) are normalised. Blocks after the last of `layers` do not run. The result
+    is float32 under autocast, too.
+    """
+    pooled = {}
+    tokens = embed(vit, pixels)  # (B, N, D)
+    for i, block in enumerate(vit.blocks[: max(layers) + 1]):
+        tokens = block(tokens)
+        if i in layers:
+            patches = tokens[:, vit.num_prefix_tokens :].float()
+            pooled[i] = (weights[:, :, None] * patches).sum(1)  # autocast leaves this float32
+    return torch.stack([pooled[i] for i in layers], 1)
+
+
+class PooledTokens:
+    """Patch tokens after chosen blocks of a frozen ViT, averaged under the mask."""
+
+    def __init__(
+        self,
+        vit: VisionTransformer,
+        layers: Sequence[int],
+        *,
+        device: torch.device,
+        autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
+        if not layers or not 0 <= min(layers) <= max(layers) < len(vit.blocks):
+            raise ValueError(f"layers are {list(layers)}: use 0 to {len(vit.blocks) - 1}")
+        self.vit = vit.to(device).eval()
+        self.layers, self.device, self.autocast = tuple(layers), device, autocast
+        mean, std = normalization(vit)
+        self._mean = torch.tensor(mean, device=device).view(1, 3, 1, 1) * 255
+        self._std = torch.tensor(std, device=device).view(1, 3, 1, 1) * 255
+
+    @torch.inference_mode()
+    def __call__(self, images: NDArray[np.uint8], masks: Floats) -> Floats:
+        """Return (B, L, D) for images (B, S, S, 3) and masks (B, S, S) in [0, 1]."""
+        pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float()
+        pixels = (pixels - self._mean) / self._std  # (B, 3, S, S)
+        weights = patch_weights(
+            torch.from_numpy(masks).to(self.device), int(self.vit.patch_embed.patch_size[0])
+        )
+        with self.autocast():
+            pooled = pool(self.vit, self.layers, pixels, weights)
+        return np.asarray(pooled.cpu().numpy())
+
+    def over(
+        self,
+        images: Crops,
+        masks: Crops,
+        *,
+        size: int,
+        batch: int = 32,
+        progress: Progress = silent,
+    ) -> Floats:
+        """Return (M, L, D) of the plain views, `size` pixels a side, of M sub-images."""
+        parts = [np.zeros((0, len(self.layers), int(self.vit.embed_dim)), np.float32)]
+        for start, stop in _ranges(images.shape[0], batch):
+            pairs = zip(images[start:stop], masks[start:stop], strict=True)
+            parts.append(self(*stack([plain_view(*pair, size=size) for pair in pairs])))
+            progress(stop, images.shape[0])
+        return np.concatenate(parts)
+
+
+def _ranges(total: int, step: int) -> Iterator[tuple[int, int]]:
+    return ((start, min(start + step, total)) for start in range(0, total, step))
+
+
+@dataclass(frozen=True)
+class DescriptorSpace:
+    """How pooled tokens become descriptors: `mean` (L, D) of the set and `spread` (L,)."""
+
+    mean: NDArray[np.float64]
+    spread: NDArray[np.float64]
+
+    def __call__(self, pooled: ArrayLike) -> NDArray[np.float64]:
+        """Return the descriptors (M, L, D) of pooled tokens (M, L, D)."""
+        x = _directions(np.asarray(pooled, np.float64) - self.mean)
+        return np.asarray(x / self.spread[:, None])
+
+
+def descriptor_space(pooled: ArrayLike) -> DescriptorSpace:
+    """Return the space of a set of regions from its pooled tokens (M, L, D).
+
+    Each layer is centred over the set, which takes away what all regions of a product share,
+    L2-normalised, and scaled to total variance 1. Raises ValueError for another shape.
+    """
+    tokens = np.asarray(pooled, np.float64)
+    if tokens.ndim != 3:
+        raise ValueError(f"pooled tokens are {tokens.shape}, not (M, L, D)")
+    if not len(tokens):
+        return DescriptorSpace(np.zeros(tokens.shape[1:]), np.ones(tokens.shape[1]))
+    mean = tokens.mean(0)
+    spread = np.sqrt(_directions(tokens - mean).var(0).sum(-1))  # (L,)
+    return DescriptorSpace(mean, np.where(spread > 1e-9, spread, 1.0))
+
+
+def region_descriptors(pooled: ArrayLike) -> NDArray[np.float64]:
+    """Return the descriptors (M, L, D) of a set of regions in its own `descriptor_space`."""
+    return descriptor_space(pooled)(pooled)
+
+
+def _directions(tokens: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(tokens / np.maximum(np.linalg.norm(tokens, axis=-1, keepdims=True), 1e-9))

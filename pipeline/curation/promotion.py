@@ -1,0 +1,189 @@
+"""Named classes as labelled base data for a next round (an edge: it writes images)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import cv2
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipeline.config.params import ConfigError
+from pipeline.curation.corrections import corrected_classes
+from pipeline.curation.names import ClassNames
+from pipeline.io.arrays import open_arrays
+from pipeline.io.files import replacing
+from pipeline.io.images import read_image
+from pipeline.io.paths import ArtifactError, Layout
+from pipeline.io.schemas import CROPS, IMAGES, REGIONS
+from pipeline.io.tables import image_bits, read_json, read_parquet, write_json
+from pipeline.regions.crops import resize_mask
+
+_FORBIDDEN = '<>:"/\\|?*'
+
+_KINDS = ("images", "masks")
+
+PROMOTED = "promoted.json"
+"""In the folder of promoted classes: the files of every category. No others are ever removed."""
+
+
+@dataclass(frozen=True)
+class Promoted:
+    """How many images each name got, and how many regions of named classes were left out."""
+
+    images: Mapping[str, int]
+    left_out: int
+
+
+def promote(
+    category: str, images_root: Path, layout: Layout, names: ClassNames, target: Path
+) -> Promoted:
+    """Write the images and masks of named defect classes to `target`, as layout class_folders.
+
+    An image goes to the class of its largest named region, once, with the mask of its regions of
+    that class; those of its other named classes are left out. Corrections count. Files are
+    ``images/<category> <name>/<sample_id>.png`` and ``masks/...`` alike; those of an earlier
+    promotion of the category, which `promoted.json` lists, are replaced. Raises `ConfigError`
+    without a named defect class, for a target that holds something else than class folders, and
+    where a file that no promotion wrote is in the way.
+    """
+    _check_target(target)
+    regions = _regions(category, layout, names)
+    named = regions[regions["name"].notna() & (regions["area_px"] > 0)]
+    if len(named) == 0:
+        raise ConfigError(
+            f"no defect of {category} is in a class with a name: `anomalyncd name` gives one"
+        )
+    largest = named.loc[named.groupby("sample_id")["area_px"].idxmax()]
+    of = dict(zip(largest["sample_id"], largest["name"], strict=True))
+    used = named[named["name"] == named["sample_id"].map(of)]
+    counts = {name: 0 for name in sorted(set(named["name"]))}
+    before = _listed(target)
+    files = [_file(category, name, str(sample_id)) for sample_id, name in of.items()]
+    mine = {f"{kind}/{file}" for kind in _KINDS for file in files}
+    _refuse_foreign(target, mine - {file for listed in before.values() for file in listed})
+    earlier = set(before.get(category, ()))
+    _write_list(target, {**before, category: mine | earlier})  # first: a broken-off one is ours too
+    for sample_id, group in used.groupby("sample_id", sort=True):
+        name = of[str(sample_id)]
+        counts[name] += 1
+        _write(str(sample_id), group, category, name, images_root, layout, target)
+    others = {file for other, listed in before.items() if other != category for file in listed}
+    _remove(target, earlier - mine - others)
+    _write_list(target, {**before, category: mine})
+    return Promoted(counts, len(named) - len(used))
+
+
+def _regions(category: str, layout: Layout, names: ClassNames) -> pd.DataFrame:
+    """Return the crops with position and path of their image, and their class's name or None."""
+    regions = read_parquet(layout.predict(category) / "regions.parquet", REGIONS)
+    crops = read_parquet(layout.crops(category) / "crops.parquet", CROPS)
+    if crops["crop_id"].tolist() != regions["crop_id"].tolist():
+        raise ArtifactError(f"{layout.predict(category)}: made from other crops; run `predict`")
+    images = read_parquet(layout.manifest(category) / "images.parquet", IMAGES)
+    queries = images[images["split"] == "query"]
+    position = {sample_id: i for i, sample_id in enumerate(queries["sample_id"])}
+    paths = dict(zip(queries["sample_id"], queries["path"], strict=True))
+    corrected = corrected_classes(layout, category, regions, names)
+    named = [k if isinstance(k, str) else names.names.get(k) if k > 0 else None for k in corrected]
+    return crops.assign(
+        name=pd.Series(named, index=crops.index, dtype=object),
+        position=crops["sample_id"].map(position),
+        path=crops["sample_id"].map(paths),
+    )
+
+
+def _write(
+    sample_id: str,
+    group: pd.DataFrame,
+    category: str,
+    name: str,
+    images_root: Path,
+    layout: Layout,
+    target: Path,
+) -> None:
+    first = group.iloc[0]
+    pixels = read_image(images_root / str(first["path"]), image_bits(layout.manifest(category)))
+    stored = open_arrays(layout.mebin(category) / "masks.zarr")["masks"][int(first["position"])]
+    mask = resize_mask(np.asarray(stored, np.bool_), (pixels.shape[0], pixels.shape[1]))
+    inside = np.zeros_like(mask)
+    for x0, y0, side in group[["x0", "y0", "side"]].to_numpy():
+        inside[max(y0, 0) : y0 + side, max(x0, 0) : x0 + side] = True
+    file = _file(category, name, sample_id)
+    _save(target / "images" / file, pixels[..., ::-1])
+    _save(target / "masks" / file, (mask & inside).astype(np.uint8) * 255)
+
+
+def _save(path: Path, pixels: NDArray[np.uint8]) -> None:
+    done, data = cv2.imencode(".png", np.ascontiguousarray(pixels))
+    if not done:
+        raise ArtifactError(f"{path}: cannot be written as PNG")
+    with replacing(path) as temporary:
+        temporary.write_bytes(data.tobytes())
+
+
+def _file(category: str, name: str, sample_id: str) -> str:
+    return f"{folder_name(category, name)}/{sample_id}.png"
+
+
+def _listed(target: Path) -> dict[str, list[str]]:
+    """Return the files (relative, posix) that promotions of each category wrote to `target`."""
+    path = target / PROMOTED
+    content = read_json(path) if path.exists() else {}
+    if not isinstance(content, dict) or not all(
+        isinstance(files, list) and all(map(_is_listable, files)) for files in content.values()
+    ):
+        raise ConfigError(f"{path}: is no list of promoted files; give another folder (--to)")
+    return content
+
+
+def _is_listable(file: object) -> bool:
+    """Tell whether an entry of the list is a PNG file two folders below, and nowhere else."""
+    if not isinstance(file, str):
+        return False
+    parts = PurePosixPath(file).parts
+    return len(parts) == 3 and parts[0] in _KINDS and ".." not in parts and file.endswith(".png")
+
+
+def _write_list(target: Path, files: Mapping[str, Iterable[str]]) -> None:
+    write_json(target / PROMOTED, {category: sorted(files[category]) for category in sorted(files)})
+
+
+def _refuse_foreign(target: Path, files: Iterable[str]) -> None:
+    for file in sorted(files):
+        if (target / file).exists() or (target / file).is_symlink():
+            raise ConfigError(
+                f"{target / file} is in the way, and no promotion that {target / PROMOTED} knows "
+                "wrote it: move it, or give another folder (--to)"
+            )
+
+
+def _remove(target: Path, files: Iterable[str]) -> None:
+    """Remove files that an earlier promotion wrote, and folders that are empty then."""
+    for file in sorted(files):
+        path = target / file
+        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not empty, or gone
+            path.parent.rmdir()
+
+
+def folder_name(category: str, name: str) -> str:
+    """Return the label of a promoted class, which is the name of its folder."""
+    return f"{category} " + "".join("_" if c in _FORBIDDEN or c < " " else c for c in name)
+
+
+def _check_target(target: Path) -> None:
+    strange = [
+        path.name
+        for path in (target.iterdir() if target.is_dir() else [])
+        if path.name not in (*_KINDS, PROMOTED, "README.md", ".gitignore", ".gitkeep")
+    ]
+    if strange:
+        raise ConfigError(
+            f"{target} holds {strange[0]!r}, so it is not a folder of promoted classes: give "
+            "another one (--to), and name it in base.root"
+        )

@@ -1,0 +1,62 @@
+"""Synthetic inspection photographs: the embedded demo data, arrays out.
+
+Two products, `metal` (brushed sheet) and `fabric` (plain weave), each photographed with its own
+pose, texture phase, lighting, focus and sensor noise. The background and the defect of an image
+draw from separate random streams, so the background's statistics cannot depend on the label: with
+equally seeded generators a good and a defective image agree outside the defect. Pixels are
+(row, column), lengths are in pixels, angles in radians.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.demo.camera import NORMAL, PRODUCTS, _check, product_image
+from pipeline.demo.surfaces import Mask
+from pipeline.progress import Progress, silent
+
+
+@dataclass(frozen=True)
+class DemoSample:
+    """A photograph and its place in the set: `split` is train or test, `name` counts per folder."""
+
+    split: str
+    label: str
+    name: str
+    image: NDArray[np.uint8]
+    mask: Mask
+
+
+def generate(
+    product: str,
+    *,
+    good: int = 20,
+    per_defect: int = 20,
+    normals: int = 40,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Iterator[DemoSample]:
+    """Yield `normals` train images, `good` good test images and `per_defect` of each defect.
+
+    Each image is seeded by (seed, product, split, label, index), so that changing a count adds or
+    removes images at the end of a folder and leaves the others as they were. Raises ValueError for
+    an unknown product or a negative count.
+    """
+    _check(product)
+    if min(good, per_defect, normals, seed) < 0:
+        raise ValueError("good, per_defect, normals and seed of the demo must not be negative")
+    folders = [("train", NORMAL, normals), ("test", NORMAL, good)]
+    folders += [("test", label, per_defect) for label in PRODUCTS[product] if label != NORMAL]
+    total, done = sum(count for *_, count in folders), 0
+    for split, label, count in folders:
+        folder = zlib.crc32(f"{product}/{split}/{label}".encode())
+        for index in range(count):
+            drawn = product_image(product, label, np.random.default_rng([seed, folder, index]))
+            yield DemoSample(split, label, f"{index:03d}", drawn.image, drawn.mask)
+            done += 1
+            progress(done, total)

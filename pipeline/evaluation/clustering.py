@@ -1,0 +1,122 @@
+"""Figures of discovered classes against true labels (AnomalyNCD section 4.1).
+
+Labels and clusters may be any sortable values of one kind, integers or strings; every sample
+counts once. Maps and boxes are measured in `pipeline.evaluation.localization`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import linear_sum_assignment
+from scipy.stats import rankdata
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+
+@dataclass(frozen=True)
+class Contingency:
+    """How often each true class (row) met each cluster (column)."""
+
+    classes: NDArray[Any]
+    """(K,) sorted true classes."""
+    clusters: NDArray[Any]
+    """(J,) sorted clusters."""
+    counts: NDArray[np.int64]
+    """(K, J), summing to the number of samples."""
+
+
+@dataclass(frozen=True)
+class ClusteringScores:
+    """Agreement of clusters with true classes; 1 is perfect."""
+
+    nmi: float
+    """Normalised mutual information, arithmetic normalisation, in [0, 1]."""
+    ari: float
+    """Adjusted Rand index, at most 1, 0 expected by chance."""
+    f1: float
+    """Micro-averaged F1 after matching = accuracy after matching, in [0, 1]."""
+
+
+def contingency(true: ArrayLike, predicted: ArrayLike) -> Contingency:
+    """Count `true` (N,) against `predicted` (N,); raise ValueError when lengths differ or N = 0."""
+    t, p = np.asarray(true), np.asarray(predicted)
+    if t.ndim != 1 or t.shape != p.shape or not len(t):
+        raise ValueError(f"need labels and clusters (N,) of N > 0 images, not {t.shape}, {p.shape}")
+    classes, row = np.unique(t, return_inverse=True)
+    clusters, column = np.unique(p, return_inverse=True)
+    cells = np.bincount(row * len(clusters) + column, minlength=len(classes) * len(clusters))
+    return Contingency(classes, clusters, cells.reshape(len(classes), -1).astype(np.int64))
+
+
+def match_clusters(true: ArrayLike, predicted: ArrayLike) -> dict[Any, Any]:
+    """Return {cluster: class}, the one-to-one matching with most samples agreeing (Hungarian).
+
+    With more clusters than classes the surplus clusters are absent; with fewer, some classes are.
+    Of equally good matchings one is taken, the same for the same sorted names.
+    """
+    table = contingency(true, predicted)
+    rows, columns = linear_sum_assignment(table.counts, maximize=True)
+    classes, clusters = table.classes.tolist(), table.clusters.tolist()
+    return {clusters[j]: classes[k] for k, j in zip(rows, columns, strict=True)}
+
+
+def clustering_scores(true: ArrayLike, predicted: ArrayLike) -> ClusteringScores:
+    """Return NMI, ARI and F1 over all samples; those of unmatched clusters count as wrong."""
+    counts = contingency(true, predicted).counts
+    rows, columns = linear_sum_assignment(counts, maximize=True)
+    return ClusteringScores(
+        nmi=float(normalized_mutual_info_score(true, predicted)),
+        ari=float(adjusted_rand_score(true, predicted)),
+        f1=float(counts[rows, columns].sum() / counts.sum()),
+    )
+
+
+def normal_precision_recall(
+    true: ArrayLike, predicted: ArrayLike, normal_label: object
+) -> tuple[float | None, float | None]:
+    """Return precision and recall of the cluster matched to `normal_label` (table 7).
+
+    Precision is None when no cluster is matched to it (recall is 0 then); both are None when no
+    sample is normal.
+    """
+    t, p = np.asarray(true), np.asarray(predicted)
+    mapping = match_clusters(t, p)
+    if normal_label not in set(t.tolist()):
+        return None, None
+    cluster = next((c for c, label in mapping.items() if label == normal_label), None)
+    if cluster is None:
+        return None, 0.0
+    hits = int(np.sum((t == normal_label) & (p == cluster)))
+    return hits / int(np.sum(p == cluster)), hits / int(np.sum(t == normal_label))
+
+
+def image_auroc(anomalous: ArrayLike, scores: ArrayLike) -> float | None:
+    """Return the probability that an anomalous image scores above a normal one, ties counting half.
+
+    `anomalous` (N,) bool, `scores` (N,) finite. None when either kind is missing.
+    """
+    positive, s = np.asarray(anomalous, bool), np.asarray(scores, np.float64)
+    if positive.ndim != 1 or positive.shape != s.shape:
+        raise ValueError(f"{positive.shape} labels for {s.shape} scores")
+    if not np.all(np.isfinite(s)):
+        raise ValueError("a score is not finite")
+    n = int(positive.sum())
+    pairs = n * (len(s) - n)
+    if pairs == 0:
+        return None
+    return float((rankdata(s)[positive].sum() - n * (n + 1) / 2) / pairs)
+
+
+def mean_figures(figures: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
+    """Return the mean of every figure over products; None where a product has none."""
+    names = list(dict.fromkeys(name for row in figures for name in row))
+    summary: dict[str, float | None] = {}
+    for name in names:
+        values = [value for row in figures if (value := row.get(name)) is not None]
+        complete = bool(values) and len(values) == len(figures)
+        summary[name] = float(np.mean(values)) if complete else None
+    return summary

@@ -1,0 +1,49 @@
+"""What `classes`, `predict` and benchmarks need to know about the sub-images of a category (an
+edge: it reads artifacts)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipeline.clustering.descriptors import PooledTokens
+from pipeline.clustering.normal_images import Rule, known_normal, normal_limit
+from pipeline.config.params import Train
+from pipeline.io.networks import Autocast, choose_device, crop_arrays, load_vit
+from pipeline.io.paths import Layout
+from pipeline.progress import track
+
+
+def pooled_tokens(
+    layout: Layout, category: str, train: Train, layers: Sequence[int]
+) -> NDArray[np.float32]:
+    """Return the tokens (M, L, D) of the sub-images, averaged under their masks."""
+    device = choose_device(train.device)
+    vit = load_vit(layout, image_size=train.image_size)
+    autocast = Autocast(device, train.precision)
+    pooling = PooledTokens(vit, layers, device=device, autocast=autocast)
+    with track(f"describing {category}") as progress:
+        return pooling.over(
+            *crop_arrays(layout.crops(category)), size=train.image_size, progress=progress
+        )
+
+
+def normal_of_set(
+    rule: Rule,
+    crops: pd.DataFrame,
+    scores: NDArray[np.float64],
+    references: NDArray[np.float64],
+) -> tuple[NDArray[np.bool_], float]:
+    """Return which sub-images (M,) are normal by `rule`, and up to which score images are normal.
+
+    `scores` (M,) are those of their images, `references` (R,) those of the normal references, maybe
+    none. The limit is -inf unless the rule is ``scores``.
+    """
+    limit = -np.inf
+    if rule == "scores":
+        first = ~crops["sample_id"].duplicated().to_numpy()
+        limit = normal_limit(scores[first], references)
+    return known_normal(rule, crops["area_px"], scores, limit), limit

@@ -1,0 +1,1 @@
+"""Files: artifacts, images, data sets, weights."""

@@ -1,0 +1,122 @@
+"""Zarr artifacts: one chunk an item, sharded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from pipeline.io.files import replacing_folder
+from pipeline.io.paths import ArtifactError, damaged, missing
+from pipeline.io.schemas import SCHEMA_VERSION
+from pipeline.io.tables import _check_version
+
+_SHARD_ITEMS = 256
+_SHARD_BYTES = 64 * 2**20
+"""An upper bound on the uncompressed size of a shard: the unit of writing, of which zarr and the
+stage hold several copies."""
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """Shape and dtype of one array of a Zarr group; axis 0 counts the items."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def shard_count(spec: ArraySpec) -> int:
+    """Return how many shards an array has; one without elements has none."""
+    return 0 if 0 in spec.shape else -(-spec.shape[0] // shard_items(spec))
+
+
+def shard_items(spec: ArraySpec) -> int:
+    """Return how many items share a shard: one writer writes a whole shard at a time."""
+    item = int(np.prod(spec.shape[1:], dtype=np.int64)) * np.dtype(spec.dtype).itemsize
+    return max(1, min(_SHARD_ITEMS, _SHARD_BYTES // max(item, 1)))
+
+
+@contextmanager
+def create_arrays(
+    path: Path, specs: Mapping[str, ArraySpec], attributes: Mapping[str, object] | None = None
+) -> Iterator[dict[str, zarr.Array]]:
+    """Yield the writable arrays of a new Zarr v3 group, renamed onto `path` at the end.
+
+    One chunk an item of axis 0, sharded (`shard_items`). Attributes that are known only at the end
+    can be set through ``arrays[name].attrs``; `attributes` go to the group, which also keeps the
+    number of shards of each array. All of them must be written, those of zeros too: `open_arrays`
+    counts them.
+    """
+    with replacing_folder(path) as temporary:
+        group = zarr.create_group(temporary, zarr_format=3)
+        shards = {name: shard_count(spec) for name, spec in specs.items()}
+        content = {"schema_version": SCHEMA_VERSION, "shards": shards, **(attributes or {})}
+        group.attrs.update(content)
+        yield {name: _create_array(group, name, spec) for name, spec in specs.items()}
+
+
+def _create_array(group: zarr.Group, name: str, spec: ArraySpec) -> zarr.Array:
+    chunk = (1, *(max(1, n) for n in spec.shape[1:]))
+    return group.create_array(
+        name,
+        shape=spec.shape,
+        dtype=spec.dtype,
+        chunks=chunk,
+        shards=(shard_items(spec), *chunk[1:]),
+        fill_value=0,
+        config={"write_empty_chunks": True},  # else a shard of zeros would be no file
+    )
+
+
+class _Array(zarr.Array):  # type: ignore[misc]  # zarr has no types here
+    """An array of which a damaged shard is an `ArtifactError` when it is read."""
+
+    def __getitem__(self, selection: Any) -> Any:
+        try:
+            return super().__getitem__(selection)
+        except (ValueError, RuntimeError) as error:  # a checksum; a decompressor
+            where = str(self.store_path).removeprefix("file://")
+            raise ArtifactError(f"{where}: damaged ({error}); run its stage again") from error
+
+
+class _Group(zarr.Group):  # type: ignore[misc]
+    """A group of `_Array`."""
+
+    def __getitem__(self, path: str) -> zarr.Array | zarr.Group:
+        item = super().__getitem__(path)
+        return _Array(item._async_array) if isinstance(item, zarr.Array) else item
+
+
+def open_arrays(path: Path) -> zarr.Group:
+    """Open a Zarr group for reading; check that it is there, its version and all its shards."""
+    if not path.exists():
+        raise missing(path)
+    try:
+        group = zarr.open_group(path, mode="r")
+    except (OSError, ValueError, KeyError) as error:
+        raise ArtifactError(f"{path}: not a readable Zarr group ({error})") from error
+    attributes = dict(group.attrs)
+    _check_version(path, attributes)
+    _check_shards(path, group, attributes.get("shards"))
+    return _Group(group._async_group)
+
+
+def _check_shards(path: Path, group: zarr.Group, shards: object) -> None:
+    """Raise if a shard is not there, which would read as zeros; older groups have no `shards`."""
+    if shards is None:
+        return
+    if not isinstance(shards, dict) or any(type(count) is not int for count in shards.values()):
+        raise damaged(path, f"its attribute 'shards' is {shards}, not numbers of arrays' shards")
+    for name, count in shards.items():
+        if name not in group:
+            raise damaged(path, f"the array {name!r} is missing")
+        axes = len(group[name].shape) - 1
+        for i in range(count):
+            shard = path.joinpath(name, "c", str(i), *("0" * axes))
+            if not shard.is_file():
+                raise damaged(path, f"the shard {shard.relative_to(path)} is missing")

@@ -1,0 +1,207 @@
+"""A folder of images as checked records: each file decoded once, nothing dropped silently."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+from pipeline.io.dataset_formats import (
+    DatasetError,
+    Entry,
+    Scan,
+    Split,
+    holds_images,
+    scan_folder,
+    understood,
+)
+from pipeline.io.images import ImageError, ImageInfo, inspect_image, read_mask
+from pipeline.progress import Progress, silent
+
+__all__ = [
+    "Dataset",
+    "DatasetError",
+    "Sample",
+    "collect",
+    "holds_images",
+    "same_bytes",
+    "unused_bits",
+]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_CAMERA_BITS = (8, 10, 12)
+_WORKERS = min(4, os.cpu_count() or 1)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One usable image; path and mask are relative to the root, posix; label None where unknown."""
+
+    sample_id: str
+    path: str
+    split: Split
+    height: int
+    width: int
+    channels: int
+    label: str | None
+    mask: str | None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Samples in the order of their ids, which says nothing of path or label; rejected by path.
+
+    `largest` is the largest value in all 16-bit grey images; None if there are none.
+    """
+
+    layout: str
+    samples: tuple[Sample, ...]
+    rejected: tuple[tuple[str, str], ...]
+    largest: int | None = None
+
+    def split(self, name: Split) -> list[Sample]:
+        """Return the samples of one split, in order."""
+        return [sample for sample in self.samples if sample.split == name]
+
+
+def collect(
+    root: Path,
+    *,
+    layout: str = "auto",
+    normal_label: Sequence[str] = ("good", "MT_Free"),
+    exclude_labels: Sequence[str] = ("combined",),
+    normal_list: str | None = None,
+    normal_root: Path | None = None,
+    bits: int = 16,
+    progress: Progress = silent,
+) -> Dataset:
+    """Scan `root` (see `scan_folder` for the options) and decode every image and query mask once.
+
+    `bits` are those that 16-bit grey images use (see `read_image`).
+
+    Rejected with a reason: files that are no images or cannot be decoded, images of excluded
+    labels, masks that cannot be decoded, belong to no image or differ in size from theirs (the
+    image stays, without a mask), and all but one of the files with the same bytes. Of those a query
+    is kept before a reference, so that no query meets itself among the references, then the first
+    by path.
+
+    Raises DatasetError if there is no usable query image.
+    """
+    scan = scan_folder(
+        root,
+        layout=layout,
+        normal_label=normal_label,
+        exclude_labels=exclude_labels,
+        normal_list=normal_list,
+        normal_root=normal_root,
+    )
+    rejected = list(scan.rejected)
+    infos = _parallel(lambda entry: _inspect(root, entry, bits), scan.entries, progress)
+    samples = _unique(scan.entries, infos, rejected)
+    samples = _with_sound_masks(root, samples, rejected)
+    if not any(sample.split == "query" for sample in samples):
+        raise DatasetError(_no_queries(root, scan, rejected))
+    samples.sort(key=lambda sample: sample.sample_id)
+    wide = [i.largest for i in infos if isinstance(i, ImageInfo) and i.largest is not None]
+    return Dataset(scan.layout, tuple(samples), tuple(sorted(rejected)), max(wide, default=None))
+
+
+def unused_bits(largest: int | None, bits: int) -> str | None:
+    """Say that 16-bit images leave the upper bits unused, and what to do; None if all is well."""
+    enough = [n for n in _CAMERA_BITS if largest is not None and largest < 2**n]
+    if not enough or enough[0] >= bits:
+        return None
+    return (
+        f"the 16-bit images hold no value above {largest}, so they become nearly black: set "
+        f"manifest.bits to {enough[0]} if the camera has {enough[0]} bits"
+    )
+
+
+def same_bytes(path: str) -> str:
+    """Return why a file is rejected that has the same bytes as the file `path`."""
+    return f"the same bytes as {path}, which is used"
+
+
+def _inspect(root: Path, entry: Entry, bits: int) -> ImageInfo | str:
+    try:
+        return inspect_image(root / entry.path, bits)
+    except ImageError as error:
+        return error.reason
+
+
+def _unique(
+    entries: Iterable[Entry], infos: Iterable[ImageInfo | str], rejected: list[tuple[str, str]]
+) -> list[Sample]:
+    """Keep one sample for each id; add the others, and what could not be read, to `rejected`."""
+    kept: dict[str, Sample] = {}
+    pairs = sorted(
+        zip(entries, infos, strict=True), key=lambda p: (p[0].split != "query", p[0].path)
+    )
+    for entry, info in pairs:
+        if isinstance(info, str):
+            rejected.append((entry.path, info))
+        elif info.sample_id in kept:
+            rejected.append((entry.path, same_bytes(kept[info.sample_id].path)))
+        else:
+            kept[info.sample_id] = Sample(
+                sample_id=info.sample_id,
+                path=entry.path,
+                split=entry.split,
+                height=info.height,
+                width=info.width,
+                channels=info.channels,
+                label=entry.label,
+                mask=entry.mask,
+            )
+    return list(kept.values())
+
+
+def _with_sound_masks(
+    root: Path, samples: Sequence[Sample], rejected: list[tuple[str, str]]
+) -> list[Sample]:
+    """Take unusable masks off their samples and add them to `rejected`."""
+    problems = _parallel(lambda sample: _mask_problem(root, sample), samples, silent)
+    sound: list[Sample] = []
+    for sample, problem in zip(samples, problems, strict=True):
+        if sample.mask is not None and problem is not None:
+            rejected.append((sample.mask, problem))
+            sample = replace(sample, mask=None)
+        sound.append(sample)
+    return sound
+
+
+def _mask_problem(root: Path, sample: Sample) -> str | None:
+    if sample.mask is None:
+        return None
+    try:
+        height, width = read_mask(root / sample.mask).shape
+    except ImageError as error:
+        return error.reason
+    if (height, width) == (sample.height, sample.width):
+        return None
+    return (
+        f"the mask has {height} x {width} pixels, its image {sample.path} "
+        f"{sample.height} x {sample.width}; the image is used without a mask"
+    )
+
+
+def _no_queries(root: Path, scan: Scan, rejected: Sequence[tuple[str, str]]) -> str:
+    shown = "".join(f"\n  {path}: {reason}" for path, reason in sorted(rejected)[:5])
+    files = f" {len(rejected)} files were rejected, among them:{shown}\n" if shown else " "
+    return (
+        f"{root} holds no usable query image (read as layout {scan.layout!r}).{files}{understood()}"
+    )
+
+
+def _parallel(work: Callable[[T], R], items: Sequence[T], progress: Progress) -> list[R]:
+    results: list[R] = []
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        for result in pool.map(work, items):
+            results.append(result)
+            progress(len(results), len(items))
+    return results

@@ -1,0 +1,98 @@
+"""Where every artifact lies, and how it is replaced in one step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import AnomalyNCDError
+
+_OF_CATEGORIES = (
+    "manifest", "maps", "mebin", "crops", "classes",
+    "views", "train", "predict", "merge", "evaluate",
+)  # fmt: skip
+
+
+class ArtifactError(AnomalyNCDError):
+    """An artifact is missing, unreadable or not what its schema says."""
+
+
+def missing(path: Path) -> ArtifactError:
+    """Return the error for an artifact that does not exist."""
+    stage = _stage_of(path)
+    return ArtifactError(f"{path} does not exist: run the stage '{stage}' first (or `dvc repro`)")
+
+
+def damaged(path: Path, what: str) -> ArtifactError:
+    """Return the error for an artifact whose content is not what its stage writes."""
+    stage = _stage_of(path)
+    return ArtifactError(f"{path}: {what}; run the stage '{stage}' again (or `dvc repro`)")
+
+
+def _stage_of(path: Path) -> str:
+    """Return the stage that writes `path`: DATA/<stage>/<category>/FILE or DATA/<stage>/FILE."""
+    folder = path.parent
+    return folder.parent.name if folder.parent.name in _OF_CATEGORIES else folder.name
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where every artifact lies under `root`; `c` is a category."""
+
+    root: Path = Path("data")
+
+    def raw_demo(self) -> Path:
+        """Folder of the generated demo images."""
+        return self.root / "raw" / "demo"
+
+    def backbone(self) -> Path:
+        """`weights.safetensors` and `backbone.json`."""
+        return self.root / "backbone"
+
+    def base(self) -> Path:
+        """`crops.parquet` and `crops.zarr` of the labelled base set."""
+        return self.root / "base"
+
+    def manifest(self, c: str) -> Path:
+        """`images.parquet`, `labels.parquet`, `masks.parquet`, `rejected.parquet`."""
+        return self.root / "manifest" / c
+
+    def maps(self, c: str) -> Path:
+        """`maps.zarr`, `scores.parquet`, `references.parquet` and `bank.safetensors`."""
+        return self.root / "maps" / c
+
+    def mebin(self, c: str) -> Path:
+        """`masks.zarr` and `images.parquet`."""
+        return self.root / "mebin" / c
+
+    def crops(self, c: str) -> Path:
+        """`crops.parquet` and `crops.zarr`."""
+        return self.root / "crops" / c
+
+    def views(self, c: str) -> Path:
+        """Frozen-block tokens of the augmented views (a cache, never pushed)."""
+        return self.root / "views" / c
+
+    def classes(self, c: str) -> Path:
+        """`classes.json` and `candidates.csv`."""
+        return self.root / "classes" / c
+
+    def train(self, c: str) -> Path:
+        """`model.safetensors`, `model.json`, `history.csv`."""
+        return self.root / "train" / c
+
+    def predict(self, c: str) -> Path:
+        """Regions, their descriptors and attention, and the fitted classifier."""
+        return self.root / "predict" / c
+
+    def merge(self, c: str) -> Path:
+        """`images.parquet`."""
+        return self.root / "merge" / c
+
+    def evaluate(self, c: str | None = None) -> Path:
+        """`metrics.json` of a category; `summary.json` lies in the folder above (`c` None)."""
+        return self.root / "evaluate" / c if c else self.root / "evaluate"
+
+    def report(self) -> Path:
+        """`index.html`."""
+        return self.root / "report"

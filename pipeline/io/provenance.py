@@ -1,0 +1,107 @@
+"""What made an artifact: versions, commit, device, and the time and memory that a stage took."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipeline.io.paths import Layout
+from pipeline.io.tables import write_json
+
+log = logging.getLogger("anomalyncd")
+
+_PACKAGES = ("anomalyncd", "torch", "timm", "opencv-python-headless", "numpy", "zarr", "dvc")
+
+
+def environment() -> dict[str, Any]:
+    """Return versions, git commit (with ``-dirty``), CPU count and machine, all JSON values."""
+    return {
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "commit": git_commit(),
+        "cpus": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "machine": platform.machine(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def git_commit() -> str | None:
+    """Return the abbreviated commit of the working folder, or None outside a repository."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
+
+
+@contextmanager
+def recorded(stage: str, category: str | None, layout: Layout) -> Iterator[None]:
+    """Record wall seconds and peak memory of a stage in ``data/runs/<stage>/<category>.json``.
+
+    The record is no output of the pipeline (it differs from run to run): it is there to be read,
+    and a stage whose artifact is complete does not fail for want of it.
+    """
+    start = time.perf_counter()
+    yield
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    unit = 1 if sys.platform == "darwin" else 1024
+    record = {
+        "stage": stage,
+        "category": category,
+        "wall_s": round(time.perf_counter() - start, 3),
+        "peak_memory_mib": round(peak * unit / 2**20, 1),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "device": _device(),
+        **environment(),
+    }
+    try:
+        write_json(runs_path(stage, category, layout), record)
+    except OSError as error:
+        log.warning("%s: is done, but its time and memory are not recorded: %s", stage, error)
+
+
+def _device() -> str:
+    """Return the name of the CUDA device that this process used, or "cpu"; never imports torch."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return "cpu"
+    return str(torch.cuda.get_device_name())
+
+
+def last_run(stage: str, category: str | None, layout: Layout) -> dict[str, Any] | None:
+    """Return what `recorded` wrote last, or None where there is nothing readable."""
+    try:
+        record = json.loads(runs_path(stage, category, layout).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def runs_path(stage: str, category: str | None, layout: Layout) -> Path:
+    """Return where `recorded` writes."""
+    return layout.root / "runs" / stage / f"{category or 'all'}.json"

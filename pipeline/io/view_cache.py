@@ -1,0 +1,73 @@
+"""The cache of views on disk: what it was made from, and its tokens (an edge)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.config.params import Train
+from pipeline.io.paths import ArtifactError, Layout, damaged, missing
+from pipeline.io.stored import read_object, sha256_of
+from pipeline.mgvit.tokens import RaggedTokens
+
+OFFSETS, TOKENS, JSON = "offsets.npy", "tokens.bin", "views.json"
+_SETTINGS = {
+    "image_size",
+    "mask_on",
+    "mask_layers",
+    "mask_threshold",
+    "view_seed",
+    "augment",
+    "precision",
+}
+
+
+def sources(category: str, train: Train, layout: Layout) -> dict[str, Any]:
+    """Return what the views of a category depend on, as JSON values: settings and hashes."""
+    return {
+        "views": train.views,
+        "settings": train.model_dump(mode="json", by_alias=True, include=_SETTINGS),
+        "backbone": sha256_of(layout.backbone() / "backbone.json"),
+        "base": sha256_of(layout.base() / "crops.parquet"),
+        "crops": sha256_of(layout.crops(category) / "crops.parquet"),
+    }
+
+
+def open_views(folder: Path, expected: dict[str, Any]) -> RaggedTokens:
+    """Return the tokens of all views, mapped; `expected` is what they must have been made from.
+
+    Raises `ArtifactError` for a cache of other sources and for files that do not fit together.
+    """
+    cached = read_object(folder / JSON, {"views": (int,)})
+    for name, value in expected.items():
+        if cached.get(name) != value:
+            raise ArtifactError(f"{folder}: made from other {name}; run the stage 'views' again")
+    cached = read_object(folder / JSON, {"n_base": (int,), "n_novel": (int,), "dim": (int,)})
+    offsets = _offsets(folder / OFFSETS, cached["views"] * (cached["n_base"] + cached["n_novel"]))
+    path, shape = folder / TOKENS, (int(offsets[-1]), int(cached["dim"]))
+    if not path.exists():
+        raise missing(path)
+    if path.stat().st_size != shape[0] * shape[1] * np.dtype(np.float16).itemsize:
+        raise damaged(path, f"not the {shape[0]} tokens that {OFFSETS} tells of")
+    return RaggedTokens(np.memmap(path, np.float16, mode="r", shape=shape), offsets)
+
+
+def _offsets(path: Path, n_views: int) -> NDArray[np.int64]:
+    try:
+        offsets = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise missing(path) from None
+    except (EOFError, OSError, ValueError) as error:
+        raise damaged(path, f"not a readable array ({error})") from error
+    if (
+        not isinstance(offsets, np.ndarray)
+        or offsets.dtype != np.int64
+        or offsets.shape != (n_views + 1,)
+        or offsets[0] != 0
+        or (np.diff(offsets) <= 0).any()
+    ):
+        raise damaged(path, f"not the offsets of {n_views} views")
+    return offsets

@@ -1,0 +1,1 @@
+"""The mask-guided ViT: backbone, attention, heads, losses, training."""

@@ -1,0 +1,239 @@
+"""Training of the last block, the projector and the heads (section 3.3 of the paper).
+
+The frozen blocks are no part of this module: a `TokenSource` hands over their output, from a cache
+of views or computed on the spot.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.mgvit.heads import parameter_groups
+from pipeline.mgvit.losses import UNLABELLED, LossTerms, teacher_temperature, total_loss
+from pipeline.mgvit.network import Network
+from pipeline.progress import Progress, silent
+
+Index = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Constants of the training; defaults are the paper's and the published implementation's."""
+
+    epochs: int = 50
+    batch: int = 32
+    seed: int = 3407
+    heads: int = 4
+    lambda_: float = 0.3
+    mu: float = 4.0
+    plc_threshold: float | None = 0.5
+    student_temperature: float = 0.1
+    teacher_temperature_start: float = 0.07
+    teacher_temperature_end: float = 0.04
+    teacher_steps: int = 10
+    teacher_hold: int = 4
+    contrast_temperature: float = 1.0
+    contrast_temperature_labelled: float = 0.07
+    lr: float = 0.003
+    lr_end_factor: float = 0.001
+    momentum: float = 0.9
+    weight_decay: float = 5e-5
+
+
+class TokenSource(Protocol):
+    """Input tokens of the trainable block for two views of each sample."""
+
+    def pairs(self, samples: Index, epoch: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Return tokens (2B, N, D) float32, first views first, and visible (2B, N) bool.
+
+        `visible` marks the keys that the class token sees; token 0 is the class token.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class EpochLosses:
+    """Means over the batches of one epoch."""
+
+    epoch: int
+    lr: float
+    total: float
+    rep: float
+    cls_u: float
+    reg: float
+    rep_l: float
+    cls_l: float
+    per_head: tuple[float, ...]
+    """L_cls_u + mu L_reg of each head."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """The trained network, its losses, and the head with the smallest last `per_head` loss."""
+
+    network: Network
+    history: tuple[EpochLosses, ...]
+    best_head: int
+
+
+def learning_rate(epoch: int, settings: TrainingSettings) -> float:
+    """Return the rate of an epoch (0-based): a cosine from lr to lr * lr_end_factor, per epoch."""
+    end = settings.lr * settings.lr_end_factor
+    cosine = (1 + math.cos(math.pi * epoch / settings.epochs)) / 2
+    return end + (settings.lr - end) * cosine
+
+
+def draw_batches(n_base: int, n_novel: int, batch: int, rng: np.random.Generator) -> list[Index]:
+    """Return the batches of one epoch: n_base + n_novel draws with replacement.
+
+    Samples are numbered base first. With a base set, base and novel are equally likely and a batch
+    of only one kind is skipped (an epoch that would lose all its batches is drawn again); without
+    one, the draws are uniform.
+    """
+    total = n_base + n_novel
+    while True:
+        drawn = rng.integers(n_base, total, total)
+        if n_base:
+            is_base = rng.random(total) < 0.5
+            drawn[is_base] = rng.integers(0, n_base, int(is_base.sum()))
+        batches = [drawn[start : start + batch] for start in range(0, total, batch)]
+        if n_base:
+            batches = [b for b in batches if (b < n_base).any() and (b >= n_base).any()]
+        if batches:
+            return batches
+
+
+def train(
+    source: TokenSource,
+    network: Network,
+    *,
+    base_labels: Index,
+    scores: NDArray[np.float32],
+    n_base_classes: int,
+    settings: TrainingSettings,
+    device: torch.device,
+    autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
+    progress: Progress = silent,
+) -> TrainingResult:
+    """Train `network` in place and return it with its history.
+
+    Samples are numbered with the M_l base crops first; `base_labels` (M_l,) are their classes and
+    `scores` (M_u,) in [0, 1] the anomaly scores of the novel crops. `autocast()` is entered around
+    every forward pass. Raises ValueError without novel crops, and after the first epoch with a loss
+    or a parameter that is not finite.
+    """
+    n_base, n_novel = len(base_labels), len(scores)
+    if n_novel == 0:
+        raise ValueError("there is no sub-image to train on")
+    labels = torch.from_numpy(np.r_[base_labels, np.full(n_novel, UNLABELLED)]).to(torch.int64)
+    all_scores = torch.from_numpy(np.r_[np.ones(n_base), scores]).float()
+    network = network.to(device)
+    modules = (network.block, network.projector, network.heads)
+    optimizer = torch.optim.SGD(
+        parameter_groups(modules, weight_decay=settings.weight_decay),
+        lr=settings.lr,
+        momentum=settings.momentum,
+    )
+    rng = np.random.default_rng(settings.seed)
+    history: list[EpochLosses] = []
+    for epoch in range(settings.epochs):
+        lr = learning_rate(epoch, settings)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        terms = []
+        for samples in draw_batches(n_base, n_novel, settings.batch, rng):
+            tokens, visible = source.pairs(samples, epoch, rng)
+            with autocast():
+                losses = _losses(
+                    network,
+                    tokens.to(device),
+                    visible.to(device),
+                    all_scores[samples].to(device),
+                    labels[samples].to(device),
+                    epoch=epoch,
+                    n_base_classes=n_base_classes,
+                    settings=settings,
+                )
+            optimizer.zero_grad(set_to_none=True)
+            losses.total.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            terms.append(losses)
+        history.append(_mean_losses(terms, epoch, lr))
+        _check_finite(network, history[-1], settings)
+        progress(epoch + 1, settings.epochs)
+    best = int(np.argmin(history[-1].per_head))
+    return TrainingResult(network, tuple(history), best)
+
+
+def _check_finite(network: Network, losses: EpochLosses, settings: TrainingSettings) -> None:
+    """Raise ValueError if the losses of an epoch, or the network after it, are not finite."""
+    modules = (network.block, network.projector, network.heads)
+    finite = [p.detach().isfinite().all() for module in modules for p in module.parameters()]
+    if math.isfinite(losses.total) and bool(torch.stack(finite).all()):
+        return
+    raise ValueError(
+        f"training diverged in epoch {losses.epoch + 1} of {settings.epochs}: its loss is "
+        f"{losses.total:g} and the network is of no use; set train.lr below {settings.lr:g}"
+    )
+
+
+def _losses(
+    network: Network,
+    tokens: Tensor,
+    visible: Tensor,
+    scores: Tensor,
+    labels: Tensor,
+    *,
+    epoch: int,
+    n_base_classes: int,
+    settings: TrainingSettings,
+) -> LossTerms:
+    token = network.block(tokens, visible)  # (2B, D)
+    return total_loss(
+        network.heads(token),
+        network.projector(token),
+        scores,
+        labels,
+        n_base=n_base_classes,
+        teacher_temperature=teacher_temperature(
+            epoch,
+            warm=settings.teacher_temperature_start,
+            final=settings.teacher_temperature_end,
+            steps=settings.teacher_steps,
+            hold=settings.teacher_hold,
+        ),
+        student_temperature=settings.student_temperature,
+        contrast_temperature=settings.contrast_temperature,
+        contrast_temperature_labelled=settings.contrast_temperature_labelled,
+        lambda_=settings.lambda_,
+        mu=settings.mu,
+        plc_threshold=settings.plc_threshold,
+    )
+
+
+def _mean_losses(terms: list[LossTerms], epoch: int, lr: float) -> EpochLosses:
+    def mean(name: str) -> float:
+        return float(torch.stack([getattr(term, name) for term in terms]).mean())
+
+    per_head = torch.stack([term.per_head for term in terms]).mean(0)
+    total = float(torch.stack([term.total.detach() for term in terms]).mean())
+    return EpochLosses(
+        epoch=epoch,
+        lr=lr,
+        total=total,
+        rep=mean("rep"),
+        cls_u=mean("cls"),
+        reg=mean("reg"),
+        rep_l=mean("rep_labelled"),
+        cls_l=mean("cls_labelled"),
+        per_head=tuple(float(x) for x in per_head),
+    )

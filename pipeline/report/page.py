@@ -1,0 +1,250 @@
+"""The HTML page: what it shows, and its rendering as one self-contained file (an edge)."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from hashlib import sha256
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from pipeline.curation.names import ClassNames
+from pipeline.evaluation.clustering import contingency, match_clusters
+from pipeline.report.timing import TimeRow
+
+FIGURES = {
+    "nmi": "NMI",
+    "ari": "ARI",
+    "f1": "F1",
+    "image_auroc": "image AUROC",
+    "aupro": "AUPRO",
+    "normal_precision": "normal precision",
+    "normal_recall": "normal recall",
+    "region_fpr": "region FPR",
+    "region_fnr": "region FNR",
+    "n_query": "images",
+    "n_regions": "sub-images",
+}
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A picture as a data URI with what is written below it."""
+
+    uri: str
+    caption: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class ClassPictures:
+    """Pictures of one class."""
+
+    number: int
+    thumbnails: Sequence[Thumbnail]
+
+
+@dataclass(frozen=True)
+class ClassGallery:
+    """One discovered class."""
+
+    number: int
+    n_regions: int
+    n_images: int
+    thumbnails: Sequence[Thumbnail]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture of a row with a short note below it."""
+
+    uri: str
+    alt: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class PanelRow:
+    """One image: its file name, its score and its pictures, one a column."""
+
+    caption: str
+    score: str
+    panels: Sequence[Panel]
+
+
+@dataclass(frozen=True)
+class PanelTable:
+    """Images under column heads."""
+
+    columns: Sequence[str]
+    rows: Sequence[PanelRow]
+
+
+@dataclass(frozen=True)
+class Scatters:
+    """Scatter plots (SVG) with a sentence about them; none when there is too little to show."""
+
+    note: str
+    charts: Sequence[Markup] = ()
+
+
+@dataclass(frozen=True)
+class SeveralClasses:
+    """Images whose regions have two or more defect classes: how many, and some of them."""
+
+    note: str
+    thumbnails: Sequence[Thumbnail] = ()
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """True labels (rows) against discovered classes; a cell is (count, whether it is matched)."""
+
+    clusters: Sequence[int]
+    rows: Sequence[tuple[str, Sequence[tuple[int, bool]]]]
+
+
+@dataclass(frozen=True)
+class ReviewPage:
+    """The review page of a category, and what the report says of it.
+
+    `data` are columns over regions, classes and images (`pipeline.report.review`); `pictures` of
+    the images are (image, map, outline) or None.
+    """
+
+    category: str
+    run: str
+    n_regions: int
+    n_corrected: int
+    n_images: int
+    n_queries: int
+    n_pictures: int
+    notes: Sequence[str]
+    data: Mapping[str, Any]
+    thumbnails: Sequence[str]
+    pictures: Sequence[tuple[str, str, str] | None]
+
+
+@dataclass(frozen=True)
+class ReviewLink:
+    """Where a review page lies, as seen from the report, and what it holds."""
+
+    href: str
+    n_regions: int
+    n_corrected: int
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class CategoryReport:
+    """The section of one category; `losses` is SVG."""
+
+    name: str
+    classes: Sequence[ClassGallery]
+    attended: Sequence[ClassPictures]
+    several: SeveralClasses
+    embeddings: Scatters
+    binarized: PanelTable
+    confusion: Confusion | None
+    losses: Markup
+    review: ReviewLink
+    names: ClassNames = field(default_factory=ClassNames)
+
+
+@dataclass(frozen=True)
+class ReportPage:
+    """All that the page shows."""
+
+    categories: Sequence[CategoryReport]
+    figures: Sequence[tuple[str, Sequence[str | None]]]
+    environment: Mapping[str, Any]
+    params: str
+    times: Sequence[TimeRow] = ()
+    figure_names: Sequence[str] = tuple(FIGURES.values())
+
+
+def class_label(names: ClassNames, number: int) -> str:
+    """Return the heading of a class: "class 3", with its name "class 3: scratch"."""
+    if number in names.names:
+        return f"class {number}: {names[number]}"
+    return f"class {number}" + (f" ({names[0]})" if number == 0 else "")
+
+
+def render(page: ReportPage) -> str:
+    """Return the page; everything that comes from disk is escaped."""
+    return _environment().get_template("report.html.j2").render(report=page)
+
+
+def render_review(page: ReviewPage) -> str:
+    """Return a review page; everything that comes from disk is escaped, in HTML and in JSON.
+
+    Its policy lets the browser load nothing and run nothing but review.js.
+    """
+    script, style = (_inlined(f"review.{kind}") for kind in ("js", "css"))
+    digest = base64.b64encode(sha256(script.encode()).digest()).decode()
+    return (
+        _environment()
+        .get_template("review.html.j2")
+        .render(page=page, script=script, style=style, script_hash=Markup(digest))
+    )
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("pipeline.report", "templates"),
+        autoescape=True,
+        trim_blocks=True,
+    )
+    environment.filters["embedded"] = _embedded
+    environment.globals["class_label"] = class_label
+    return environment
+
+
+def _embedded(content: object) -> Markup:
+    """Return JSON for a script element: with no <, > or &, nothing can end or change it."""
+    text = json.dumps(content, separators=(",", ":"), allow_nan=False)
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
+
+
+@cache
+def _inlined(name: str) -> Markup:
+    """Return a file of this package that goes into the page as it is."""
+    return Markup((files("pipeline.report") / "templates" / name).read_text(encoding="utf-8"))
+
+
+def figure_row(metrics: Mapping[str, float | None]) -> list[str | None]:
+    """Format the figures of one category in the order of `FIGURES`; None stays None."""
+    row: list[str | None] = []
+    for name in FIGURES:
+        value = metrics.get(name)
+        if value is None:
+            row.append(None)
+        else:
+            row.append(f"{value:.0f}" if name.startswith("n_") else f"{value:.3f}")
+    return row
+
+
+def confusion(true: Sequence[str], predicted: Sequence[int]) -> Confusion:
+    """Count labels against classes and mark the matched cells."""
+    table = contingency(true, predicted)
+    matched = match_clusters(true, predicted)
+    clusters = [int(k) for k in table.clusters]
+    rows = [
+        (
+            str(label),
+            [
+                (int(n), matched.get(k) == label)
+                for k, n in zip(clusters, table.counts[i], strict=True)
+            ],
+        )
+        for i, label in enumerate(table.classes.tolist())
+    ]
+    return Confusion(clusters, rows)

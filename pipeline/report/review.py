@@ -1,0 +1,179 @@
+"""What the review page of a category holds, read from its artifacts (an edge).
+
+The page carries its data as JSON: columns over regions, over classes and over the images that have
+regions. Labels and true masks are not among them: what a reviewer says can become base data later.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipeline.config.params import ConfigError
+from pipeline.curation.corrections import Target, applied_corrections, corrected_classes, n_classes
+from pipeline.curation.names import run_of
+from pipeline.io.arrays import open_arrays
+from pipeline.io.images import ImageError, read_image
+from pipeline.io.paths import ArtifactError
+from pipeline.io.schemas import MEBIN_IMAGES
+from pipeline.io.tables import read_parquet
+from pipeline.palette import class_colour, class_marker
+from pipeline.report.page import ReviewPage
+from pipeline.report.pictures import crop_picture, heat_colours, outline_path, shrunk, webp_uri
+from pipeline.report.sections import Category
+from pipeline.report.typicality import typicality
+
+THUMBNAIL = 112
+PICTURE = 480
+"""Longer side in pixels of the picture of an image; smaller images stay as they are."""
+
+MAP = 160
+PAGE_BYTES = 50_000_000
+"""Pictures of images are embedded until they and the thumbnails have so many bytes together."""
+
+Picture = tuple[str, str, str]
+"""Image and map as data URIs, and the outline of the mask as path data in pixels of the image."""
+
+
+def review(category: Category, *, page_bytes: int = PAGE_BYTES) -> ReviewPage:
+    """Return the review page of a category.
+
+    Stored corrections are applied; those of another run are not, which becomes a note. Thumbnails
+    of all regions are there, and pictures of the images, in the order of the regions, until
+    thumbnails and pictures have `page_bytes`.
+    """
+    regions, notes = category.regions, list(category.notes)
+    targets: list[Target] = regions["class"].tolist()
+    n_corrected = 0
+    try:
+        n_corrected = len(applied_corrections(category.layout, category.name, regions))
+        targets = corrected_classes(category.layout, category.name, regions, category.names)
+    except ConfigError as error:
+        notes.append(f"Corrections are not applied: {error}")
+    classes = [*range(n_classes(regions)), *sorted({k for k in targets if isinstance(k, str)})]
+    owners = list(dict.fromkeys(regions["sample_id"].tolist()))
+    thumbnails = _thumbnails(category)
+    pictures = _pictures(category, owners, page_bytes - sum(map(len, thumbnails)))
+    run = run_of(category.layout, category.name)
+    return ReviewPage(
+        category=category.name,
+        run=run,
+        n_regions=len(regions),
+        n_corrected=n_corrected,
+        n_images=len(owners),
+        n_queries=len(category.merged),
+        n_pictures=sum(picture is not None for picture in pictures),
+        notes=notes,
+        data={
+            "category": category.name,
+            "run": run,
+            "classes": [_class(category, k) for k in classes],
+            "markers": [(class_colour(k), class_marker(k)) for k in range(48)],
+            "regions": _regions(category, targets, classes, owners),
+            "images": _images(category, owners),
+        },
+        thumbnails=thumbnails,
+        pictures=pictures,
+    )
+
+
+def _class(category: Category, target: Target) -> dict[str, Any]:
+    """Return number (null for a new name) and name (null for a class that has none)."""
+    if isinstance(target, str):
+        return {"number": None, "name": target}
+    return {"number": target, "name": category.names.names.get(target)}
+
+
+def _regions(
+    category: Category, targets: Sequence[Target], classes: Sequence[Target], owners: Sequence[str]
+) -> dict[str, list[Any]]:
+    """Return the columns over regions: `image` counts the owners, `shown` the classes."""
+    regions, crops = category.regions, category.crops
+    index = {target: i for i, target in enumerate(classes)}
+    images = {sample_id: i for i, sample_id in enumerate(owners)}
+    return {
+        "id": regions["crop_id"].tolist(),
+        "image": [images[sample_id] for sample_id in regions["sample_id"]],
+        "model": regions["class"].tolist(),
+        "shown": [index[target] for target in targets],
+        "confidence": regions["confidence"].round(4).tolist(),
+        "typicality": typicality(_descriptors(category), targets).round(4).tolist(),
+        "area": crops["area_px"].tolist(),
+        "score": crops["score"].round(4).tolist(),
+        "square": crops[["x0", "y0", "side"]].to_numpy().tolist(),
+    }
+
+
+def _descriptors(category: Category) -> NDArray[np.float32]:
+    """Return the descriptors (M, L * D) that the run's classifier told the regions apart by.
+
+    Raises `ArtifactError` for those of other regions.
+    """
+    folder = category.layout.predict(category.name)
+    rows = np.asarray(open_arrays(folder / "descriptors.zarr")["descriptors"], np.float32)
+    if len(rows) != len(category.regions):
+        raise ArtifactError(f"{folder}: descriptors.zarr is of other regions; run `predict` again")
+    return rows.reshape(len(rows), math.prod(rows.shape[1:]))
+
+
+def _images(category: Category, owners: Sequence[str]) -> dict[str, list[Any]]:
+    """Return the columns over the images that have regions; `merged` is the class of stage IV."""
+    merged = category.merged.set_index("sample_id")["class"].loc[list(owners)]
+    sizes = category.sizes.loc[list(owners)]
+    return {
+        "path": [category.paths[sample_id] for sample_id in owners],
+        "width": sizes["width"].tolist(),
+        "height": sizes["height"].tolist(),
+        "merged": merged.tolist(),
+    }
+
+
+def _thumbnails(category: Category) -> list[str]:
+    group = open_arrays(category.layout.crops(category.name) / "crops.zarr")
+    images, masks = group["images"], group["masks"]
+    return [
+        webp_uri(crop_picture(np.asarray(images[i]), np.asarray(masks[i]), side=THUMBNAIL))
+        for i in range(len(category.regions))
+    ]
+
+
+def _pictures(category: Category, owners: Sequence[str], left: int) -> list[Picture | None]:
+    """Return the picture of each owner until `left` bytes are used; None for what cannot be read.
+
+    Raises `ArtifactError` for masks of other images than the maps.
+    """
+    layout, name = category.layout, category.name
+    ids = category.scores["sample_id"].tolist()
+    table = read_parquet(layout.mebin(name) / "images.parquet", MEBIN_IMAGES)
+    if table["sample_id"].tolist() != ids:
+        raise ArtifactError(f"{layout.mebin(name)}: made from other maps; run `mebin` again")
+    rows = pd.Series(range(len(ids)), index=ids)
+    maps = open_arrays(layout.maps(name) / "maps.zarr")["maps"]
+    masks = open_arrays(layout.mebin(name) / "masks.zarr")["masks"]
+    found: list[Picture | None] = []
+    for sample_id in owners:
+        picture = None
+        if left > 0:
+            row = int(rows[sample_id])
+            picture = _picture(category, sample_id, np.asarray(maps[row]), np.asarray(masks[row]))
+        left -= sum(map(len, picture or ()))
+        found.append(picture if left >= 0 else None)
+    return found
+
+
+def _picture(
+    category: Category, sample_id: str, amap: NDArray[np.float32], mask: NDArray[np.bool_]
+) -> Picture | None:
+    try:
+        image = read_image(category.folder / category.paths[sample_id], category.bits)
+    except ImageError:
+        return None
+    height, width = image.shape[:2]
+    small = shrunk(image, min(PICTURE, max(height, width)))
+    heat = shrunk(heat_colours(amap), MAP)
+    return webp_uri(small), webp_uri(heat, quality=60), outline_path(mask, (width, height))

@@ -1,0 +1,299 @@
+"""The parts of a category's report, read from its artifacts (an edge)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipeline.binarization.thresholds import binarize_fixed, binarize_otsu
+from pipeline.config.params import Mebin
+from pipeline.curation.names import ClassNames
+from pipeline.evaluation.clustering import match_clusters
+from pipeline.io.arrays import open_arrays
+from pipeline.io.images import ImageError, read_image, read_mask
+from pipeline.io.paths import ArtifactError, Layout
+from pipeline.io.provenance import last_run
+from pipeline.io.schemas import MEBIN_IMAGES
+from pipeline.io.tables import read_metadata, read_parquet
+from pipeline.mgvit.augmentation import plain_view
+from pipeline.report.charts import scatter
+from pipeline.report.page import (
+    ClassGallery,
+    ClassPictures,
+    Panel,
+    PanelRow,
+    PanelTable,
+    Scatters,
+    SeveralClasses,
+    Thumbnail,
+    class_label,
+)
+from pipeline.report.pictures import attention_thumbnail, boxed, crop_thumbnail, panels
+from pipeline.report.projection import subsample, tsne
+from pipeline.report.timing import IN_TOTAL, PER_IMAGE, TimeRow, time_row
+
+ATTENDED = 4
+"""Sub-images a class whose attention is shown."""
+
+SEVERAL = 12
+"""Images with several defect classes that are shown."""
+
+MOST_POINTS = 3000
+"""More regions than this are subsampled for t-SNE."""
+
+_METHODS = {"mebin": "MEBin", "otsu": "chosen: Otsu", "fixed": "chosen: fixed"}
+
+
+@dataclass(frozen=True)
+class Category:
+    """The tables of one category. `paths`, `labels` and `masks` are keyed by sample_id.
+
+    `folder` holds its images; `regions` and `crops` have the same rows, checked by the stage.
+    `notes` say why something that people wrote (names) is not used, `bits` how to read 16-bit
+    images.
+    """
+
+    name: str
+    layout: Layout
+    folder: Path
+    paths: Mapping[str, str]
+    labels: Mapping[str, str]
+    masks: Mapping[str, str]
+    merged: pd.DataFrame
+    regions: pd.DataFrame
+    crops: pd.DataFrame
+    scores: pd.DataFrame
+    sizes: pd.DataFrame
+    names: ClassNames
+    notes: tuple[str, ...] = ()
+    bits: int = 16
+
+
+def most_confident(regions: pd.DataFrame, number: int, limit: int) -> pd.DataFrame:
+    """Return up to `limit` rows of class `number`, the most confident first, ties in file order."""
+    members = regions[regions["class"] == number]
+    return members.sort_values("confidence", ascending=False, kind="stable").head(limit)
+
+
+def times(category: Category) -> TimeRow | None:
+    """Return how long the stages took at their last runs; None where there are no records."""
+    records = {
+        stage: last_run(stage, category.name, category.layout) for stage in (*PER_IMAGE, *IN_TOTAL)
+    }
+    return time_row(category.name, len(category.merged), records)
+
+
+def galleries(category: Category, limit: int) -> list[ClassGallery]:
+    """Return the `limit` most confident sub-images of each class that a region or image has."""
+    regions, merged = category.regions, category.merged
+    group = open_arrays(category.layout.crops(category.name) / "crops.zarr")
+    found = []
+    for number in sorted({*regions["class"].tolist(), *merged["class"].tolist()}):
+        shown = most_confident(regions, number, limit)
+        thumbnails = [
+            Thumbnail(
+                uri=crop_thumbnail(np.asarray(group["images"][i]), np.asarray(group["masks"][i])),
+                caption=category.paths[sample_id],
+                note=f"{confidence:.2f}",
+            )
+            for i, sample_id, confidence in zip(
+                shown.index.tolist(),
+                shown["sample_id"].tolist(),
+                shown["confidence"].tolist(),
+                strict=True,
+            )
+        ]
+        n_regions = int((regions["class"] == number).sum())
+        n_images = int((merged["class"] == number).sum())
+        found.append(ClassGallery(int(number), n_regions, n_images, thumbnails))
+    return found
+
+
+def attended(category: Category) -> list[ClassPictures]:
+    """Return what the class token attends to in the most confident sub-images of each class.
+
+    Each picture is the view of the network beside the weights of the last block, mean over heads
+    (AnomalyNCD section 3.3.1). Sub-images without a patch under their mask are left out: there the
+    class token sees itself alone.
+    """
+    folder = category.layout.predict(category.name)
+    group = open_arrays(folder / "attention.zarr")
+    attention = np.asarray(group["attention"], np.float32)
+    if len(attention) != len(category.regions):
+        raise ArtifactError(f"{folder}: attention.zarr is of other regions; run `predict` again")
+    size = int(str(group.attrs["image_size"]))
+    crops = open_arrays(category.layout.crops(category.name) / "crops.zarr")
+    seen = category.regions[attention.sum((1, 2)) > 0]
+    found = []
+    for number in sorted(set(seen["class"].tolist())):
+        shown = most_confident(seen, number, ATTENDED)
+        thumbnails = []
+        for i, sample_id in zip(shown.index.tolist(), shown["sample_id"].tolist(), strict=True):
+            image, mask = plain_view(
+                np.asarray(crops["images"][i]), np.asarray(crops["masks"][i]), size=size
+            )
+            uri = attention_thumbnail(image, mask >= 0.5, attention[i])
+            share = f"{attention[i].sum():.0%} on the patches"
+            thumbnails.append(Thumbnail(uri, category.paths[sample_id], share))
+        found.append(ClassPictures(int(number), thumbnails))
+    return found
+
+
+def several(category: Category, metrics: Mapping[str, float | None]) -> SeveralClasses:
+    """Return the images with the most defect classes among their regions (section 3.4).
+
+    Each region's square has the colour of its class. `metrics` are those of `evaluate`. Images that
+    cannot be read are left out.
+    """
+    merged, regions = category.merged, category.regions
+    sizes = merged["class_set"].map(len)
+    n_several = int((sizes >= 2).sum())
+    note = f"{n_several} of {len(merged)} images have regions of two or more defect classes."
+    count, share = metrics.get("combined_n"), metrics.get("combined_multi")
+    if count is not None and share is not None:
+        note += f" Of the {count:.0f} images labelled as combined it is {share:.0%}."
+    thumbnails = []
+    shown = sizes[sizes >= 2].sort_values(ascending=False, kind="stable").index[:SEVERAL]
+    for i in shown.tolist():
+        sample_id = str(merged["sample_id"][i])
+        path = category.paths[sample_id]
+        try:
+            image = read_image(category.folder / path, category.bits)
+        except ImageError:
+            continue
+        own = (regions["sample_id"] == sample_id).to_numpy()
+        columns = category.crops.loc[own, ["x0", "y0", "side"]].to_numpy().tolist()
+        boxes = [(int(x0), int(y0), int(side)) for x0, y0, side in columns]
+        uri = boxed(image, boxes, regions.loc[own, "class"].tolist())
+        classes = ", ".join(str(k) for k in merged["class_set"][i])
+        thumbnails.append(Thumbnail(uri, path, f"classes {classes}; merged {merged['class'][i]}"))
+    return SeveralClasses(note, thumbnails)
+
+
+def embeddings(category: Category) -> Scatters:
+    """Return t-SNE plots of the regions' embeddings: by discovered class and by true label.
+
+    The second one is there when there are labels: every region has that of its image. A label has
+    the colour of the class it is matched with.
+    """
+    rows = subsample(len(category.regions), MOST_POINTS)
+    regions = category.regions.iloc[rows]
+    points = None
+    if len(regions):
+        points = tsne(np.stack([np.asarray(e, np.float32) for e in regions["embedding"]]))
+    if points is None:
+        return Scatters("There are too few different sub-images for a map of their embeddings.")
+    note = f"Each point is one of {len(category.regions)} sub-images"
+    if len(rows) < len(category.regions):
+        note = f"Each point is one of {len(rows)} sub-images, drawn from {len(category.regions)}"
+    note += "; near ones look alike to the trained network, the axes mean nothing."
+    classes = regions["class"].tolist()
+    names = {k: class_label(category.names, k) for k in sorted(set(classes))}
+    charts = [scatter(points, classes, names, title=f"{category.name}: discovered classes")]
+    known = regions["sample_id"].isin(category.labels.keys()).to_numpy()
+    if known.any():
+        labels = [category.labels[s] for s in regions["sample_id"][known]]
+        numbers = _label_numbers(category, labels)
+        charts.append(
+            scatter(
+                points[known],
+                [numbers[label] for label in labels],
+                {number: label for label, number in sorted(numbers.items())},
+                title=f"{category.name}: true labels",
+            )
+        )
+    return Scatters(note, charts)
+
+
+def _label_numbers(category: Category, labels: Sequence[str]) -> dict[str, int]:
+    """Return for each label the class matched with it over the images, or an unused number."""
+    merged = category.merged[category.merged["sample_id"].isin(category.labels.keys())]
+    true = [category.labels[s] for s in merged["sample_id"]]
+    matched = match_clusters(true, merged["class"].tolist())
+    numbers = {str(label): int(k) for k, label in matched.items()}
+    free = max([*numbers.values(), *category.regions["class"].tolist()]) + 1
+    for label in sorted(set(labels) - numbers.keys()):
+        numbers[label] = free
+        free += 1
+    return numbers
+
+
+def binarized(category: Category, options: Mebin, limit: int) -> PanelTable:
+    """Return `limit` images, evenly spread over the scores, under three binarizations.
+
+    Otsu's threshold and the fixed one of `options` are applied here to the stored map, the masks of
+    the last column are those that the pipeline went on with (AnomalyNCD section 3.2). Images that
+    cannot be read are left out.
+    """
+    name, layout = category.name, category.layout
+    table = layout.mebin(name) / "images.parquet"
+    frame = read_parquet(table, MEBIN_IMAGES)
+    method = str(read_metadata(table).get("method"))
+    columns = ["image", "anomaly map", "Otsu", f"fixed {options.threshold:g}"]
+    columns.append(_METHODS.get(method, method.replace("_", " ")))
+    maps = open_arrays(layout.maps(name) / "maps.zarr")["maps"]
+    masks = open_arrays(layout.mebin(name) / "masks.zarr")["masks"]
+    rows = []
+    for i in _spread(category.scores["score"].to_numpy(), limit):
+        sample_id = str(category.scores["sample_id"][i])
+        try:
+            image = read_image(category.folder / category.paths[sample_id], category.bits)
+        except ImageError:
+            continue
+        cuts = _cuts(np.asarray(maps[i]), options)
+        chosen = np.asarray(masks[i], np.bool_)
+        cuts.append((chosen, float(frame["threshold"][i]), int(frame["n_regions"][i])))
+        uris = panels(
+            image, np.asarray(maps[i]), [mask for mask, _, _ in cuts], truth=_truth(category, i)
+        )
+        notes = ["", "", *(_note(threshold, n) for _, threshold, n in cuts)]
+        rows.append(
+            PanelRow(
+                category.paths[sample_id],
+                f"{category.scores['score'][i]:.3f}",
+                [Panel(*cell) for cell in zip(uris, columns, notes, strict=True)],
+            )
+        )
+    return PanelTable(columns, rows)
+
+
+def _spread(scores: NDArray[np.float64], limit: int) -> list[int]:
+    """Return up to `limit` rows from the highest to the lowest score, evenly spaced in rank."""
+    n = min(limit, len(scores))
+    order = scores.argsort(kind="stable")[::-1]
+    chosen: list[int] = order[np.linspace(0, len(order) - 1, n).round().astype(int)].tolist()
+    return chosen
+
+
+_Cut = tuple[NDArray[np.bool_], float, int]
+"""A mask, its threshold (NaN: none) and its number of regions."""
+
+
+def _cuts(amap: NDArray[np.float32], options: Mebin) -> list[_Cut]:
+    found = (
+        binarize_otsu(amap, erode_px=options.erode_px),
+        binarize_fixed(amap, threshold=options.threshold, erode_px=options.erode_px),
+    )
+    return [(cut.mask, cut.threshold, cut.n_regions) for cut in found]
+
+
+def _note(threshold: float, n_regions: int) -> str:
+    if np.isnan(threshold) and n_regions == 0:
+        return "no region"
+    cut = "" if np.isnan(threshold) else f"above {threshold:.3f}: "
+    return f"{cut}{n_regions} region{'' if n_regions == 1 else 's'}"
+
+
+def _truth(category: Category, row: int) -> NDArray[np.bool_] | None:
+    path = category.masks.get(str(category.scores["sample_id"][row]))
+    if path is None:
+        return None
+    try:
+        return read_mask(category.folder / path)
+    except ImageError:
+        return None

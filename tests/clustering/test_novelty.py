@@ -1,0 +1,53 @@
+"""What is unlike everything known is unknown, what is like it mostly is not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipeline.clustering import novelty
+from pipeline.clustering.novelty import familiar
+
+
+def regions(n: int, centres: list[int], seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    basis = np.eye(12)[centres]
+    x = basis[rng.integers(len(centres), size=n)] + rng.normal(size=(n, 12)) * 0.15
+    return np.stack([x, x + rng.normal(size=x.shape) * 0.05], 1)  # (n, 2, 12)
+
+
+def test_a_class_that_was_left_out_is_unknown() -> None:
+    known = familiar(regions(150, [0, 1, 2], 0))
+    assert known.unknown(regions(200, [0, 1, 2], 1)).mean() < 0.12
+    assert known.unknown(regions(50, [5], 2)).mean() > 0.95
+
+
+def test_one_in_twenty_of_the_known_is_beyond_the_limit() -> None:
+    x = regions(400, [0, 1], 0)
+    known = familiar(x)
+    left_out = [familiar(np.delete(x, i, 0)).distances(x[i : i + 1])[0] for i in range(100)]
+    assert np.mean(np.array(left_out) > known.limit) == pytest.approx(0.05, abs=0.04)
+
+
+def test_the_distance_is_one_minus_the_mean_cosine_of_the_three_nearest() -> None:
+    x, new = regions(7, [0, 1], 0), regions(3, [2], 1)
+    unit = [a / np.linalg.norm(a, axis=-1, keepdims=True) for a in (new, x)]
+    cosines = np.mean([unit[0][:, i] @ unit[1][:, i].T for i in range(2)], axis=0)
+    expected = [1 - np.mean(sorted(row)[-3:]) for row in cosines]
+    np.testing.assert_allclose(familiar(x).distances(new), expected, atol=1e-6)
+
+
+def test_blocks_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, new = regions(23, [0, 1], 0), regions(8, [2], 1)
+    whole = familiar(x)
+    monkeypatch.setattr(novelty, "_ROWS", 5)
+    blocks = familiar(x)
+    assert blocks.limit == pytest.approx(whole.limit, abs=1e-6)
+    np.testing.assert_allclose(blocks.distances(new), whole.distances(new), atol=1e-6)
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_with_nothing_to_compare_nothing_is_unknown(n: int) -> None:
+    known = familiar(regions(n, [0], 0))
+    assert not known.unknown(regions(4, [3], 0)).any()
+    assert len(known.distances(regions(0, [0], 0))) == 0

@@ -1,0 +1,157 @@
+"""`anomalyncd doctor` sees what is wrong, says what to do, and uses no network."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from pipeline.cli import app
+from pipeline.commands import checks, data_checks
+from pipeline.config.params import Params, load_params
+from pipeline.io.backbone_weights import load_backbone, save
+from pipeline.io.paths import Layout
+from stages import manifest
+from tests.commands.test_init import images
+from tests.graph import ROOT
+
+TINY = {
+    "backbone": "{source: random, name: test_vit.r160_in1k}",
+    "maps": "{layers: [3, 5]}",
+    "predict": "{layers: [4, 5]}",
+    "train": "{mask_layers: 6}",
+}
+"""A model with six blocks, and patches of 16 pixels."""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    shutil.copy(ROOT / "dvc.yaml", folder)
+    (folder / ".dvc").mkdir()
+    (folder / "data/raw/base").mkdir(parents=True)
+    images(folder / "photos/bolts", *(f"{i}.png" for i in range(25)))
+    write(folder)
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(checks, "_run", lambda *_: None)
+
+    def refused(*_: object, **__: object) -> None:
+        raise AssertionError("doctor must not use the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refused)
+    return folder
+
+
+def write(folder: Path, **sections: str) -> None:
+    lines = {"dataset": "{root: photos, categories: [bolts]}", **sections}
+    (folder / "params.yaml").write_text("".join(f"{k}: {v}\n" for k, v in lines.items()))
+
+
+def doctor() -> tuple[int, dict[str, str], str]:
+    """Return exit status, what was said of each subject (with its state), and the whole text."""
+    result = CliRunner().invoke(app, ["doctor"])
+    said = {line[9:25].strip(): line for line in result.output.splitlines() if line[:1] != " "}
+    return result.exit_code, said, result.output
+
+
+def test_all_is_well(project: Path) -> None:
+    write(project, **TINY)
+    save(Layout(Path("data")).backbone(), *load_backbone("random", "test_vit.r160_in1k", Path()))
+    code, said, text = doctor()
+    assert code == 0, text
+    assert "0 errors" in text
+    assert said["images bolts"].startswith("ok")
+    assert "25 to sort, 0 references" in said["images bolts"]
+    assert said["weights"].startswith("ok")
+    assert "6 blocks, patches of 16 pixels" in said["backbone"]
+    assert said["disk"].startswith("ok")
+
+
+def test_precomputed_maps_are_those_of_the_manifest(project: Path) -> None:
+    write(project, maps="{method: precomputed}")
+    (project / "data/raw/maps").mkdir()
+    (project / "photos/bolts/broken.png").write_text("no image")
+    assert doctor()[1]["images bolts"].startswith("ok")  # nobody knows yet which need one
+    manifest.run("bolts", load_params(), Layout(Path("data")))
+    for i in range(24):
+        np.save(project / f"data/raw/maps/{i}.npy", np.zeros((4, 4), np.float32))
+    code, said, _ = doctor()
+    assert code == 1
+    assert "1 images without a map: 24.png" in said["images bolts"]
+    np.save(project / "data/raw/maps/24.npy", np.zeros((4, 4), np.float32))
+    assert doctor()[1]["images bolts"].startswith("ok")
+
+
+@pytest.mark.parametrize(
+    ("sections", "subject", "message"),
+    [
+        ({"mebin": "{tua: 3}"}, "params", "mebin.tua: unknown key"),
+        ({"train": "{classes: {nuts: 3}}"}, "params", "no entry for the category 'bolts'"),
+        ({"train": "{device: quantum}"}, "device", "'quantum' cannot be used here"),
+        ({"backbone": "{source: file, path: w.pth}"}, "weights", "w.pth is no file"),
+        ({"backbone": "{name: vit_of_mine}"}, "weights", "not a timm model"),
+        ({"backbone": "{name: resnet18.a1_in1k}"}, "backbone", "backbone.name: resnet18"),
+        ({"train": "{image_size: 225}"}, "backbone", "train.image_size: 225 is no multiple"),
+        ({"maps": "{layers: [5, 12]}"}, "backbone", "maps.layers: [5, 12]"),
+        ({"dataset": "{root: photos, categories: [nuts]}"}, "images nuts", "is not a folder"),
+        ({"maps": "{method: patchcore}"}, "images bolts", "needs normal references"),
+        ({"maps": "{method: ground_truth}"}, "images bolts", "finds no mask"),
+        ({"maps": "{method: precomputed}"}, "images bolts", "maps.precomputed_root"),
+        ({"base": "{root: nowhere}"}, "base set", "is not a folder"),
+    ],
+)
+def test_what_is_wrong_is_an_error(
+    project: Path, sections: dict[str, str], subject: str, message: str
+) -> None:
+    write(project, **sections)
+    code, said, text = doctor()
+    assert code == 1
+    assert said[subject].startswith("error")
+    assert message in said[subject]
+    after = text[text.index(said[subject]) :].splitlines()[1]
+    assert after.strip().startswith("->")
+
+
+def test_what_is_doubtful_is_a_warning(project: Path) -> None:
+    for file in sorted((project / "photos/bolts").iterdir())[3:]:
+        file.unlink()
+    images(project / "data/raw/base", "1.png")
+    code, said, _ = doctor()
+    assert code == 0
+    for subject in ("images bolts", "weights", "base set", "git"):
+        assert said[subject].startswith("warning"), said[subject]
+
+
+def test_disk_is_held_against_an_estimate(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    needed = data_checks.estimate(Params(), 25)
+    assert data_checks.estimate(Params(), 10_000) > 100 * 2**20 * 100
+    for free, state in ((needed // 2, "error"), (int(needed * 1.5), "warning")):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: usage(0, 0, free))
+        assert doctor()[1]["disk"].startswith(state)
+
+
+def test_missing_packages_and_programs(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = ["numpy>=99", "surely-not-there", "ruff>=0.6; extra == 'test'"]
+    monkeypatch.setattr("importlib.metadata.requires", lambda _: wanted)
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    code, said, text = doctor()
+    assert code == 1
+    assert "numpy is" in said["packages"]
+    assert "surely-not-there is missing" in said["packages"]
+    assert "ruff" not in said["packages"]
+    assert "dvc is not on the PATH" in text
+
+
+def test_outside_a_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, said, _ = doctor()
+    assert code == 1
+    assert said["params"].startswith("error")
+    assert said["dvc"].startswith("error")

@@ -1,0 +1,90 @@
+"""Parameters that the backbone cannot serve are named by their keys, before a stage runs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from pipeline.cli import app
+from pipeline.commands.fit import architecture, misfits
+from pipeline.config.params import ConfigError, parse_params
+from pipeline.io.paths import Layout
+from pipeline.io.tables import write_json
+
+PATCH, DEPTH = 16, 6
+FITTING: dict[str, dict[str, Any]] = {
+    "maps": {"layers": [0, 5], "resolution": 64},
+    "predict": {"layers": [5]},
+    "train": {"image_size": 64, "mask_layers": 6},
+}
+
+
+def found(**change: dict[str, Any]) -> list[str]:
+    content = {name: {**FITTING.get(name, {}), **values} for name, values in change.items()}
+    return misfits(parse_params({**FITTING, **content}), PATCH, DEPTH)
+
+
+def test_what_fits_is_no_problem() -> None:
+    assert found() == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"maps": {"resolution": 60}}, "maps.resolution: 60 is .* 16 pixels: use 64"),
+        ({"maps": {"layers": [5, 6]}}, "maps.layers: .*blocks 0 to 5"),
+        ({"train": {"image_size": 3}}, "train.image_size: 3 is .*: use 16"),
+        ({"train": {"mask_layers": 7}}, "train.mask_layers: 7 .*: use 6 at most"),
+        ({"predict": {"layers": [6, 1]}}, "predict.layers: .*blocks 0 to 5"),
+    ],
+)
+def test_what_does_not_fit_is_named(change: dict[str, Any], message: str) -> None:
+    (problem,) = found(**change)
+    assert re.match(message, problem)
+
+
+def test_what_nobody_uses_may_be_anything() -> None:
+    assert not found(maps={"method": "precomputed", "resolution": 60, "layers": [9]})
+    assert not found(train={"mask_on": "none", "mask_layers": 7})
+    assert not found(predict={"classifier": "heads", "layers": [9]})
+    assert found(predict={"classifier": "heads", "layers": [9]}, train={"classes": {"a": "auto"}})
+
+
+def test_architectures_are_those_of_timm() -> None:
+    assert architecture("test_vit.r160_in1k") == (PATCH, DEPTH)
+    assert architecture("vit_small_patch14_dinov2.lvd142m") == (14, 12)
+    with pytest.raises(ConfigError, match=r"backbone\.name: .*not a plain"):
+        architecture("swin_tiny_patch4_window7_224.ms_in1k")
+
+
+@pytest.mark.parametrize("stage", ["backbone", "manifest", "views"])
+def test_no_stage_runs_with_what_does_not_fit(tmp_path: Path, stage: str) -> None:
+    path, name = tmp_path / "params.yaml", "test_vit.r160_in1k"
+    lines = [f"{section}: {values}" for section, values in FITTING.items() if section != "train"]
+    lines += ["train: {image_size: 63, mask_layers: 6}", "dataset: {categories: [a]}"]
+    path.write_text("\n".join([*lines, f"backbone: {{source: random, name: {name}}}"]))
+    info = {"timm_name": name, "patch_size": PATCH, "depth": DEPTH}
+    write_json(Layout(tmp_path).backbone() / "backbone.json", info)
+    arguments = [stage, "--params", str(path), "--data", str(tmp_path)]
+    category = [] if stage == "backbone" else ["a"]
+    result = CliRunner().invoke(app, [*arguments, *category])
+    assert result.exit_code == 1
+    assert f"anomalyncd {stage}: train.image_size: 63 is no multiple" in result.output
+    assert result.output.count("\n") == 1
+    assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == [
+        "params.yaml",
+        "backbone.json",
+    ]
+
+
+def test_weights_of_another_backbone_say_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("train: {image_size: 63}\ndataset: {root: none, categories: [a]}\n")
+    info = {"timm_name": "another", "patch_size": PATCH, "depth": DEPTH}
+    write_json(Layout(tmp_path).backbone() / "backbone.json", info)
+    arguments = ["manifest", "a", "--params", str(path), "--data", str(tmp_path)]
+    assert "train.image_size" not in CliRunner().invoke(app, arguments).output

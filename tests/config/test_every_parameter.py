@@ -1,0 +1,406 @@
+"""Every parameter does something: a stage run again with another value writes something else.
+
+A tiny set with a tiny random ViT is run once; then each case runs one stage over the same inputs
+with one parameter changed and compares what it writes. What `maps` does with its parameters is in
+test_maps_stage.py. `crops.keep: all` differs from `delta` only where a mask has more regions than
+were stable, which this set has nowhere: see test_mebin_crops_stages.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import zarr
+from safetensors.numpy import load_file
+from timm.layers import LayerScale
+
+from pipeline.config.params import ConfigError, Params, parse_params
+from pipeline.demo.generate import generate
+from pipeline.inference.region_features import pooled_tokens
+from pipeline.io import networks as model_store
+from pipeline.io.paths import Layout
+from pipeline.io.schemas import REGIONS
+from pipeline.io.tables import read_parquet
+from stages import train
+from tests.graph import ROOT
+
+CATEGORY = "metal"
+ORDER = (
+    "manifest", "maps", "mebin", "crops", "classes",
+    "views", "train", "predict", "merge", "evaluate",
+)  # fmt: skip
+
+Settings = Mapping[str, dict[str, Any]]
+
+
+class Case(NamedTuple):
+    """`stages` run with a change, against the same stages without it, both `under` a setting."""
+
+    stages: tuple[str, ...]
+    section: str
+    values: dict[str, Any]
+    under: Settings = MappingProxyType({})
+
+
+def write_set(root: Path, *, base: Path) -> None:
+    """Write 15 queries (two "combined") and 2 references, and a base set of 4 labelled images."""
+    for sample in generate("metal", good=3, per_defect=3, normals=2, seed=0):
+        label = "combined" if sample.label == "stain" and sample.name == "000" else sample.label
+        folder = root / sample.split / label
+        folder.mkdir(parents=True, exist_ok=True)
+        image = cv2.resize(sample.image, (96, 64), interpolation=cv2.INTER_AREA)
+        cv2.imwrite(str(folder / f"{sample.name}.png"), image)
+        if sample.mask.any():
+            masks = root / "ground_truth" / label
+            masks.mkdir(parents=True, exist_ok=True)
+            mask = cv2.resize(sample.mask.astype(np.uint8) * 255, (96, 64))
+            cv2.imwrite(str(masks / f"{sample.name}_mask.png"), mask)
+    rng = np.random.default_rng(0)
+    for kind in ("one", "two"):
+        for number in range(2):
+            mask = np.zeros((64, 64), np.uint8)
+            for x, y in ((4, 4), (40, 8), (20, 44)):
+                mask[y : y + 10, x : x + 14] = 255
+            pixels = rng.integers(0, 255, (64, 64, 3), np.uint8)
+            for folder, array in (("images", pixels), ("masks", mask)):
+                (base / folder / kind).mkdir(parents=True, exist_ok=True)
+                cv2.imwrite(str(base / folder / kind / f"{number}.png"), array)
+
+
+def settings(root: Path) -> dict[str, dict[str, Any]]:
+    return {
+        "dataset": {"root": str(root / "images"), "categories": [CATEGORY]},
+        "backbone": {"source": "random", "name": "test_vit.r160_in1k"},
+        "manifest": {"normal_root": str(root / "normal")},
+        "maps": {
+            "layers": [1, 3],
+            "neighbourhoods": [1, 3],
+            "resolution": 64,
+            "map_size": 64,
+        },
+        "mebin": {"erode_px": 2, "tau": 3},
+        "base": {"root": str(root / "base"), "layout": "class_folders"},
+        "train": {
+            "image_size": 64,
+            "views": 2,
+            "epochs": 2,
+            "batch": 8,
+            "device": "cpu",
+            "mask_layers": 2,
+            "teacher_steps": 2,
+            "teacher_hold": 1,
+        },
+        "predict": {"layers": [3]},
+    }
+
+
+def run(stage: str, params: Params, layout: Layout) -> None:
+    module = importlib.import_module(f"stages.{stage}")
+    if stage in ("backbone", "base"):
+        module.run(params, layout)
+    else:
+        module.run(CATEGORY, params, layout)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("parameters")
+    (root / "normal").mkdir()
+    write_set(root / "images" / CATEGORY, base=root / "base")
+    params = parse_params(settings(root))
+    for stage in ("backbone", "base", *ORDER):
+        run(stage, params, Layout(root / "data"))
+    return root
+
+
+REPEATING = {"model.json", "classifier.json", "views.json", "history.csv"}
+"""Files that tell parameters (or learning rates), and change even if nothing else does."""
+NOT_COMPARED = REPEATING | {"classifier.safetensors"}
+"""Nor is the classifier that is kept for new images: what counts are the classes of the regions."""
+
+
+def fingerprint(folder: Path) -> str:
+    """Hash of the values of tables, arrays and other files below a folder.
+
+    The metadata of tables and arrays repeat parameters: they are left out, as `NOT_COMPARED` is.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        inside = any(parent.suffix == ".zarr" for parent in path.parents)
+        if inside or path.name in NOT_COMPARED or (path.is_dir() and path.suffix != ".zarr"):
+            continue
+        digest.update(path.relative_to(folder).as_posix().encode())
+        for part in contents(path):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def contents(path: Path) -> Iterator[bytes]:
+    if path.suffix == ".parquet":
+        for name, values in pq.read_table(path).to_pydict().items():
+            yield f"{name} {values}".encode()
+    elif path.suffix == ".zarr":
+        for name, array in sorted(zarr.open_group(path, mode="r").arrays()):
+            values = np.asarray(array[:])
+            yield f"{name} {values.dtype} {values.shape}".encode()
+            yield values.tobytes()
+    else:
+        yield path.read_bytes()
+
+
+def write(made: Path, root: Path, change: Settings, *stages: str) -> Path:
+    """Run `stages` with a change over copies of the artifacts; return the last one's folder."""
+    shutil.copytree(made / "data", root / "data")
+    merged = settings(made)
+    for section, values in change.items():
+        merged[section] = {**merged.get(section, {}), **values}
+    params = parse_params(merged)
+    for stage in stages:
+        run(stage, params, Layout(root / "data"))
+    return folder_of(root / "data", stages[-1])
+
+
+def rerun(made: Path, root: Path, change: Settings, *stages: str) -> str:
+    """Fingerprint what `write` writes."""
+    return fingerprint(write(made, root, change, *stages))
+
+
+@pytest.fixture(scope="module")
+def before(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """Fingerprints of what stages write under a setting, each made once."""
+
+    known: dict[tuple[str, ...], str] = {}
+
+    def found(under: Settings, *stages: str) -> str:
+        key = (repr(under), *stages)
+        if key not in known and under:
+            known[key] = rerun(made, tmp_path_factory.mktemp("before"), under, *stages)
+        return known.get(key) or fingerprint(folder_of(made / "data", stages[-1]))
+
+    return found
+
+
+def folder_of(data: Path, stage: str) -> Path:
+    return data / stage if stage == "base" else data / stage / CATEGORY
+
+
+CASES = [
+    Case(("manifest",), "manifest", {"exclude_labels": []}),
+    Case(("manifest",), "manifest", {"layout": "folder"}),
+    Case(("evaluate",), "manifest", {"normal_label": ["scratch"]}),
+    Case(("mebin",), "mebin", {"method": "otsu"}),
+    Case(("mebin",), "mebin", {"method": "fixed"}),
+    Case(("mebin",), "mebin", {"threshold": 0.3}, under={"mebin": {"method": "fixed"}}),
+    Case(("mebin",), "mebin", {"thresholds": 32}),
+    Case(("mebin",), "mebin", {"tau": 20}),
+    Case(("mebin",), "mebin", {"erode_px": 0}),
+    Case(("mebin",), "mebin", {"rule": "reference"}),
+    Case(("mebin",), "mebin", {"floor": 0.5}),
+    Case(("base",), "base", {"per_image": 1}),
+    Case(("crops",), "crops", {"enabled": False}),
+    Case(("crops",), "crops", {"padding": 1.5}),
+    Case(("crops",), "crops", {"smallest_side": 0.9}),
+    Case(("crops",), "crops", {"merge_distance": 0.5}),
+    Case(("crops",), "crops", {"keep": 1}),
+    Case(("crops",), "crops", {"size": 272}),
+    Case(("views",), "train", {"image_size": 96}),
+    Case(("views",), "train", {"mask_on": "patch"}),
+    Case(("views",), "train", {"mask_on": "all"}),
+    Case(("views",), "train", {"mask_on": "none"}),
+    Case(("views",), "train", {"mask_layers": 4}),
+    Case(("views",), "train", {"mask_threshold": 0.05}),
+    Case(("views",), "train", {"views": 3}),
+    Case(("views",), "train", {"view_seed": 1}),
+    Case(("views",), "train", {"precision": "bfloat16"}, under={"train": {"precision": "float32"}}),
+    *[
+        Case(("views",), "train", {"augment": {name: False}})
+        for name in ("crop", "flip", "rotate", "colour", "sharpness", "blur", "posterize")
+    ],
+    Case(("train",), "train", {"views": 0}),
+    Case(("classes", "train"), "train", {"classes": 3}),
+    Case(("classes", "train"), "train", {"classes": {CATEGORY: 4}}),
+    Case(("train",), "train", {"heads": 2}),
+    Case(("train",), "train", {"epochs": 3}),
+    Case(("train",), "train", {"batch": 6}),
+    Case(("train",), "train", {"seed": 1}),
+    Case(("train",), "train", {"seed": 1}, under={"train": {"lr": 1e-60}}),  # the first weights
+    Case(("train",), "train", {"lambda": 0.5}),
+    Case(("train",), "train", {"mu": 1.0}),
+    Case(("train",), "train", {"plc_threshold": 0.9}),
+    Case(("classes",), "train", {"classes": "auto"}),
+    Case(("train",), "train", {"student_temperature": 0.2}),
+    Case(("train",), "train", {"teacher_temperature_start": 0.1}),
+    Case(("train",), "train", {"teacher_temperature_end": 0.05}),
+    Case(("train",), "train", {"teacher_steps": 3}),
+    Case(("train",), "train", {"teacher_hold": 4}),
+    Case(("train",), "train", {"contrast_temperature": 0.5}),
+    Case(("train",), "train", {"contrast_temperature_labelled": 0.2}),
+    Case(("train",), "train", {"lr": 0.01}),
+    Case(("train",), "train", {"lr_end_factor": 0.5}),
+    Case(("train",), "train", {"momentum": 0.5}),
+    Case(("train",), "train", {"weight_decay": 0.1}),
+    Case(("predict",), "predict", {"classifier": "heads"}),
+    Case(("predict",), "predict", {"normal": "regions"}),
+    Case(("predict",), "predict", {"normal": "none"}),
+    Case(("predict",), "predict", {"layers": [1, 3]}),
+    Case(("predict",), "predict", {"dimensions": [1]}, under={"predict": {"normal": "none"}}),
+    Case(("predict",), "predict", {"extra_components": [3]}),
+    Case(("predict",), "predict", {"seed": 1}),
+    Case(("merge",), "merge", {"weights": "mean"}),
+    Case(("merge",), "merge", {"weights": "score"}),
+    Case(("merge",), "merge", {"temperature": 2.0}),
+    Case(("evaluate",), "evaluate", {"max_fpr": 0.05}),
+    Case(("evaluate",), "evaluate", {"region_iou": 0.9}),
+    Case(("evaluate",), "evaluate", {"combined_label": ["scratch"]}),
+]
+
+
+def name_of(case: Case) -> str:
+    change = " ".join(f"{case.section}.{key}={value}" for key, value in case.values.items())
+    return change + (f" under {case.under}" if case.under else "")
+
+
+@pytest.mark.parametrize("case", CASES, ids=name_of)
+def test_a_parameter_changes_what_its_stage_writes(
+    made: Path, before: Callable[..., str], tmp_path: Path, case: Case
+) -> None:
+    values = {**case.under.get(case.section, {}), **case.values}
+    changed = rerun(made, tmp_path, {**case.under, case.section: values}, *case.stages)
+    assert changed != before(case.under, *case.stages)
+
+
+@pytest.mark.parametrize("stage", [stage for stage in ORDER if stage != "maps"])
+def test_a_stage_run_again_writes_the_same(made: Path, tmp_path: Path, stage: str) -> None:
+    assert rerun(made, tmp_path, {}, stage) == fingerprint(folder_of(made / "data", stage))
+
+
+def test_without_a_base_set_training_differs(made: Path, tmp_path: Path) -> None:
+    nothing = tmp_path / "nothing"
+    nothing.mkdir()
+    change = {"base": {"root": str(nothing), "layout": "auto"}}
+    changed = rerun(made, tmp_path, change, "base", "views", "train")
+    assert changed != fingerprint(folder_of(made / "data", "train"))
+
+
+def columns(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return class probabilities (M, C) and embeddings (M, D) of the regions."""
+    table = read_parquet(folder / "regions.parquet", REGIONS)
+    return np.stack(table["probabilities"]), np.stack(table["embedding"])
+
+
+@pytest.fixture(scope="module")
+def by_heads(made: Path, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
+    change = {"predict": {"classifier": "heads"}}
+    return columns(write(made, tmp_path_factory.mktemp("heads"), change, "predict"))[0]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"lambda": 0.9},
+        {"mu": 1.0},
+        {"plc_threshold": 0.9},
+        {"student_temperature": 0.2},
+        {"teacher_temperature_start": 0.1},
+        {"contrast_temperature_labelled": 0.2},
+        {"lr": 0.01},
+        {"mask_on": "patch"},
+        {"seed": 1},
+    ],
+    ids=str,
+)
+def test_what_heads_say_depends_on_their_training(
+    made: Path, by_heads: np.ndarray, tmp_path: Path, values: dict[str, Any]
+) -> None:
+    change = {"predict": {"classifier": "heads"}, "train": values}
+    stages = ("views", "train", "predict") if "mask_on" in values else ("train", "predict")
+    assert not np.array_equal(columns(write(made, tmp_path, change, *stages))[0], by_heads)
+
+
+def test_what_mixtures_say_does_not(made: Path, tmp_path: Path) -> None:
+    training = {"mask_on": "all", "heads": 2, "epochs": 3, "seed": 1, "lambda": 0.9, "mu": 1.0}
+    folder = write(made, tmp_path, {"train": training}, "views", "train", "predict")
+    before = columns(folder_of(made / "data", "predict"))
+    after = columns(folder)
+    np.testing.assert_array_equal(after[0], before[0])
+    assert not np.array_equal(after[1], before[1])
+
+
+def test_descriptors_have_the_precision_of_training(made: Path) -> None:
+    layout = Layout(made / "data")
+    found = []
+    for precision in ("float32", "bfloat16"):
+        content = settings(made)
+        content["train"]["precision"] = precision
+        found.append(pooled_tokens(layout, CATEGORY, parse_params(content).train, [3]))
+    assert not np.array_equal(*found)
+    np.testing.assert_allclose(*found, atol=0.1)
+
+
+@pytest.mark.parametrize("stage", ["views", "train"])
+def test_a_device_that_is_not_there_is_named(made: Path, tmp_path: Path, stage: str) -> None:
+    with pytest.raises(ConfigError, match=r"train\.device: 'quantum'"):
+        write(made, tmp_path, {"train": {"device": "quantum"}}, stage)
+
+
+def test_layerscale_is_folded_if_asked(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No tiny model of timm has both LayerScale and a class token, so it is put into one."""
+    original = model_store.load_vit
+
+    def scaled(*args: Any, **options: Any) -> Any:
+        vit = original(*args, **options)
+        vit.blocks[-1].ls1 = LayerScale(vit.embed_dim, init_values=0.1)
+        vit.blocks[-1].ls2 = LayerScale(vit.embed_dim, init_values=0.1)
+        return vit
+
+    monkeypatch.setattr(model_store, "load_vit", scaled)
+    monkeypatch.setattr(train, "load_vit", scaled)
+    embeddings = []
+    for fold in (True, False):
+        folder = tmp_path / str(fold)
+        regions = write(made, folder, {"train": {"fold_layerscale": fold}}, "train", "predict")
+        tensors = load_file(folder_of(folder / "data", "train") / "model.safetensors")
+        assert ("block.ls1.gamma" in tensors) != fold
+        embeddings.append(columns(regions)[1])
+    assert not np.allclose(*embeddings, atol=1e-5)
+
+
+ELSEWHERE = {
+    "dataset": ("end_to_end", "root categories"),
+    "demo": ("demo", "seed good per_defect normals"),
+    "backbone": ("weights", "source name path"),
+    "manifest": ("manifest_stage", "normal_list normal_root bits"),
+    "maps": (
+        "maps_stage",
+        "method layers neighbourhoods resolution map_size reweight precision fraction references "
+        "memory_mb coreset_ratio coreset_max precomputed_root seed",
+    ),
+    "base": ("base_stage", "root layout normal_label"),
+    "train": ("parameters", "fold_layerscale device"),
+    "report": ("report_stage", "gallery examples"),
+}
+"""Parameters without a case here, and the file that tests them."""
+
+
+def test_every_parameter_has_a_test() -> None:
+    found = {(case.section, key) for case in CASES for key in case.values}
+    for section, (module, keys) in ELSEWHERE.items():
+        text = (ROOT / "tests" / f"test_{module}.py").read_text(encoding="utf-8")
+        for key in keys.split():
+            assert (section, key) not in found, f"{section}.{key} is tested here: strike it out"
+            assert key in text
+            found.add((section, key))
+    sections = Params().model_dump(by_alias=True)
+    assert found == {(section, key) for section, keys in sections.items() for key in keys}

@@ -1,0 +1,61 @@
+"""params.yaml: what is refused, and how the message names it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.config.params import ConfigError, Params, load_params, parse_params
+from tests.graph import ROOT
+
+
+def test_the_file_in_the_repository_states_every_default() -> None:
+    assert load_params(ROOT / "params.yaml") == Params()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"mebin": {"tua": 3}}, "mebin.tua: unknown key"),
+        ({"mebbin": {}}, "mebbin: unknown key"),
+        ({"mebin": {"tau": 0}}, "mebin.tau: .*greater than 0.*got 0"),
+        ({"mebin": {"tau": "4"}}, "mebin.tau: .*integer.*got '4'"),
+        ({"mebin": {"tau": True}}, "mebin.tau: .*integer"),
+        ({"mebin": {"rule": "paper", "floor": 1.5}}, "mebin.floor"),
+        ({"mebin": {"rule": "reference", "thresholds": 48}}, "mebin: .*power of two"),
+        ({"maps": {"method": "magic"}}, "maps.method: .*'musc'"),
+        ({"maps": {"neighbourhoods": [2]}}, "maps.neighbourhoods: .*odd"),
+        ({"train": {"classes": 1}}, "train.classes"),
+        ({"train": {"views": 1}}, "train.views: .*2 or more, or 0"),
+        ({"train": {"lr": float("nan")}}, "train.lr"),
+        ({"train": {"augment": {"flop": True}}}, "train.augment.flop: unknown key"),
+        ({"dataset": {"categories": []}}, "dataset.categories"),
+        ({"dataset": {"categories": ["a", "a"]}}, "dataset.categories: .*twice"),
+        ({"dataset": {"categories": ["../x"]}}, "dataset.categories: .*not the name of a folder"),
+        ({"backbone": {"source": "file"}}, "backbone: .*path must name"),
+        ([], "the file"),
+    ],
+)
+def test_what_is_wrong_is_named(content: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_params(content)
+
+
+def test_numbers_are_read_as_dvc_writes_them(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("train: {weight_decay: 1e-5, lambda: 0.5, classes: {a: 3}}\n")
+    train = load_params(path).train
+    assert train.weight_decay == 1e-5
+    assert train.lambda_ == 0.5
+    assert train.n_classes("a") == 3
+    with pytest.raises(ConfigError, match=r"train\.classes: no entry for the category 'b'"):
+        train.n_classes("b")
+
+
+def test_missing_and_broken_files(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="does not exist"):
+        load_params(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("a: [")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load_params(tmp_path / "params.yaml")

@@ -1,0 +1,133 @@
+"""Parts of params.yaml as overrides: against Hydra's parser, which `dvc exp run -S` uses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from typer.testing import CliRunner
+
+from pipeline.cli import app
+from pipeline.config.params import ConfigError, Params, load_params
+from pipeline.config.presets import as_override, read_preset, with_overrides
+from tests.graph import ROOT
+
+PRESETS = sorted((ROOT / "params").glob("*.yaml"))
+
+
+def preset(path: Path) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["preset", str(path)])
+    return result.exit_code, result.output
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.name)
+def test_every_key_of_a_preset_changes_params_yaml(path: Path) -> None:
+    params = load_params(ROOT / "params.yaml")
+    overrides = read_preset(path)
+    assert overrides
+    for key, value in overrides.items():
+        assert with_overrides(params, {key: value}) != params, key
+
+
+def test_the_paper_uses_the_heads() -> None:
+    code, text = preset(ROOT / "params" / "paper.yaml")
+    assert code == 0
+    assert (
+        text
+        == "-S maps.neighbourhoods=[1,3,5] -S predict.classifier=heads -S predict.normal=none\n"
+    )
+    assert read_preset(ROOT / "params" / "paper_backbone.yaml")["backbone.source"] == "hub"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(None, True, False, 0, -3, 0.5, 5e-05, 1e16, [], [5, 8], ["good", "MT_Free"]),
+        *({"crop": False, "flip": True}, {"metal": 5}, {}, [None, [True]]),
+        *("heads", "/data/mvtec-ad/v1.0", "../a_b", "vit_base_patch8_224.dino", "a:b", "x+y"),
+        *("-S", "1a", "v1.0", "truely", "nullable", "e5", "1.2/3"),
+    ],
+    ids=str,
+)
+def test_hydra_reads_what_was_written(value: object) -> None:
+    text = as_override("section.key", value)
+    assert not set(text) & set(" \t\n'\"$`\\|&;<>()*?!~#")
+    parsed = OverridesParser.create().parse_override(text)
+    assert parsed.key_or_group == "section.key"
+    read = parsed.value()
+    assert read == value
+    assert type(read) is type(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "a b",
+        "a*",
+        "$HOME",
+        "a'b",
+        "~",
+        "{",
+        "ü",
+        "null",
+        "True",
+        "3",
+        "-1e5",
+        "1_0",
+        "NaN",
+        "+.5",
+    ],
+)
+def test_a_string_that_needs_quotes_is_refused(value: str) -> None:
+    for nested in (value, [value], {"a": value}):
+        with pytest.raises(ConfigError, match=r"^dataset\.root: .* would need quotes"):
+            as_override("dataset.root", nested)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("mebin: {tua: 3}", "mebin.tua: unknown key"),
+        ("mebbin: {tau: 3}", "mebbin: unknown key"),
+        ("mebin: {tau: many}", "mebin.tau: "),
+        ("[1]", "the file: "),
+        ("a: [", "not valid YAML"),
+        ("dataset: {root: my images}", "dataset.root: 'my images' would need quotes"),
+    ],
+)
+def test_errors_name_the_key_and_the_file(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(content + "\n")
+    code, text = preset(path)
+    assert code == 1
+    assert message in text
+    assert "mine.yaml" in text
+    assert "Traceback" not in text
+
+
+def test_a_missing_file_is_named_and_an_empty_one_changes_nothing(tmp_path: Path) -> None:
+    assert "none.yaml" in preset(tmp_path / "none.yaml")[1]
+    (tmp_path / "empty.yaml").write_text("# nothing\n")
+    assert preset(tmp_path / "empty.yaml") == (0, "\n")
+
+
+def test_overrides_replace_values_and_merge_mappings() -> None:
+    overrides: dict[str, Any] = {
+        "maps.layers": [1],
+        "train.lambda": 0.5,
+        "train.augment": {"flip": False},
+        "train.classes": {"metal": 4},
+    }
+    params = with_overrides(Params(), overrides)
+    assert params.maps.layers == [1]
+    assert params.train.lambda_ == 0.5
+    assert not params.train.augment.flip
+    assert params.train.augment.crop
+    assert params.train.classes == {"metal": 4}
+    with pytest.raises(ConfigError, match=r"mebin\.tua: unknown key"):
+        with_overrides(Params(), {"mebin.tua": 3})
+    with pytest.raises(ConfigError, match=r"mebin: unknown key"):
+        with_overrides(Params(), {"mebin": 3})

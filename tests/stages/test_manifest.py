@@ -1,0 +1,172 @@
+"""The four tables of the stage `manifest`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from pipeline.config.params import Params, parse_params
+from pipeline.io import schemas
+from pipeline.io.datasets import DatasetError
+from pipeline.io.images import sample_id
+from pipeline.io.paths import Layout
+from pipeline.io.tables import image_bits, read_metadata, read_parquet, write_parquet
+from stages import manifest
+
+
+def put(path: Path, seed: int, size: tuple[int, int] = (12, 16)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)).save(path)
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    """An MVTec-like product with one of everything."""
+    root = tmp_path / "raw/gadget"
+    for i in range(3):
+        put(root / f"train/good/{i}.png", i)
+        put(root / f"test/good/{i}.png", 10 + i)
+        put(root / f"test/größter Riss/{i}.png", 20 + i, (9 + i, 14))
+    mask = root / "ground_truth/größter Riss/1_mask.png"
+    mask.parent.mkdir(parents=True)
+    Image.fromarray(np.full((10, 14), 255, np.uint8)).save(mask)
+    Image.fromarray(np.full((5, 5), 255, np.uint8)).save(mask.with_name("2_mask.png"))
+    put(root / "test/combined/0.png", 30)
+    (root / "test/good/broken.png").write_bytes(b"")
+    return root
+
+
+def params_of(raw: Path, **manifest_options: object) -> Params:
+    return parse_params(
+        {
+            "dataset": {"root": str(raw.parent), "categories": [raw.name]},
+            "manifest": manifest_options,
+        }
+    )
+
+
+def tables(layout: Layout) -> dict[str, pd.DataFrame]:
+    expected: dict[str, pa.Schema] = {
+        "images": schemas.IMAGES,
+        "labels": schemas.LABELS,
+        "masks": schemas.MASKS,
+        "rejected": schemas.REJECTED,
+    }
+    folder = layout.manifest("gadget")
+    return {name: read_parquet(folder / f"{name}.parquet", s) for name, s in expected.items()}
+
+
+def test_tables(raw: Path, tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "out")
+    manifest.run("gadget", params_of(raw), layout)
+    table = tables(layout)
+    images, labels, masks = table["images"], table["labels"], table["masks"]
+
+    assert len(images) == 9
+    assert images["sample_id"].tolist() == sorted(images["sample_id"])
+    for row in images.itertuples():
+        assert sample_id(raw / str(row.path)) == row.sample_id
+    assert set(images.loc[images["split"] == "normal", "path"]) == {
+        f"train/good/{i}.png" for i in range(3)
+    }
+    sizes = images.set_index("path")
+    assert sizes.loc["test/größter Riss/2.png", ["height", "width", "channels"]].tolist() == [
+        11,
+        14,
+        3,
+    ]
+
+    queries = images.loc[images["split"] == "query"].set_index("sample_id")
+    assert set(labels["sample_id"]) == set(queries.index)
+    for row in labels.itertuples():
+        assert str(queries.loc[row.sample_id, "path"]).split("/")[1] == row.label
+
+    assert masks["mask_path"].tolist() == ["ground_truth/größter Riss/1_mask.png"]
+    assert queries.loc[masks["sample_id"][0], "path"] == "test/größter Riss/1.png"
+    assert table["rejected"]["path"].tolist() == [
+        "ground_truth/größter Riss/2_mask.png",
+        "test/combined/0.png",
+        "test/good/broken.png",
+    ]
+    metadata = read_metadata(layout.manifest("gadget") / "images.parquet")
+    assert metadata["schema_version"] == 1
+
+
+def test_a_flat_folder_gives_empty_labels_and_masks(tmp_path: Path) -> None:
+    raw = tmp_path / "raw/gadget"
+    for i in range(3):
+        put(raw / f"{i}.png", i)
+    layout = Layout(tmp_path / "out")
+    manifest.run("gadget", params_of(raw), layout)
+    table = tables(layout)
+    assert len(table["images"]) == 3
+    assert [len(table[name]) for name in ("labels", "masks", "rejected")] == [0, 0, 0]
+
+
+def test_every_parameter_reaches_the_scan(raw: Path, tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "out")
+
+    def counts(**options: object) -> tuple[int, int, int]:
+        manifest.run("gadget", params_of(raw, **options), layout)
+        table = tables(layout)
+        splits = table["images"]["split"]
+        return sum(splits == "query"), sum(splits == "normal"), len(table["labels"])
+
+    assert counts() == (6, 3, 6)
+    assert counts(exclude_labels=[]) == (7, 3, 7)
+    assert counts(exclude_labels=["good", "combined"]) == (3, 0, 3)
+    assert counts(normal_label=["fine"]) == (6, 0, 6)
+    put(raw.parents[1] / "more/gadget/x.png", 77)
+    put(raw.parents[1] / "more/widget/y.png", 78)
+    assert counts(normal_root=str(raw.parents[1] / "more")) == (6, 4, 6)
+    (raw / "list.txt").write_text("test/good/0.png\n")
+    assert counts(normal_list="list.txt") == (5, 4, 5)
+    assert counts(layout="folder")[2] == 0
+    counts(bits=12)
+    assert read_metadata(layout.manifest("gadget") / "images.parquet")["bits"] == 12
+    assert image_bits(layout.manifest("gadget")) == 12
+
+
+def test_run_again_gives_the_same_bytes(raw: Path, tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "out")
+    folder = layout.manifest("gadget")
+    manifest.run("gadget", params_of(raw), layout)
+    first = {path.name: path.read_bytes() for path in folder.iterdir()}
+    manifest.run("gadget", params_of(raw), layout)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
+    assert len(first) == 4
+
+
+def test_a_failure_halfway_leaves_what_was_there(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = Layout(tmp_path / "out")
+    manifest.run("gadget", params_of(raw), layout)
+    before = tables(layout)["images"]
+    put(raw / "test/good/new.png", 60)
+    write = write_parquet
+
+    def dies(path: Path, *args: object) -> None:
+        if path.name == "masks.parquet":
+            raise KeyboardInterrupt
+        write(path, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("stages.manifest.write_parquet", dies)
+    with pytest.raises(KeyboardInterrupt):
+        manifest.run("gadget", params_of(raw), layout)
+    pd.testing.assert_frame_equal(tables(layout)["images"], before)
+    assert [p.name for p in layout.manifest("gadget").parent.iterdir()] == ["gadget"]
+
+
+def test_no_query_image_writes_nothing(tmp_path: Path) -> None:
+    raw = tmp_path / "raw/gadget"
+    raw.mkdir(parents=True)
+    layout = Layout(tmp_path / "out")
+    with pytest.raises(DatasetError, match=r"gadget.*no usable query image"):
+        manifest.run("gadget", params_of(raw), layout)
+    assert not layout.manifest("gadget").exists()

@@ -1,0 +1,292 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import timm
+import torch
+
+from pipeline.config.params import Params, parse_params
+from pipeline.io import schemas
+from pipeline.io.arrays import open_arrays
+from pipeline.io.map_files import MapFileError
+from pipeline.io.paths import ArtifactError, Layout
+from pipeline.io.tables import read_parquet, write_parquet
+from stages import maps as stage
+
+CATEGORY = "thing"
+DEFECT = slice(32, 48)
+"""Rows and columns of the flat square on every third image: patch (2, 2) of 4 x 4."""
+
+VIT = "vit_tiny_patch16_224"
+QUERIES, NORMALS = 6, 4
+
+
+@pytest.fixture(scope="module")
+def state() -> dict[str, torch.Tensor]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        vit = timm.create_model(VIT, img_size=64, num_classes=0)
+    return {name: value.clone() for name, value in vit.state_dict().items()}
+
+
+@pytest.fixture
+def layout(tmp_path, monkeypatch, state) -> Layout:
+    """A manifest of 6 queries (every third with a defect and a mask) and 4 normal images."""
+    monkeypatch.setattr(
+        "pipeline.io.backbone_weights.load_saved", lambda folder: (state, {"timm_name": VIT})
+    )
+    layout, rng = Layout(tmp_path / "data"), np.random.default_rng(0)
+    images, masks = [], []
+    for k in range(QUERIES + NORMALS):
+        query = k < QUERIES
+        folder = "test/hole" if query else "train/good"
+        pixels = rng.integers(90, 110, (64, 64, 3), dtype=np.uint8)
+        if query and k % 3 == 0:
+            pixels[DEFECT, DEFECT] = 255 - 80 * k  # unlike each other, or MuSc finds a twin
+            mask = np.zeros((64, 64), np.uint8)
+            mask[DEFECT, DEFECT] = 255
+            masks.append((f"id{k}", _save(tmp_path, f"ground_truth/{k}.png", mask)))
+        path = _save(tmp_path, f"{folder}/{k}.png", pixels)
+        images.append((f"id{k}", path, "query" if query else "normal", 64, 64, 3))
+    order = [3, 8, 0, 5, 9, 1, 2, 7, 4, 6]  # neither by name nor by split
+    _write(layout, "images", [images[k] for k in order], schemas.IMAGES)
+    _write(layout, "masks", masks, schemas.MASKS)
+    _write(layout, "rejected", [("test/hole/broken.png", "truncated")], schemas.REJECTED)
+    return layout
+
+
+def _save(root: Path, name: str, pixels: np.ndarray) -> str:
+    path = root / "raw" / CATEGORY / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), pixels)
+    return name
+
+
+def _write(layout: Layout, name: str, rows: list[tuple], schema) -> None:
+    frame = pd.DataFrame(rows, columns=schema.names)
+    write_parquet(layout.manifest(CATEGORY) / f"{name}.parquet", frame, schema)
+
+
+def _params(layout: Layout, **maps: object) -> Params:
+    given = {"layers": [1, 3], "neighbourhoods": [1], "resolution": 64, "map_size": 32, **maps}
+    root = str(layout.root.parent / "raw")
+    return parse_params({"dataset": {"root": root, "categories": [CATEGORY]}, "maps": given})
+
+
+def _run(layout: Layout, **maps: object) -> tuple[np.ndarray, pd.DataFrame, dict[str, object]]:
+    stage.run(CATEGORY, _params(layout, **maps), layout)
+    folder = layout.maps(CATEGORY)
+    group = open_arrays(folder / "maps.zarr")
+    frame = read_parquet(folder / "scores.parquet", schemas.MAP_SCORES)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "bank.safetensors",
+        "maps.zarr",
+        "references.parquet",
+        "scores.parquet",
+    ]
+    assert list(frame["sample_id"]) == ["id3", "id0", "id5", "id1", "id2", "id4"]
+    values = group["maps"][:]
+    assert values.dtype == np.float32
+    assert np.array_equal(frame["score"], values.max(axis=(1, 2)).astype(np.float64))
+    return values, frame, dict(group.attrs)
+
+
+@pytest.mark.parametrize("method", ["musc", "patchcore"])
+def test_detectors_find_the_defect(layout, method):
+    values, frame, attributes = _run(layout, method=method, layers=[0])
+    assert values.shape == (6, 32, 32)
+    assert values.min() == 0
+    assert values.max() == 1
+    assert attributes["method"] == method
+    assert 0 <= attributes["raw_min"] < attributes["raw_max"]
+    defect, good = frame["score"][:2], frame["score"][2:]
+    assert defect.min() > good.max()
+    assert frame["image_score"][:2].min() > frame["image_score"][2:].max()
+    for row in (0, 1):
+        y, x = np.unravel_index(values[row].argmax(), values[row].shape)
+        assert (y // 8, x // 8) == (2, 2)
+
+
+@pytest.mark.parametrize("method", ["musc", "patchcore"])
+def test_normal_references_score_as_good_images_do(layout, method):
+    _, frame, _ = _run(layout, method=method, layers=[0])
+    path = layout.maps(CATEGORY) / "references.parquet"
+    known = read_parquet(path, schemas.REFERENCE_SCORES)
+    assert list(known["sample_id"]) == ["id8", "id9", "id7", "id6"]  # as in the manifest
+    defect, good = frame["score"][:2], frame["score"][2:]
+    assert known["score"].max() < defect.min()
+    assert known["score"].min() > good.min() / 3
+
+
+def test_maps_without_a_detector_have_no_reference_scores(layout):
+    _run(layout, method="ground_truth")
+    path = layout.maps(CATEGORY) / "references.parquet"
+    assert read_parquet(path, schemas.REFERENCE_SCORES).empty
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"layers": [2]},
+        {"neighbourhoods": [3]},
+        {"resolution": 48},
+        {"fraction": 1.0},
+        {"references": 3},
+        {"references": 3, "seed": 1},
+        {"precision": "bfloat16"},
+    ],
+)
+def test_every_parameter_of_musc_counts(layout, change):
+    plain, _, _ = _run(layout)
+    if "seed" in change:
+        plain, _, _ = _run(layout, references=3)
+    assert not np.array_equal(plain, _run(layout, **change)[0])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"layers": [2]},
+        {"neighbourhoods": [3]},
+        {"coreset_ratio": 0.5},
+        {"coreset_max": 2},
+        {"seed": 1},
+    ],
+)
+def test_every_parameter_of_patchcore_counts(layout, change):
+    plain, _, _ = _run(layout, method="patchcore", coreset_ratio=0.1)
+    changed, _, _ = _run(layout, **{"method": "patchcore", "coreset_ratio": 0.1, **change})
+    assert not np.array_equal(plain, changed)
+
+
+@pytest.mark.parametrize("method", ["musc", "patchcore"])
+def test_reweighting_changes_the_image_score_alone(layout, method):
+    values, frame, attributes = _run(layout, method=method)
+    plain_values, plain, _ = _run(layout, method=method, reweight=False)
+    assert np.array_equal(values, plain_values)
+    assert not np.allclose(frame["image_score"], plain["image_score"])
+    if method == "musc":
+        assert plain["image_score"].max() == pytest.approx(attributes["raw_max"])
+
+
+@pytest.mark.parametrize("method", ["musc", "patchcore"])
+def test_scratch_files_are_used_beyond_half_of_the_memory(layout, monkeypatch, method):
+    bounds = set()
+
+    def noted(folder, memory_mb, kind=stage.Scratch):
+        bounds.add(memory_mb)
+        return kind(folder, memory_mb)
+
+    monkeypatch.setattr(stage, "Scratch", noted)
+    _run(layout, method=method, memory_mb=30)
+    assert bounds == {15}
+
+
+def test_memory_mapped_features_give_the_same_maps(layout, monkeypatch):
+    plain, _, _ = _run(layout)
+    made = []
+    monkeypatch.setattr(stage.np, "memmap", _recording(made, np.memmap))
+    monkeypatch.setattr(stage, "Scratch", _without_memory(stage.Scratch))
+    assert np.array_equal(plain, _run(layout)[0])
+    assert len(made) == 5  # two layers and the prepared one, and two layers of the references
+
+
+def _recording(made: list[object], kind: type) -> object:
+    def make(*arguments: object, **options: object) -> object:
+        made.append(kind(*arguments, **options))
+        return made[-1]
+
+    return make
+
+
+def _without_memory(kind: type) -> object:
+    return lambda folder, memory_mb: kind(folder, 0)
+
+
+def test_small_shards_give_the_same_maps(layout, monkeypatch):
+    plain, frame, _ = _run(layout)
+    monkeypatch.setattr("pipeline.io.arrays._SHARD_ITEMS", 4)
+    values, small, _ = _run(layout)
+    assert np.array_equal(plain, values)
+    assert frame.equals(small)
+
+
+def test_ground_truth_is_zeros_and_ones(layout):
+    values, frame, attributes = _run(layout, method="ground_truth")
+    expected = np.zeros((6, 32, 32))
+    expected[:2, 16:24, 16:24] = 1
+    assert np.array_equal(values, expected)
+    assert (attributes["raw_min"], attributes["raw_max"]) == (0, 1)
+    assert list(frame["image_score"]) == [1, 1, 0, 0, 0, 0]
+
+
+def test_a_full_mask_stays_full(layout):
+    _save(layout.root.parent, "ground_truth/0.png", np.full((64, 64), 255, np.uint8))
+    _save(layout.root.parent, "ground_truth/3.png", np.full((64, 64), 255, np.uint8))
+    assert _run(layout, method="ground_truth")[0][:2].all()
+
+
+def _save_maps(layout: Layout, values: dict[int, np.ndarray]) -> str:
+    root = layout.root.parent / "made elsewhere"
+    folder = root / CATEGORY / "hole"
+    folder.mkdir(parents=True)
+    for k, array in values.items():
+        np.save(folder / f"{k}.npy", array)
+    return str(root)
+
+
+def test_precomputed_maps_are_joined_by_name_and_normalised_over_the_set(layout):
+    given = {k: np.full((32 if k else 16,) * 2, 10.0 * k + 5) for k in range(6)}
+    root = _save_maps(layout, given)
+    np.save(Path(root) / CATEGORY / "hole" / "broken.npy", np.zeros((2, 2)))  # a rejected image's
+    values, frame, attributes = _run(layout, method="precomputed", precomputed_root=root)
+    assert (attributes["raw_min"], attributes["raw_max"]) == (5, 55)
+    np.testing.assert_allclose(values[:, 7, 9], np.array([3, 0, 5, 1, 2, 4]) / 5, atol=1e-6)
+    assert list(frame["image_score"]) == [35, 5, 55, 15, 25, 45]
+
+
+def test_constant_maps_become_zeros(layout):
+    root = _save_maps(layout, {k: np.full((8, 8), 0.7) for k in range(6)})
+    values, _, attributes = _run(layout, method="precomputed", precomputed_root=root)
+    assert not values.any()
+    assert attributes["raw_min"] == attributes["raw_max"] == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({k: np.zeros((2, 2)) for k in range(5)}, "1 images without a map: test/hole/5.png"),
+        ({k: np.zeros((2, 2)) for k in range(7)}, "1 maps of no image: hole/6.npy"),
+        ({k: np.full((2, 2), np.nan if k == 4 else 0) for k in range(6)}, "4.npy: holds NaN"),
+    ],
+)
+def test_bad_precomputed_maps_leave_nothing_behind(layout, values, message):
+    root = _save_maps(layout, values)
+    with pytest.raises(MapFileError, match=message):
+        _run(layout, method="precomputed", precomputed_root=root)
+    assert not layout.maps(CATEGORY).exists()
+    assert not list(layout.maps(CATEGORY).parent.iterdir())
+
+
+def _keep(layout: Layout, *ids: str) -> None:
+    path = layout.manifest(CATEGORY) / "images.parquet"
+    frame = read_parquet(path, schemas.IMAGES)
+    write_parquet(path, frame[frame["sample_id"].isin(ids)], schemas.IMAGES)
+
+
+def test_patchcore_without_normal_images(layout):
+    _keep(layout, "id0", "id1")
+    with pytest.raises(ArtifactError, match="split 'normal' is empty"):
+        _run(layout, method="patchcore")
+
+
+def test_musc_with_two_images_and_with_one(layout):
+    _keep(layout, "id0", "id1")
+    stage.run(CATEGORY, _params(layout), layout)
+    _keep(layout, "id0")
+    with pytest.raises(ArtifactError, match="at least 2"):
+        stage.run(CATEGORY, _params(layout), layout)

@@ -1,0 +1,265 @@
+"""The stages `mebin` and `crops` on a handful of written maps and images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline.binarization.mebin import binarize
+from pipeline.binarization.thresholds import binarize_fixed, binarize_otsu
+from pipeline.config.params import Params, parse_params
+from pipeline.io import schemas
+from pipeline.io.arrays import ArraySpec, create_arrays, open_arrays
+from pipeline.io.paths import ArtifactError, Layout
+from pipeline.io.tables import read_metadata, read_parquet, write_parquet
+from pipeline.regions.crops import cut, region_squares, resize_mask
+from stages import crops, mebin
+
+SIZE, HEIGHT, WIDTH = 40, 60, 80
+
+
+def some_maps(n: int = 6) -> NDArray[np.float32]:
+    """Maps with 0, 1, 2, 1, 2, ... bright discs."""
+    y, x = np.mgrid[:SIZE, :SIZE]
+    rng = np.random.default_rng(0)
+    maps = rng.random((n, SIZE, SIZE)) * 0.1
+    for i in range(1, n):
+        for j in range(1 + (i % 2 == 0)):
+            distance = np.hypot(y - (10, 30)[j], x - 10 - 3 * i)
+            maps[i] = np.maximum(maps[i], np.clip(1.1 - distance / 8, 0, 1) * (0.8 + 0.1 * j))
+    return maps.astype(np.float32)
+
+
+def write_inputs(
+    root: Path,
+    maps: NDArray[np.float32],
+    method: str = "musc",
+    references: tuple[float, ...] = (),
+) -> Layout:
+    """Write manifest, maps and image files as their stages would."""
+    layout, ids = Layout(root / "data"), [f"{i:016x}" for i in range(len(maps))]
+    (root / "raw" / "c").mkdir(parents=True)
+    rng = np.random.default_rng(1)
+    rows = []
+    for sample_id in [*ids[::-1], "reference"]:
+        pixels = rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / "raw" / "c" / f"a {sample_id}.png")
+        split = "normal" if sample_id == "reference" else "query"
+        rows.append((sample_id, f"a {sample_id}.png", split, HEIGHT, WIDTH, 3))
+    frame = pd.DataFrame(rows, columns=schemas.IMAGES.names)
+    write_parquet(layout.manifest("c") / "images.parquet", frame, schemas.IMAGES)
+    scores = maps.max(axis=(1, 2))
+    frame = pd.DataFrame({"sample_id": ids, "score": scores, "image_score": scores})
+    folder = layout.maps("c")
+    write_parquet(folder / "scores.parquet", frame, schemas.MAP_SCORES)
+    known = {"sample_id": [str(i) for i in range(len(references))], "score": list(references)}
+    frame = pd.DataFrame(known).astype({"score": float})
+    write_parquet(folder / "references.parquet", frame, schemas.REFERENCE_SCORES)
+    spec = ArraySpec(maps.shape, "float32")
+    with create_arrays(folder / "maps.zarr", {"maps": spec}, {"method": method}) as out:
+        out["maps"][:] = maps
+    return layout
+
+
+def params(root: Path, **sections: object) -> Params:
+    return parse_params({"dataset": {"root": str(root / "raw"), "categories": ["c"]}, **sections})
+
+
+def read_mebin(layout: Layout) -> tuple[NDArray[np.bool_], pd.DataFrame, dict[str, object]]:
+    path = layout.mebin("c")
+    masks = open_arrays(path / "masks.zarr")["masks"][:]
+    table = read_parquet(path / "images.parquet", schemas.MEBIN_IMAGES)
+    return masks, table, read_metadata(path / "images.parquet")
+
+
+@pytest.mark.parametrize(
+    ("references", "options", "expected"),
+    [
+        ((0.2, *[0.3] * 7), {}, 0.2),  # every image is above all references: none is normal
+        ((0.2, *[0.3] * 6), {}, None),  # too few to say so
+        ((0.2, *[0.95] * 7), {}, None),
+        ((), {}, None),
+        ((0.2, *[0.3] * 7), {"floor": 0.5}, 0.5),
+        ((0.2, *[0.3] * 7), {"rule": "reference"}, None),
+    ],
+)
+def test_references_give_the_floor_of_a_set_without_a_normal_image(
+    tmp_path: Path,
+    references: tuple[float, ...],
+    options: dict[str, object],
+    expected: float | None,
+) -> None:
+    maps = some_maps()[1:]
+    layout = write_inputs(tmp_path, maps, references=references)
+    mebin.run("c", params(tmp_path, mebin={"erode_px": 1, **options}), layout)
+    _, _, metadata = read_mebin(layout)
+    lowest = float(maps.max(axis=(1, 2)).min())
+    assert metadata["s_min"] == pytest.approx(lowest if expected is None else expected)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"rule": "reference", "tau": 2},
+        {"thresholds": 20, "tau": 3, "erode_px": 2, "floor": 0.3},
+    ],
+)
+def test_mebin_stage_writes_what_binarize_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, object]
+) -> None:
+    # Shards of four images: six images span two blocks.
+    monkeypatch.setattr("pipeline.io.arrays._SHARD_ITEMS", 4)
+    maps = some_maps()
+    layout = write_inputs(tmp_path, maps)
+    mebin.run("c", params(tmp_path, mebin=options), layout)
+    masks, table, metadata = read_mebin(layout)
+    expected = binarize(maps, **options)
+    np.testing.assert_array_equal(masks, expected.masks)
+    np.testing.assert_array_equal(table["threshold"].to_numpy(float), expected.threshold)
+    np.testing.assert_array_equal(table["n_regions"], expected.n_regions)
+    np.testing.assert_array_equal(table["run_length"], expected.run_length)
+    np.testing.assert_array_equal(np.stack(table["counts"].to_list()), expected.counts)
+    assert (metadata["s_min"], metadata["s_max"]) == (expected.s_min, expected.s_max)
+    assert table["threshold"].isna().iloc[0]
+    assert expected.masks.any()
+
+
+def test_mebin_stage_with_the_plain_thresholds(tmp_path: Path) -> None:
+    maps = some_maps()
+    layout = write_inputs(tmp_path, maps)
+    mebin.run(
+        "c", params(tmp_path, mebin={"method": "fixed", "threshold": 0.6, "erode_px": 2}), layout
+    )
+    masks, table, _ = read_mebin(layout)
+    for amap, mask in zip(maps, masks, strict=True):
+        np.testing.assert_array_equal(mask, binarize_fixed(amap, threshold=0.6, erode_px=2).mask)
+    assert table["threshold"].tolist() == [0.6] * len(maps)
+    mebin.run("c", params(tmp_path, mebin={"method": "otsu", "erode_px": 1}), layout)
+    masks, table, _ = read_mebin(layout)
+    for amap, mask, counts in zip(maps, masks, table["counts"], strict=True):
+        np.testing.assert_array_equal(mask, binarize_otsu(amap, erode_px=1).mask)
+        assert len(counts) == 0
+
+
+def test_ground_truth_passes_through(tmp_path: Path) -> None:
+    maps = (some_maps() > 0.5).astype(np.float32)[1:]
+    layout = write_inputs(tmp_path, maps, method="ground_truth")
+    mebin.run("c", params(tmp_path), layout)
+    masks, table, metadata = read_mebin(layout)
+    np.testing.assert_array_equal(masks, maps > 0)
+    assert table["threshold"].isna().all()
+    assert table["n_regions"].tolist() == [1, 2, 1, 2, 1]
+    # All images are anomalous, yet their regions keep the score 1.
+    assert (metadata["method"], metadata["s_min"], metadata["s_max"]) == ("ground_truth", 0, 1)
+    crops.run("c", params(tmp_path), layout)
+    table = read_parquet(layout.crops("c") / "crops.parquet", schemas.CROPS)
+    assert (table["score"] == 1).all()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"keep": 1, "padding": 0.4, "smallest_side": 0.1, "size": 300},
+        {"keep": "all", "merge_distance": 0.5},
+        {"enabled": False},
+    ],
+)
+def test_crops_stage_cuts_every_region(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, object]
+) -> None:
+    monkeypatch.setattr("pipeline.io.arrays._SHARD_ITEMS", 3)
+    layout = write_inputs(tmp_path, some_maps())
+    settings = params(tmp_path, crops=options, mebin={"erode_px": 2})
+    mebin.run("c", settings, layout)
+    crops.run("c", settings, layout)
+    table = read_parquet(layout.crops("c") / "crops.parquet", schemas.CROPS)
+    arrays = open_arrays(layout.crops("c") / "crops.zarr")
+    masks, rows, _ = read_mebin(layout)
+    chosen, position = settings.crops, 0
+    for small, sample_id, n in zip(masks, rows["sample_id"], rows["n_regions"], strict=True):
+        mask = resize_mask(small, (HEIGHT, WIDTH))
+        squares = region_squares(
+            mask if chosen.enabled else np.zeros_like(mask),
+            padding=chosen.padding,
+            smallest_side=chosen.smallest_side,
+            merge_distance=chosen.merge_distance,
+            keep={"delta": n + 1, "all": None, "1": 1}[str(chosen.keep)],
+        )
+        image = np.array(Image.open(tmp_path / "raw" / "c" / f"a {sample_id}.png"))
+        for k, square in enumerate(squares):
+            row = table.iloc[position]
+            assert (row.crop_id, row.sample_id, row.k) == (f"{sample_id}-{k}", sample_id, k)
+            assert [row.x0, row.y0, row.side] == square.tolist()
+            pixels, inside = cut(image, mask, square, size=chosen.size)
+            np.testing.assert_array_equal(arrays["images"][position], pixels)
+            np.testing.assert_array_equal(arrays["masks"][position], inside)
+            wide, (x0, y0, side) = np.pad(mask, 100), square.tolist()
+            assert row.area_px == wide[y0 + 100 :, x0 + 100 :][:side, :side].sum()
+            position += 1
+    assert position == len(table) == arrays["images"].shape[0]
+    assert table["score"].between(0, 1).all()
+    assert table["score"].iloc[0] < 0.1
+    if not chosen.enabled:
+        assert len(table) == len(masks)
+        assert (table["area_px"] > 0).any()
+
+
+@pytest.mark.parametrize(("keep", "kept"), [("delta", 2), ("all", 4), (3, 3)])
+def test_delta_of_the_reference_rule_limits_the_regions(
+    tmp_path: Path, keep: str | int, kept: int
+) -> None:
+    # One disc is stable over most thresholds, so delta* is 1 and two squares are kept.
+    maps = some_maps(2)
+    layout = write_inputs(tmp_path, maps)
+    settings = params(tmp_path, mebin={"rule": "reference"}, crops={"keep": keep})
+    mebin.run("c", settings, layout)
+    masks, table, metadata = read_mebin(layout)
+    masks[1] = False
+    for y, x in ((2, 2), (2, 30), (30, 2), (30, 30)):
+        masks[1, y : y + 3, x : x + 3] = True
+    path = layout.mebin("c")
+    with create_arrays(path / "masks.zarr", {"masks": ArraySpec(masks.shape, "bool")}) as out:
+        out["masks"][:] = masks
+    table["n_regions"] = [0, 4]
+    write_parquet(path / "images.parquet", table, schemas.MEBIN_IMAGES, metadata)
+    crops.run("c", settings, layout)
+    found = read_parquet(layout.crops("c") / "crops.parquet", schemas.CROPS)
+    assert found["sample_id"].value_counts().tolist() == [kept, 1]
+
+
+def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
+    maps = some_maps()
+    maps[2, 3, 3] = np.nan
+    layout = write_inputs(tmp_path, np.nan_to_num(maps))
+    group = layout.maps("c") / "maps.zarr"
+    with create_arrays(group, {"maps": ArraySpec(maps.shape, "float32")}) as out:
+        out["maps"][:] = maps
+    with pytest.raises(ArtifactError, match=f"{2:016x}: the map has NaN"):
+        mebin.run("c", params(tmp_path), layout)
+    assert not layout.mebin("c").exists()
+    with create_arrays(group, {"maps": ArraySpec((2, 9, 9), "float32")}):
+        pass
+    with pytest.raises(ArtifactError, match="6 scores and 2 maps"):
+        mebin.run("c", params(tmp_path), layout)
+
+
+def test_crops_of_another_manifest_or_image_are_refused(tmp_path: Path) -> None:
+    layout = write_inputs(tmp_path, some_maps())
+    mebin.run("c", params(tmp_path), layout)
+    file = tmp_path / "raw" / "c" / f"a {3:016x}.png"
+    Image.new("RGB", (WIDTH, HEIGHT + 1)).save(file)
+    with pytest.raises(ArtifactError, match="the manifest says"):
+        crops.run("c", params(tmp_path), layout)
+    path = layout.manifest("c") / "images.parquet"
+    frame = read_parquet(path, schemas.IMAGES)
+    write_parquet(path, frame.iloc[1:], schemas.IMAGES)
+    with pytest.raises(ArtifactError, match="not those of the masks"):
+        crops.run("c", params(tmp_path), layout)
+    assert not layout.crops("c").exists()
