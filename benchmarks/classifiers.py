@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 
 from pipeline.clustering.descriptors import region_descriptors
 from pipeline.clustering.ensemble import mixture_probabilities
-from pipeline.clustering.normal_images import Rule
+from pipeline.clustering.normal_images import NormalRule
 from pipeline.config.params import ConfigError, Params, load_params
 from pipeline.evaluation.clustering import clustering_scores
 from pipeline.inference.region_features import normal_of_set, pooled_tokens
-from pipeline.io.paths import Layout
+from pipeline.io.paths import ArtifactPaths
 from pipeline.io.schemas import CROPS, LABELS
 from pipeline.io.scores import scores_of_images, scores_of_references
 from pipeline.io.tables import read_parquet
@@ -42,7 +42,7 @@ class Choice:
     layers: tuple[int, ...] = LAYERS
     dimensions: tuple[int, ...] = (8, 16)
     extra_components: tuple[int, ...] = (0, 2)
-    normal: Rule = "scores"
+    normal: NormalRule = "scores"
 
     def __str__(self) -> str:
         values = (list(self.layers), list(self.dimensions), list(self.extra_components))
@@ -140,16 +140,16 @@ def main(
     data: Annotated[Path, typer.Option("--data")] = Path("data"),
 ) -> None:
     """Compare settings of the mixture on the crops of a category."""
-    params, layout = load_params(params_path), Layout(data)
-    crops = read_parquet(layout.crops(category) / "crops.parquet", CROPS)
-    scores = scores_of_images(layout, category, crops)
-    known = scores_of_references(layout, category)
+    params, paths = load_params(params_path), ArtifactPaths(data)
+    crops = read_parquet(paths.crops(category) / "crops.parquet", CROPS)
+    scores = scores_of_images(paths, category, crops)
+    known = scores_of_references(paths, category)
     labels: dict[str, Any] = dict(
-        read_parquet(layout.manifest(category) / "labels.parquet", LABELS).to_numpy().tolist()
+        read_parquet(paths.manifest(category) / "labels.parquet", LABELS).to_numpy().tolist()
     )
     true = [labels[sample_id] for sample_id in pd.unique(crops["sample_id"])]
     normal = np.isin(true, params.manifest.normal_label)
-    pooled = pooled_tokens(layout, category, params.train, LAYERS)
+    pooled = pooled_tokens(paths, category, params.train, LAYERS)
     typer.echo(
         "| layers | dimensions | extra components | normal | NMI/ARI/F1 |\n|---|---|---|---|---|"
     )

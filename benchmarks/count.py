@@ -19,7 +19,7 @@ from pipeline.clustering.class_count import best_count, count_candidates
 from pipeline.clustering.descriptors import region_descriptors
 from pipeline.config.params import ConfigError, load_params
 from pipeline.inference.region_features import normal_of_set, pooled_tokens
-from pipeline.io.paths import Layout
+from pipeline.io.paths import ArtifactPaths
 from pipeline.io.schemas import CROPS, LABELS
 from pipeline.io.scores import scores_of_images, scores_of_references
 from pipeline.io.tables import read_parquet
@@ -32,16 +32,16 @@ def main(
     data: Annotated[Path, typer.Option("--data")] = Path("data"),
 ) -> None:
     """Compare the estimated number of classes with the true one."""
-    params, layout = load_params(params_path), Layout(data)
+    params, paths = load_params(params_path), ArtifactPaths(data)
     true = params.train.n_classes(category)
     if true is None:
         raise ConfigError("train.classes is auto: give the true number to compare with")
-    crops = read_parquet(layout.crops(category) / "crops.parquet", CROPS)
-    labels = read_parquet(layout.manifest(category) / "labels.parquet", LABELS)
+    crops = read_parquet(paths.crops(category) / "crops.parquet", CROPS)
+    labels = read_parquet(paths.manifest(category) / "labels.parquet", LABELS)
     of = labels.set_index("sample_id")["label"].reindex(pd.unique(crops["sample_id"])).tolist()
-    scores = scores_of_images(layout, category, crops)
-    pooled = pooled_tokens(layout, category, params.train, LAYERS)
-    known = scores_of_references(layout, category)
+    scores = scores_of_images(paths, category, crops)
+    pooled = pooled_tokens(paths, category, params.train, LAYERS)
+    known = scores_of_references(paths, category)
     normal, _ = normal_of_set(params.predict.normal, crops, scores, known)
     candidates = count_candidates(region_descriptors(pooled[~normal]), seed=params.predict.seed)
     estimate = best_count(candidates) + 1

@@ -25,7 +25,7 @@ from pipeline.clustering.descriptors import patch_weights, region_descriptors
 from pipeline.config.params import load_params
 from pipeline.inference.region_features import normal_of_set
 from pipeline.io.networks import crop_arrays, load_vit
-from pipeline.io.paths import Layout
+from pipeline.io.paths import ArtifactPaths
 from pipeline.io.schemas import CROPS, LABELS
 from pipeline.io.scores import scores_of_images, scores_of_references
 from pipeline.io.tables import read_parquet
@@ -41,11 +41,11 @@ BESIDE = ("ring", "whole", "class token")
 
 
 @torch.inference_mode()
-def pooled(layout: Layout, category: str, size: int) -> dict[str, Floats]:
+def pooled(paths: ArtifactPaths, category: str, size: int) -> dict[str, Floats]:
     """Return (M, L, D) by kind of description: averages of patch tokens, or the class token."""
-    vit = load_vit(layout, image_size=size).eval()
+    vit = load_vit(paths, image_size=size).eval()
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) * 255 for v in normalization(vit))
-    images, masks = crop_arrays(layout.crops(category))
+    images, masks = crop_arrays(paths.crops(category))
     parts: dict[str, list[Tensor]] = {}
     for start in range(0, images.shape[0], _BATCH):
         block = slice(start, start + _BATCH)
@@ -91,13 +91,13 @@ def main(
     data: Annotated[Path, typer.Option("--data")] = Path("data"),
 ) -> None:
     """Compare descriptors of regions on the crops of a category."""
-    params, layout = load_params(params_path), Layout(data)
-    crops = read_parquet(layout.crops(category) / "crops.parquet", CROPS)
-    labels = read_parquet(layout.manifest(category) / "labels.parquet", LABELS)
+    params, paths = load_params(params_path), ArtifactPaths(data)
+    crops = read_parquet(paths.crops(category) / "crops.parquet", CROPS)
+    labels = read_parquet(paths.manifest(category) / "labels.parquet", LABELS)
     true = labels.set_index("sample_id")["label"].reindex(pd.unique(crops["sample_id"])).tolist()
-    spaces = pooled(layout, category, params.train.image_size)
-    scores = scores_of_images(layout, category, crops)
-    known = scores_of_references(layout, category)
+    spaces = pooled(paths, category, params.train.image_size)
+    scores = scores_of_images(paths, category, crops)
+    known = scores_of_references(paths, category)
     normal, _ = normal_of_set(VOTE.normal, crops, scores, known)
     typer.echo("| description | NMI/ARI/F1 |\n|---|---|")
     for kind, space in spaces.items():

@@ -18,7 +18,7 @@ import typer
 from pipeline.commands.classify import classify_images
 from pipeline.curation.names import ClassNames
 from pipeline.demo.generate import generate
-from pipeline.io.paths import Layout
+from pipeline.io.paths import ArtifactPaths
 from pipeline.io.schemas import LABELS, MERGED
 from pipeline.io.tables import read_parquet
 
@@ -41,14 +41,14 @@ def main(
     data: Annotated[Path, typer.Option("--data")] = Path("data"),
 ) -> None:
     """Classify new demo images by the finished run."""
-    layout = Layout(data)
+    paths = ArtifactPaths(data)
     with tempfile.TemporaryDirectory() as folder:
         kinds = draw(Path(folder), category, seed, per_kind)
         found, _ = classify_images(
-            Path(folder), category, layout, Path("params.yaml"), None, ClassNames()
+            Path(folder), category, paths, Path("params.yaml"), None, ClassNames()
         )
-    merged = read_parquet(layout.merge(category) / "images.parquet", MERGED)
-    labels = read_parquet(layout.manifest(category) / "labels.parquet", LABELS)
+    merged = read_parquet(paths.merge(category) / "images.parquet", MERGED)
+    labels = read_parquet(paths.manifest(category) / "labels.parquet", LABELS)
     run = merged.merge(labels, on="sample_id")
     usual = run.groupby("label")["class"].agg(lambda classes: int(classes.mode()[0]))
     found["kind"] = found["path"].map(kinds)

@@ -20,7 +20,7 @@ import typer
 
 from pipeline.clustering.normal_images import normal_limit
 from pipeline.config.params import Params, load_params
-from pipeline.io.paths import Layout
+from pipeline.io.paths import ArtifactPaths
 from pipeline.io.schemas import LABELS, MAP_SCORES, MEBIN_IMAGES
 from pipeline.io.scores import scores_of_references
 from pipeline.io.tables import read_parquet
@@ -42,7 +42,7 @@ def subsets(kinds: list[str]) -> dict[str, list[str]]:
 
 
 def outcome(
-    source: Path, kinds: list[str], params: Params, layout: Layout, *, references: bool
+    source: Path, kinds: list[str], params: Params, paths: ArtifactPaths, *, references: bool
 ) -> str:
     """Make the maps of some kinds of a product; return who is taken for normal, and has regions."""
     category = source.name
@@ -54,16 +54,16 @@ def outcome(
         content = params.model_dump(by_alias=True)
         content["dataset"] = {"root": root, "categories": [category]}
         changed = Params.model_validate(content)
-        manifest.run(category, changed, layout)
-        maps.run(category, changed, layout)
-        mebin.run(category, changed, layout)
-    scores = read_parquet(layout.maps(category) / "scores.parquet", MAP_SCORES)
-    labels = read_parquet(layout.manifest(category) / "labels.parquet", LABELS)
-    limit = normal_limit(scores["score"], scores_of_references(layout, category))
+        manifest.run(category, changed, paths)
+        maps.run(category, changed, paths)
+        mebin.run(category, changed, paths)
+    scores = read_parquet(paths.maps(category) / "scores.parquet", MAP_SCORES)
+    labels = read_parquet(paths.manifest(category) / "labels.parquet", LABELS)
+    limit = normal_limit(scores["score"], scores_of_references(paths, category))
     normal = scores["score"].to_numpy() <= limit
     of = pd.Series(labels["label"].to_numpy(), labels["sample_id"]).reindex(scores["sample_id"])
     good = np.asarray(of == "good")
-    table = read_parquet(layout.mebin(category) / "images.parquet", MEBIN_IMAGES)
+    table = read_parquet(paths.mebin(category) / "images.parquet", MEBIN_IMAGES)
     cut = (table["n_regions"] > 0).to_numpy()
     parts = [(good, "normal images"), (~good, "defects")]
     counts = [
@@ -88,10 +88,10 @@ def main(
             content = params.model_dump(by_alias=True)
             content["maps"]["method"] = method
             with tempfile.TemporaryDirectory() as folder:
-                layout = Layout(Path(folder))
-                shutil.copytree(Layout(data).backbone(), layout.backbone())
+                paths = ArtifactPaths(Path(folder))
+                shutil.copytree(ArtifactPaths(data).backbone(), paths.backbone())
                 found = outcome(
-                    source, chosen, Params.model_validate(content), layout, references=references
+                    source, chosen, Params.model_validate(content), paths, references=references
                 )
             how = f"{method}, {'with' if references else 'no'} references"
             typer.echo(f"| {category}: {what} | {how} | {found} |")

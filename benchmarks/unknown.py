@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from pipeline.clustering.descriptors import descriptor_space
-from pipeline.clustering.novelty import familiar
+from pipeline.clustering.novelty import fit_novelty
 from pipeline.config.params import load_params
 from pipeline.inference.region_features import pooled_tokens
-from pipeline.io.paths import Layout
+from pipeline.io.paths import ArtifactPaths
 from pipeline.io.schemas import CROPS, LABELS
 from pipeline.io.tables import read_parquet
 
@@ -36,7 +36,7 @@ def left_out(
     order = np.random.default_rng(seed).permutation(np.flatnonzero(~strange))
     held, rest = np.split(order, [len(order) // 3])
     space = descriptor_space(pooled[rest])
-    known = familiar(space(pooled[rest]))
+    known = fit_novelty(space(pooled[rest]))
     new, old = (known.distances(space(pooled[rows])) for rows in (strange, held))
     area = roc_auc_score(np.repeat([1, 0], [len(new), len(old)]), np.concatenate([new, old]))
     return float((new > known.limit).mean()), float((old > known.limit).mean()), float(area)
@@ -48,12 +48,12 @@ def main(
     data: Annotated[Path, typer.Option("--data")] = Path("data"),
 ) -> None:
     """Leave each defect class out of what is known."""
-    params, layout = load_params(params_path), Layout(data)
-    crops = read_parquet(layout.crops(category) / "crops.parquet", CROPS)
-    labels = read_parquet(layout.manifest(category) / "labels.parquet", LABELS)
+    params, paths = load_params(params_path), ArtifactPaths(data)
+    crops = read_parquet(paths.crops(category) / "crops.parquet", CROPS)
+    labels = read_parquet(paths.manifest(category) / "labels.parquet", LABELS)
     of = labels.set_index("sample_id")["label"].reindex(crops["sample_id"]).to_numpy()
     defect = (crops["area_px"] > 0).to_numpy() & ~np.isin(of, params.manifest.normal_label)
-    pooled = pooled_tokens(layout, category, params.train, params.predict.layers)[defect]
+    pooled = pooled_tokens(paths, category, params.train, params.predict.layers)[defect]
     of = of[defect]
     typer.echo(
         "| left out | regions | unknown | unknown of the others | AUROC |\n|---|---|---|---|---|"

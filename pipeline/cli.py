@@ -22,7 +22,7 @@ from pipeline.commands.name import name
 from pipeline.commands.preset import preset
 from pipeline.commands.promote import promote
 from pipeline.config.params import ConfigError, load_params
-from pipeline.io.paths import Layout
+from pipeline.io.paths import ArtifactPaths
 from pipeline.io.provenance import recorded
 from pipeline.terminal import start_logging
 
@@ -86,14 +86,14 @@ def run_stage(stage: str, category: str | None, params_path: Path, data: Path) -
         if category is not None and category not in params.dataset.categories:
             known = ", ".join(params.dataset.categories)
             raise ConfigError(f"{category!r} is not in dataset.categories ({known})")
-        layout = Layout(data)
-        check_fit(params, stage, layout)
+        paths = ArtifactPaths(data)
+        check_fit(params, stage, paths)
         module = importlib.import_module(f"stages.{stage}")
-        with recorded(stage, category, layout):
+        with recorded(stage, category, paths):
             if category is None:
-                module.run(params, layout)
+                module.run(params, paths)
             else:
-                module.run(category, params, layout)
+                module.run(category, params, paths)
 
 
 def _per_category(stage: str) -> Callable[..., None]:

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from pipeline.config.params import Params
 from pipeline.io.backbone_weights import load_backbone, save
-from pipeline.io.paths import Layout
+from pipeline.io.paths import ArtifactPaths
 
 log = logging.getLogger("anomalyncd")
 
 
-def run(params: Params, layout: Layout) -> None:
+def run(params: Params, paths: ArtifactPaths) -> None:
     """Write `backbone/weights.safetensors` and `backbone/backbone.json`."""
     options = params.backbone
     log.info("backbone: %s from %s", options.name, options.source)
     state, info = load_backbone(options.source, options.name, Path(options.path))
-    save(layout.backbone(), state, info)
+    save(paths.backbone(), state, info)

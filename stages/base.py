@@ -16,7 +16,7 @@ from pipeline.io.arrays import ArraySpec, create_arrays, shard_items
 from pipeline.io.datasets import DatasetError, Sample, collect, holds_images
 from pipeline.io.files import replacing_folder
 from pipeline.io.images import read_image, read_mask
-from pipeline.io.paths import Layout
+from pipeline.io.paths import ArtifactPaths
 from pipeline.io.tables import write_parquet
 from pipeline.progress import Progress, track
 from pipeline.regions.crops import area_px, cut, region_squares, whole_image
@@ -34,12 +34,12 @@ class _Crop:
     area_px: int
 
 
-def run(params: Params, layout: Layout) -> None:
+def run(params: Params, paths: ArtifactPaths) -> None:
     """Write `base/crops.parquet` and `base/crops.zarr`; no row if base.root holds no image."""
     root = Path(params.base.root)
     with track("base") as progress:
         crops = _find_crops(root, params, progress) if holds_images(root) else []
-    with replacing_folder(layout.base()) as folder:
+    with replacing_folder(paths.base()) as folder:
         folder.mkdir()
         write_parquet(folder / "crops.parquet", _table(crops), schemas.BASE_CROPS)
         _write_pixels(folder / "crops.zarr", root, crops, params.crops.size)

@@ -12,7 +12,7 @@ from pipeline.clustering.descriptors import region_descriptors
 from pipeline.config.params import Params
 from pipeline.inference.region_features import normal_of_set, pooled_tokens
 from pipeline.io.files import replacing_folder
-from pipeline.io.paths import Layout
+from pipeline.io.paths import ArtifactPaths
 from pipeline.io.schemas import CROPS
 from pipeline.io.scores import scores_of_images, scores_of_references
 from pipeline.io.tables import read_parquet, write_json
@@ -22,19 +22,19 @@ log = logging.getLogger("anomalyncd")
 _COLUMNS = ["classes", "eigenvalue", "gap"]
 
 
-def run(category: str, params: Params, layout: Layout) -> None:
+def run(category: str, params: Params, paths: ArtifactPaths) -> None:
     """Write classes.json and candidates.csv of a category.
 
     Numbers of classes count normal; candidates are empty where the number was given.
     """
     given = params.train.n_classes(category)
-    candidates = [] if given else _candidates(category, params, layout)
+    candidates = [] if given else _candidates(category, params, paths)
     n_classes = given or best_count(candidates) + 1
     if not given:
         log.info("%s: %d classes with normal", category, n_classes)
     rows = [(c.k + 1, c.eigenvalue, c.gap) for c in candidates]
     frame = pd.DataFrame(rows, columns=_COLUMNS)
-    with replacing_folder(layout.classes(category)) as folder:
+    with replacing_folder(paths.classes(category)) as folder:
         folder.mkdir()
         frame.to_csv(folder / "candidates.csv", index=False, float_format="%.4f")
         write_json(
@@ -47,14 +47,14 @@ def run(category: str, params: Params, layout: Layout) -> None:
         )
 
 
-def _candidates(category: str, params: Params, layout: Layout) -> list[Candidate]:
-    crops = read_parquet(layout.crops(category) / "crops.parquet", CROPS)
-    scores = scores_of_images(layout, category, crops)
+def _candidates(category: str, params: Params, paths: ArtifactPaths) -> list[Candidate]:
+    crops = read_parquet(paths.crops(category) / "crops.parquet", CROPS)
+    scores = scores_of_images(paths, category, crops)
     rule = params.predict.normal
-    known = scores_of_references(layout, category)
+    known = scores_of_references(paths, category)
     normal, _ = normal_of_set("regions" if rule == "none" else rule, crops, scores, known)
     if normal.all():
         return []
-    pooled = pooled_tokens(layout, category, params.train, params.predict.layers)
+    pooled = pooled_tokens(paths, category, params.train, params.predict.layers)
     descriptors = region_descriptors(pooled[~np.asarray(normal)])
     return list(count_candidates(descriptors, seed=params.predict.seed))

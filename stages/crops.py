@@ -19,7 +19,7 @@ from pipeline.io import schemas
 from pipeline.io.arrays import ArraySpec, create_arrays, open_arrays, shard_items
 from pipeline.io.files import replacing_folder
 from pipeline.io.images import read_image
-from pipeline.io.paths import ArtifactError, Layout
+from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.stored import NUMBER, check_fields
 from pipeline.io.tables import image_bits, read_metadata, read_parquet, write_parquet
 from pipeline.progress import Progress, track
@@ -49,16 +49,16 @@ class _Image:
     bits: int
 
 
-def run(category: str, params: Params, layout: Layout) -> None:
+def run(category: str, params: Params, paths: ArtifactPaths) -> None:
     """Write `crops.parquet` and `crops.zarr` of one category.
 
     Images are in the order of the maps, the sub-images of each by falling mask area. With
     crops.enabled off, each image has one: the whole of it, with its whole mask.
     """
-    masks = open_arrays(layout.mebin(category) / "masks.zarr")["masks"]
+    masks = open_arrays(paths.mebin(category) / "masks.zarr")["masks"]
     with track(f"crops {category}: squares") as progress:
-        images = _find(category, params, layout, masks, progress)
-    with replacing_folder(layout.crops(category)) as folder:
+        images = _find(category, params, paths, masks, progress)
+    with replacing_folder(paths.crops(category)) as folder:
         folder.mkdir()
         rows = [row for image in images for row in _rows(image)]
         frame = pd.DataFrame(rows, columns=schemas.CROPS.names)
@@ -70,22 +70,22 @@ def run(category: str, params: Params, layout: Layout) -> None:
 
 
 def _find(
-    category: str, params: Params, layout: Layout, masks: Any, progress: Progress
+    category: str, params: Params, paths: ArtifactPaths, masks: Any, progress: Progress
 ) -> list[_Image]:
     """Place the squares of every image; nothing is decoded yet."""
-    table_path = layout.mebin(category) / "images.parquet"
+    table_path = paths.mebin(category) / "images.parquet"
     table = read_parquet(table_path, schemas.MEBIN_IMAGES)
     metadata = read_metadata(table_path)
     check_fields(table_path, metadata, _METADATA)
-    manifest = _queries(category, layout, table)
-    maps = open_arrays(layout.maps(category) / "maps.zarr")["maps"]
+    manifest = _queries(category, paths, table)
+    maps = open_arrays(paths.maps(category) / "maps.zarr")["maps"]
     if not len(table) == masks.shape[0] == maps.shape[0]:
         raise ArtifactError(
             f"{category}: {maps.shape[0]} maps, {masks.shape[0]} masks and {len(table)} rows in "
             f"{table_path}; run the stages 'maps' and 'mebin' again"
         )
     root, images = Path(params.dataset.root) / category, []
-    bits = image_bits(layout.manifest(category))
+    bits = image_bits(paths.manifest(category))
     for i, row in enumerate(table.itertuples()):
         shape = (int(manifest["height"].iloc[i]), int(manifest["width"].iloc[i]))
         mask = resize_mask(masks[i], shape)
@@ -100,9 +100,9 @@ def _find(
     return images
 
 
-def _queries(category: str, layout: Layout, table: pd.DataFrame) -> pd.DataFrame:
+def _queries(category: str, paths: ArtifactPaths, table: pd.DataFrame) -> pd.DataFrame:
     """Return the manifest's rows in the order of `table`, which must hold exactly the queries."""
-    path = layout.manifest(category) / "images.parquet"
+    path = paths.manifest(category) / "images.parquet"
     images = read_parquet(path, schemas.IMAGES)
     queries = images[images["split"] == "query"].set_index("sample_id")
     if set(queries.index) != set(table["sample_id"]):

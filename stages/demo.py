@@ -13,11 +13,11 @@ from pipeline.demo.camera import PRODUCTS
 from pipeline.demo.generate import DemoSample, generate
 from pipeline.io.demo_files import foreign_file
 from pipeline.io.files import replacing_folder
-from pipeline.io.paths import Layout
+from pipeline.io.paths import ArtifactPaths
 from pipeline.progress import track
 
 
-def run(params: Params, layout: Layout) -> None:
+def run(params: Params, paths: ArtifactPaths) -> None:
     """Write each product of the demo to its folder in `raw/demo`, in place of an earlier demo's.
 
     Other folders there are left alone. Raises `ConfigError`, before anything is written, where the
@@ -25,9 +25,9 @@ def run(params: Params, layout: Layout) -> None:
     """
     options = params.demo
     for product in PRODUCTS:
-        _refuse_foreign(layout.raw_demo() / product)
+        _refuse_foreign(paths.raw_demo() / product)
     for product in PRODUCTS:
-        with replacing_folder(layout.raw_demo() / product) as root:
+        with replacing_folder(paths.raw_demo() / product) as root:
             root.mkdir()
             with track(f"demo {product}") as progress:
                 samples = generate(

@@ -16,7 +16,7 @@ from pipeline.evaluation.clustering import clustering_scores, image_auroc, norma
 from pipeline.evaluation.localization import ProCurve, region_rates
 from pipeline.io.arrays import open_arrays
 from pipeline.io.images import ImageError, read_mask
-from pipeline.io.paths import Layout
+from pipeline.io.paths import ArtifactPaths
 from pipeline.io.region_table import read_regions
 from pipeline.io.schemas import IMAGES, LABELS, MAP_SCORES, MASKS, MERGED
 from pipeline.io.tables import read_parquet, write_json
@@ -48,28 +48,28 @@ _NULL = {
 }
 
 
-def run(category: str, params: Params, layout: Layout) -> None:
+def run(category: str, params: Params, paths: ArtifactPaths) -> None:
     """Write metrics.json of a category; what needs missing labels or masks is null.
 
     Images with several defect types (`evaluate.combined_label`, kept with an empty
     `manifest.exclude_labels`) count as one more label in all figures but `combined_*`, which are
     null without such images.
     """
-    merged = read_parquet(layout.merge(category) / "images.parquet", MERGED)
-    regions = read_regions(layout.predict(category) / "regions.parquet")
-    labels = read_parquet(layout.manifest(category) / "labels.parquet", LABELS)
+    merged = read_parquet(paths.merge(category) / "images.parquet", MERGED)
+    regions = read_regions(paths.predict(category) / "regions.parquet")
+    labels = read_parquet(paths.manifest(category) / "labels.parquet", LABELS)
     label_of = dict(zip(labels["sample_id"], labels["label"], strict=True))
     metrics: dict[str, Any] = {**_NULL, "n_query": len(merged), "n_regions": len(regions)}
     normal = params.manifest.normal_label
     if len(labels):
         metrics |= _class_figures(merged, label_of, normal)
         metrics |= _region_figures(regions, label_of, normal)
-        metrics |= _score_figures(category, layout, label_of, normal)
+        metrics |= _score_figures(category, paths, label_of, normal)
         metrics |= _combined_figures(merged, label_of, params.evaluate.combined_label)
     else:
         log.info("evaluate %s: there are no labels; only counts are written", category)
-    metrics |= _mask_figures(category, params, layout, label_of)
-    write_json(layout.evaluate(category) / "metrics.json", metrics)
+    metrics |= _mask_figures(category, params, paths, label_of)
+    write_json(paths.evaluate(category) / "metrics.json", metrics)
 
 
 def _class_figures(
@@ -133,9 +133,9 @@ def _region_figures(
 
 
 def _score_figures(
-    category: str, layout: Layout, label_of: dict[str, str], normal: list[str]
+    category: str, paths: ArtifactPaths, label_of: dict[str, str], normal: list[str]
 ) -> dict[str, float | None]:
-    scores = read_parquet(layout.maps(category) / "scores.parquet", MAP_SCORES)
+    scores = read_parquet(paths.maps(category) / "scores.parquet", MAP_SCORES)
     scores = scores[scores["sample_id"].isin(label_of.keys())]
     anomalous = [label_of[s] not in normal for s in scores["sample_id"]]
     return {
@@ -145,17 +145,17 @@ def _score_figures(
 
 
 def _mask_figures(
-    category: str, params: Params, layout: Layout, label_of: dict[str, str]
+    category: str, params: Params, paths: ArtifactPaths, label_of: dict[str, str]
 ) -> dict[str, float | None]:
     """Figures against masks; an image that should have one and has none is left out of them."""
-    table = read_parquet(layout.manifest(category) / "masks.parquet", MASKS)
+    table = read_parquet(paths.manifest(category) / "masks.parquet", MASKS)
     if len(table) == 0:
         return {}
     mask_of = dict(zip(table["sample_id"], table["mask_path"], strict=True))
-    maps = open_arrays(layout.maps(category) / "maps.zarr")["maps"]
-    binary = open_arrays(layout.mebin(category) / "masks.zarr")["masks"]
-    ids = read_parquet(layout.maps(category) / "scores.parquet", MAP_SCORES)["sample_id"].tolist()
-    images = read_parquet(layout.manifest(category) / "images.parquet", IMAGES)
+    maps = open_arrays(paths.maps(category) / "maps.zarr")["maps"]
+    binary = open_arrays(paths.mebin(category) / "masks.zarr")["masks"]
+    ids = read_parquet(paths.maps(category) / "scores.parquet", MAP_SCORES)["sample_id"].tolist()
+    images = read_parquet(paths.manifest(category) / "images.parquet", IMAGES)
     sizes = zip(images["height"].tolist(), images["width"].tolist(), strict=True)
     shapes = dict(zip(images["sample_id"].tolist(), sizes, strict=True))
     root = Path(params.dataset.root) / category

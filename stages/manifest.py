@@ -11,14 +11,14 @@ from pipeline.config.params import Params
 from pipeline.io import schemas
 from pipeline.io.datasets import Dataset, collect, unused_bits
 from pipeline.io.files import replacing_folder
-from pipeline.io.paths import Layout
+from pipeline.io.paths import ArtifactPaths
 from pipeline.io.tables import write_parquet
 from pipeline.progress import track
 
 log = logging.getLogger("anomalyncd")
 
 
-def run(category: str, params: Params, layout: Layout) -> None:
+def run(category: str, params: Params, paths: ArtifactPaths) -> None:
     """Write the four tables of `manifest/<category>`, all at once; paths relative to its root."""
     options = params.manifest
     root = Path(params.dataset.root) / category
@@ -37,7 +37,7 @@ def run(category: str, params: Params, layout: Layout) -> None:
     hint = unused_bits(dataset.largest, options.bits)
     if hint is not None:
         log.warning("%s: %s", category, hint)
-    write(layout.manifest(category), dataset, options.bits)
+    write(paths.manifest(category), dataset, options.bits)
     log.info(
         "%s: %d queries, %d normal references, %d files rejected (layout %s)",
         category,

@@ -23,8 +23,8 @@ from pipeline.io.arrays import ArraySpec, create_arrays, shard_items
 from pipeline.io.backbone_weights import load_saved_vit
 from pipeline.io.files import replacing_folder
 from pipeline.io.images import read_image, read_mask
-from pipeline.io.map_files import find_maps, read_map, resize_map, resize_mask
-from pipeline.io.paths import ArtifactError, Layout
+from pipeline.io.map_files import find_maps, mask_to_map, read_map, resize_map
+from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.scratch import Scratch
 from pipeline.io.stored import sha256_of, write_tensors
 from pipeline.io.tables import image_bits, read_parquet, write_parquet
@@ -87,17 +87,17 @@ class Frozen:
     high: float
 
 
-def run(category: str, params: Params, layout: Layout, frozen: Frozen | None = None) -> None:
+def run(category: str, params: Params, paths: ArtifactPaths, frozen: Frozen | None = None) -> None:
     """Write `maps.zarr`, `scores.parquet`, `references.parquet` and `bank.safetensors`.
 
     Rows are in the order of the manifest. The score of an image is the maximum of its stored map.
     The group's attributes keep the method and the raw range. With `frozen` the images are new ones,
     compared with its bank and normalised by its range, each for itself.
     """
-    manifest = layout.manifest(category)
+    manifest = paths.manifest(category)
     images = read_parquet(manifest / "images.parquet", schemas.IMAGES)
     queries = images[images["split"] == "query"]
-    with replacing_folder(layout.maps(category)) as folder:
+    with replacing_folder(paths.maps(category)) as folder:
         folder.mkdir()
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             job = Job(
@@ -106,7 +106,7 @@ def run(category: str, params: Params, layout: Layout, frozen: Frozen | None = N
                 queries=queries,
                 normals=images[images["split"] == "normal"],
                 manifest=manifest,
-                backbone=layout.backbone(),
+                backbone=paths.backbone(),
                 scratch=Path(scratch),
                 maps=params.maps,
                 bits=image_bits(manifest),
@@ -372,7 +372,7 @@ def _ground_truth(job: Job) -> Source:
         result = np.zeros((stop - start, job.maps.map_size, job.maps.map_size), np.float32)
         for row, sample_id in zip(result, ids[start:stop], strict=True):
             if sample_id in files:
-                row[:] = resize_mask(read_mask(job.root / files[sample_id]), job.maps.map_size)
+                row[:] = mask_to_map(read_mask(job.root / files[sample_id]), job.maps.map_size)
         return result
 
     return Source(block, normalise=False)

@@ -22,7 +22,7 @@ from pipeline.config.params import Mebin, Params
 from pipeline.io import schemas
 from pipeline.io.arrays import ArraySpec, create_arrays, open_arrays, shard_items
 from pipeline.io.files import replacing_folder
-from pipeline.io.paths import ArtifactError, Layout
+from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.scores import scores_of_references
 from pipeline.io.tables import read_parquet, write_parquet
 from pipeline.progress import Progress, track
@@ -32,14 +32,16 @@ log = logging.getLogger("anomalyncd")
 Binarize = Callable[[NDArray[np.float32]], MapBinarization]
 
 
-def run(category: str, params: Params, layout: Layout, frozen: ScoreRange | None = None) -> None:
+def run(
+    category: str, params: Params, paths: ArtifactPaths, frozen: ScoreRange | None = None
+) -> None:
     """Write `masks.zarr` and `images.parquet` of one category, rows in the order of the maps.
 
     The table's metadata keep the method, rule, tau, s_min and s_max, and the raw range of the maps.
     With `frozen` thresholds are sought in that range and not in the set's own. Maps made from
     ground-truth masks pass through unchanged and uneroded, whatever the method.
     """
-    source = layout.maps(category)
+    source = paths.maps(category)
     scores = read_parquet(source / "scores.parquet", schemas.MAP_SCORES)
     group = open_arrays(source / "maps.zarr")
     maps = group["maps"]
@@ -49,7 +51,7 @@ def run(category: str, params: Params, layout: Layout, frozen: ScoreRange | None
         )
     ground_truth = group.attrs.get("method") == "ground_truth"
     ends = ScoreRange(0.0, 1.0) if ground_truth else frozen
-    ends = ends or _range(category, scores, scores_of_references(layout, category), params.mebin)
+    ends = ends or _range(category, scores, scores_of_references(paths, category), params.mebin)
     binarize = _pass_through if ground_truth else _method(params.mebin, ends)
     metadata = {
         "method": "ground_truth" if ground_truth else params.mebin.method,
@@ -61,7 +63,7 @@ def run(category: str, params: Params, layout: Layout, frozen: ScoreRange | None
         "raw_max": group.attrs.get("raw_max"),
         "bank_sha256": group.attrs.get("bank_sha256"),
     }
-    with replacing_folder(layout.mebin(category)) as folder:
+    with replacing_folder(paths.mebin(category)) as folder:
         folder.mkdir()
         ids = scores["sample_id"].tolist()
         with track(f"mebin {category}") as progress:

@@ -16,15 +16,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.clustering.descriptors import descriptor_space
-from pipeline.clustering.ensemble import fit_vote
+from pipeline.clustering.ensemble import fit_ensemble
 from pipeline.clustering.normal_images import known_normal
-from pipeline.clustering.novelty import directions, familiar
+from pipeline.clustering.novelty import directions, fit_novelty
 from pipeline.config.params import Params
 from pipeline.inference.region_features import normal_of_set, pooled_tokens
 from pipeline.io.arrays import ArraySpec, create_arrays
 from pipeline.io.files import replacing_folder
 from pipeline.io.networks import crop_arrays, load_blocks, load_classifier, trained_section
-from pipeline.io.paths import ArtifactError, Layout
+from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.region_classifier import RegionModel, save_region_model
 from pipeline.io.schemas import CROPS, REGIONS
 from pipeline.io.scores import scores_of_images, scores_of_references
@@ -64,31 +64,31 @@ class Classified:
     descriptors: NDArray[np.float64]
 
 
-def run(category: str, params: Params, layout: Layout) -> None:
+def run(category: str, params: Params, paths: ArtifactPaths) -> None:
     """Write regions, descriptors, attention and the classifier's files of a category.
 
     The network's settings come from model.json.
     """
-    seen = look(category, params, layout)
+    seen = look(category, params, paths)
     model = learn(seen, params)
     found = classify(seen, model, params)
     content = params.model_dump(mode="json", by_alias=True)
-    with replacing_folder(layout.predict(category)) as folder:  # at once: all are of one run
+    with replacing_folder(paths.predict(category)) as folder:  # at once: all are of one run
         folder.mkdir()
         classifier = save_region_model(folder, model, content, seen.trained.get("sha256"))
         write_regions(folder, seen, found.probabilities, params, classifier)
         _write_descriptors(folder, directions(found.descriptors))
 
 
-def look(category: str, params: Params, layout: Layout) -> Seen:
+def look(category: str, params: Params, paths: ArtifactPaths) -> Seen:
     """Run the networks over the sub-images of a category."""
-    crops = read_parquet(layout.crops(category) / "crops.parquet", CROPS)
-    section = trained_section(layout, category)
-    blocks = load_blocks(layout, section)
+    crops = read_parquet(paths.crops(category) / "crops.parquet", CROPS)
+    section = trained_section(paths, category)
+    blocks = load_blocks(paths, section)
     block, heads, trained = load_classifier(
-        layout.train(category), blocks.vit, fold_layerscale=section.fold_layerscale
+        paths.train(category), blocks.vit, fold_layerscale=section.fold_layerscale
     )
-    images, masks = crop_arrays(layout.crops(category))
+    images, masks = crop_arrays(paths.crops(category))
     with track(f"predicting {category}") as progress:
         network = predict(
             iter_plain(blocks, images, masks, progress=progress),
@@ -99,9 +99,9 @@ def look(category: str, params: Params, layout: Layout) -> Seen:
         )
     pooled = None
     if params.predict.classifier == "mixture":
-        pooled = pooled_tokens(layout, category, section, params.predict.layers)
-    scores = scores_of_images(layout, category, crops)
-    references = scores_of_references(layout, category)
+        pooled = pooled_tokens(paths, category, section, params.predict.layers)
+    scores = scores_of_images(paths, category, crops)
+    references = scores_of_references(paths, category)
     return Seen(crops, scores, references, network, pooled, blocks, trained)
 
 
@@ -109,11 +109,11 @@ def learn(seen: Seen, params: Params) -> RegionModel:
     """Fit the classifier to a set, without labels."""
     normal, limit = normal_of_set(params.predict.normal, seen.crops, seen.scores, seen.references)
     if seen.pooled is None:
-        return RegionModel(limit, familiar(seen.network.embeddings[~normal][:, None]))
+        return RegionModel(limit, fit_novelty(seen.network.embeddings[~normal][:, None]))
     section = params.predict
     space = descriptor_space(seen.pooled[~normal])
     descriptors = space(seen.pooled[~normal])
-    vote = fit_vote(
+    vote = fit_ensemble(
         descriptors,
         seen.crops["score"].to_numpy()[~normal],
         int(seen.trained["n_classes"]),
@@ -122,7 +122,7 @@ def learn(seen: Seen, params: Params) -> RegionModel:
         extra_components=section.extra_components,
         seed=section.seed,
     )
-    return RegionModel(limit, familiar(descriptors), space, vote)
+    return RegionModel(limit, fit_novelty(descriptors), space, vote)
 
 
 def classify(seen: Seen, model: RegionModel, params: Params) -> Classified:

@@ -14,7 +14,7 @@ from pipeline.config.params import Params
 from pipeline.curation.names import NAMES, names_or_numbers
 from pipeline.evaluation.clustering import mean_figures
 from pipeline.io.files import replacing_folder
-from pipeline.io.paths import ArtifactError, Layout, damaged, missing
+from pipeline.io.paths import ArtifactError, ArtifactPaths, damaged, missing
 from pipeline.io.provenance import environment
 from pipeline.io.region_table import read_regions
 from pipeline.io.schemas import CROPS, IMAGES, LABELS, MAP_SCORES, MASKS, MERGED
@@ -53,21 +53,21 @@ _CURVES = {
 }
 
 
-def run(params: Params, layout: Layout, names_path: Path = NAMES) -> None:
+def run(params: Params, artifacts: ArtifactPaths, names_path: Path = NAMES) -> None:
     """Write summary.json, report/index.html and a review page for each of dataset.categories."""
     names = params.dataset.categories
-    metrics = {name: read_object(layout.evaluate(name) / "metrics.json", {}) for name in names}
+    metrics = {name: read_object(artifacts.evaluate(name) / "metrics.json", {}) for name in names}
     summary = mean_figures(list(metrics.values()))
-    write_json(layout.root / "summary.json", summary)
-    write_json(layout.evaluate() / "summary.json", summary)
+    write_json(artifacts.root / "summary.json", summary)
+    write_json(artifacts.evaluate() / "summary.json", summary)
     figures = [(name, figure_row(metrics[name])) for name in names]
     if len(names) > 1:
         figures.append(("mean", figure_row(summary)))
-    with replacing_folder(layout.report()) as folder, track("report") as progress:
+    with replacing_folder(artifacts.report()) as folder, track("report") as progress:
         folder.mkdir()
         sections, rows = [], []
         for i, name in enumerate(names):
-            category = _tables(name, params, layout, names_path)
+            category = _tables(name, params, artifacts, names_path)
             sections.append(_section(category, params, metrics[name], _review(category, folder)))
             rows.append(times(category))
             progress(i + 1, len(names))
@@ -89,26 +89,28 @@ def _review(category: Category, folder: Path) -> ReviewLink:
     return ReviewLink(quote(name), page.n_regions, page.n_corrected, page.notes)
 
 
-def _tables(name: str, params: Params, layout: Layout, names_path: Path) -> Category:
+def _tables(name: str, params: Params, artifacts: ArtifactPaths, names_path: Path) -> Category:
     """Read the tables of a category; regions of other crops are an `ArtifactError`."""
-    manifest = layout.manifest(name)
-    regions = read_regions(layout.predict(name) / "regions.parquet")
-    crops = read_parquet(layout.crops(name) / "crops.parquet", CROPS)
+    manifest = artifacts.manifest(name)
+    regions = read_regions(artifacts.predict(name) / "regions.parquet")
+    crops = read_parquet(artifacts.crops(name) / "crops.parquet", CROPS)
     if crops["crop_id"].tolist() != regions["crop_id"].tolist():
-        raise ArtifactError(f"{layout.predict(name)}: made from other crops; run `predict` again")
-    names, notes = names_or_numbers(names_path, name, layout)
+        raise ArtifactError(
+            f"{artifacts.predict(name)}: made from other crops; run `predict` again"
+        )
+    names, notes = names_or_numbers(names_path, name, artifacts)
     images = read_parquet(manifest / "images.parquet", IMAGES)
     return Category(
         name=name,
-        layout=layout,
+        artifacts=artifacts,
         folder=Path(params.dataset.root) / name,
         paths=_by_sample(manifest / "images.parquet", IMAGES, "path"),
         labels=_by_sample(manifest / "labels.parquet", LABELS, "label"),
         masks=_by_sample(manifest / "masks.parquet", MASKS, "mask_path"),
-        merged=read_parquet(layout.merge(name) / "images.parquet", MERGED),
+        merged=read_parquet(artifacts.merge(name) / "images.parquet", MERGED),
         regions=regions,
         crops=crops,
-        scores=read_parquet(layout.maps(name) / "scores.parquet", MAP_SCORES),
+        scores=read_parquet(artifacts.maps(name) / "scores.parquet", MAP_SCORES),
         sizes=images.set_index("sample_id")[["height", "width"]],
         names=names,
         notes=notes,
@@ -147,7 +149,7 @@ def _confusion(category: Category) -> Confusion | None:
 
 
 def _losses(category: Category) -> Markup:
-    history = _history(category.layout.train(category.name) / "history.csv")
+    history = _history(category.artifacts.train(category.name) / "history.csv")
     curves = {
         label: history[column].tolist()
         for column, label in _CURVES.items()

@@ -21,7 +21,7 @@ from pipeline.io.networks import (
     load_vit,
     save_network,
 )
-from pipeline.io.paths import Layout
+from pipeline.io.paths import ArtifactPaths
 from pipeline.io.schemas import BASE_CROPS, CROPS
 from pipeline.io.stored import read_object
 from pipeline.io.tables import read_metadata, read_parquet
@@ -33,15 +33,15 @@ from pipeline.mgvit.training import TokenSource, TrainingResult, TrainingSetting
 from pipeline.progress import track
 
 
-def run(category: str, params: Params, layout: Layout) -> None:
+def run(category: str, params: Params, paths: ArtifactPaths) -> None:
     """Train a category and write model.safetensors, model.json and history.csv."""
     section = params.train
-    crops = read_parquet(layout.crops(category) / "crops.parquet", CROPS)
-    base = read_parquet(layout.base() / "crops.parquet", BASE_CROPS)
+    crops = read_parquet(paths.crops(category) / "crops.parquet", CROPS)
+    base = read_parquet(paths.base() / "crops.parquet", BASE_CROPS)
     base_classes = sorted(base["label"].unique())
-    path = layout.classes(category) / "classes.json"
+    path = paths.classes(category) / "classes.json"
     n_novel_classes: int = read_object(path, {"n_classes": (int,)})["n_classes"]
-    vit = load_vit(layout, image_size=section.image_size)
+    vit = load_vit(paths, image_size=section.image_size)
     device = choose_device(section.device)
     settings = _settings(params)
     network = new_network(
@@ -53,7 +53,7 @@ def run(category: str, params: Params, layout: Layout) -> None:
     )
     with track(f"training {category}") as progress:
         result = train(
-            _source(category, params, layout, len(base), len(crops)),
+            _source(category, params, paths, len(base), len(crops)),
             network,
             base_labels=np.searchsorted(base_classes, base["label"]).astype(np.int64),
             scores=crops["score"].to_numpy(np.float32),
@@ -65,7 +65,7 @@ def run(category: str, params: Params, layout: Layout) -> None:
         )
     description = {
         "category": category,
-        **_range(category, layout),
+        **_range(category, paths),
         "n_base_classes": len(base_classes),
         "base_classes": base_classes,
         "n_classes": n_novel_classes,
@@ -74,15 +74,15 @@ def run(category: str, params: Params, layout: Layout) -> None:
         "params": params.model_dump(mode="json", by_alias=True),
         "torch": torch.__version__,
     }
-    with replacing_folder(layout.train(category)) as folder:  # at once: all are of one run
+    with replacing_folder(paths.train(category)) as folder:  # at once: all are of one run
         folder.mkdir()
         save_network(folder, result.network, description)
         write_history(folder / "history.csv", result)
 
 
-def _range(category: str, layout: Layout) -> dict[str, Any]:
+def _range(category: str, paths: ArtifactPaths) -> dict[str, Any]:
     """Return what new images need of the maps and of MEBin, and which bank goes with it."""
-    binarized = read_metadata(layout.mebin(category) / "images.parquet")
+    binarized = read_metadata(paths.mebin(category) / "images.parquet")
     return {
         "maps": {name: binarized.get(name) for name in ("raw_min", "raw_max", "bank_sha256")},
         "mebin": {name: binarized.get(name) for name in ("s_min", "s_max")},
@@ -96,21 +96,21 @@ def _settings(params: Params) -> TrainingSettings:
 
 
 def _source(
-    category: str, params: Params, layout: Layout, n_base: int, n_novel: int
+    category: str, params: Params, paths: ArtifactPaths, n_base: int, n_novel: int
 ) -> TokenSource:
     section = params.train
     if section.views == 0:
-        base, novel = crop_arrays(layout.base()), crop_arrays(layout.crops(category))
+        base, novel = crop_arrays(paths.base()), crop_arrays(paths.crops(category))
         return FreshViews(
-            load_blocks(layout, section),
+            load_blocks(paths, section),
             Joined(base[0], novel[0]),
             Joined(base[1], novel[1]),
             augmentations(section),
             section.seed,
         )
-    made_from = sources(category, section, layout)
+    made_from = sources(category, section, paths)
     expected = {**made_from, "n_base": n_base, "n_novel": n_novel}
-    return CachedViews(open_views(layout.views(category), expected), section.views)
+    return CachedViews(open_views(paths.views(category), expected), section.views)
 
 
 def write_history(path: Path, result: TrainingResult) -> None:

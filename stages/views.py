@@ -14,31 +14,31 @@ import numpy as np
 from pipeline.config.params import Params
 from pipeline.io.files import replacing_folder
 from pipeline.io.networks import augmentations, crop_arrays, load_blocks
-from pipeline.io.paths import Layout
+from pipeline.io.paths import ArtifactPaths
 from pipeline.io.tables import write_json
 from pipeline.io.view_cache import JSON, OFFSETS, TOKENS, sources
 from pipeline.mgvit.tokens import FrozenBlocks, iter_augmented
 from pipeline.progress import track
 
 
-def run(category: str, params: Params, layout: Layout) -> None:
+def run(category: str, params: Params, paths: ArtifactPaths) -> None:
     """Fill the view cache of a category."""
     train = params.train
-    with replacing_folder(layout.views(category)) as folder:
+    with replacing_folder(paths.views(category)) as folder:
         folder.mkdir()
         description: dict[str, object] = {"views": 0}
         if train.views:
-            blocks = load_blocks(layout, train)
-            description = sources(category, train, layout)
-            description |= _fill(folder, category, params, layout, blocks)
+            blocks = load_blocks(paths, train)
+            description = sources(category, train, paths)
+            description |= _fill(folder, category, params, paths, blocks)
         write_json(folder / JSON, description)
 
 
 def _fill(
-    folder: Path, category: str, params: Params, layout: Layout, blocks: FrozenBlocks
+    folder: Path, category: str, params: Params, paths: ArtifactPaths, blocks: FrozenBlocks
 ) -> dict[str, object]:
     lengths: list[np.ndarray] = []
-    base, novel = crop_arrays(layout.base()), crop_arrays(layout.crops(category))
+    base, novel = crop_arrays(paths.base()), crop_arrays(paths.crops(category))
     n_base, dim = base[0].shape[0], blocks.vit.embed_dim
     with (
         (folder / TOKENS).open("wb") as file,

@@ -11,7 +11,7 @@ from PIL import Image
 
 from pipeline.io import schemas
 from pipeline.io.arrays import ArraySpec, create_arrays
-from pipeline.io.paths import Layout
+from pipeline.io.paths import ArtifactPaths
 from pipeline.io.tables import write_parquet
 from pipeline.regions.crops import area_px, cut, resize_mask
 
@@ -39,9 +39,9 @@ SQUARES = (
 )
 
 
-def write_discovered(root: Path, *, classes: int = 4) -> Layout:
+def write_discovered(root: Path, *, classes: int = 4) -> ArtifactPaths:
     """Write the artifacts that an export reads, and the images, below `root`."""
-    layout, masks = Layout(root / "data"), small_masks()
+    paths, masks = ArtifactPaths(root / "data"), small_masks()
     ids = [f"{i:016x}" for i in range(len(masks))]
     rng = np.random.default_rng(0)
     rows, images, crops, regions, pairs = [], [], [], [], []
@@ -64,19 +64,19 @@ def write_discovered(root: Path, *, classes: int = 4) -> Layout:
             embedding = np.eye(8, dtype=np.float32)[number]
             regions.append((crop_id, ids[i], number, 0.9, likely, embedding))
             pairs.append(cut(images[i], mask, where, size=SIDE))
-    _write(layout, ids, masks, rows, crops, regions)
+    _write(paths, ids, masks, rows, crops, regions)
     specs = {
         "images": ArraySpec((len(pairs), SIDE, SIDE, 3), "uint8"),
         "masks": ArraySpec((len(pairs), SIDE, SIDE), "uint8"),
     }
-    with create_arrays(layout.crops("c") / "crops.zarr", specs) as arrays:
+    with create_arrays(paths.crops("c") / "crops.zarr", specs) as arrays:
         arrays["images"][:] = np.stack([image for image, _ in pairs])
         arrays["masks"][:] = np.stack([mask for _, mask in pairs])
-    return layout
+    return paths
 
 
 def _write(
-    layout: Layout,
+    paths: ArtifactPaths,
     ids: list[str],
     masks: NDArray[np.bool_],
     rows: list[tuple[object, ...]],
@@ -85,13 +85,13 @@ def _write(
 ) -> None:
     scores = [(i, 0.5, 1, 4, np.array([1, 1], np.int32)) for i in ids]
     for path, content, schema in (
-        (layout.manifest("c") / "images.parquet", rows, schemas.IMAGES),
-        (layout.mebin("c") / "images.parquet", scores, schemas.MEBIN_IMAGES),
-        (layout.crops("c") / "crops.parquet", crops, schemas.CROPS),
-        (layout.predict("c") / "regions.parquet", regions, schemas.REGIONS),
+        (paths.manifest("c") / "images.parquet", rows, schemas.IMAGES),
+        (paths.mebin("c") / "images.parquet", scores, schemas.MEBIN_IMAGES),
+        (paths.crops("c") / "crops.parquet", crops, schemas.CROPS),
+        (paths.predict("c") / "regions.parquet", regions, schemas.REGIONS),
     ):
         frame = pd.DataFrame(content, columns=schema.names)
         write_parquet(path, frame, schema)
     spec = {"masks": ArraySpec(masks.shape, "bool")}
-    with create_arrays(layout.mebin("c") / "masks.zarr", spec) as arrays:
+    with create_arrays(paths.mebin("c") / "masks.zarr", spec) as arrays:
         arrays["masks"][:] = masks

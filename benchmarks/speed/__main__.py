@@ -21,7 +21,7 @@ from benchmarks.speed.inputs import Artifacts, Inputs, Synthetic
 from benchmarks.speed.table import markdown
 from pipeline.config.params import load_params
 from pipeline.errors import AnomalyNCDError
-from pipeline.io.paths import Layout
+from pipeline.io.paths import ArtifactPaths
 
 Name = Literal[
     "mebin",
@@ -121,7 +121,7 @@ def _inputs(category: str, quick: bool, params_path: Path, data: Path, scratch: 
     if quick:
         return Synthetic(scratch)
     params = load_params(params_path)
-    return Artifacts(category or params.dataset.categories[0], params, Layout(data))
+    return Artifacts(category or params.dataset.categories[0], params, ArtifactPaths(data))
 
 
 if __name__ == "__main__":

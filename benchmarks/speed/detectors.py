@@ -66,7 +66,7 @@ def musc(inputs: Inputs, *, limit: int, repeats: int) -> list[Row]:
 
 def _recorded(inputs: Artifacts) -> list[Row]:
     """Return what the last run of the stage took, all layers and neighbourhoods of params.yaml."""
-    record = last_run("maps", inputs.category, inputs.layout)
+    record = last_run("maps", inputs.category, inputs.artifacts)
     maps = inputs.params.maps
     if record is None or maps.method != "musc":
         return []

@@ -17,7 +17,7 @@ from pipeline.detectors.features import Array, extract, squash, upsample
 from pipeline.detectors.normalise import rescale
 from pipeline.evaluation.localization import ProCurve
 from pipeline.io.images import read_image, read_mask
-from pipeline.io.map_files import resize_mask
+from pipeline.io.map_files import mask_to_map
 from pipeline.io.networks import load_vit
 from pipeline.io.schemas import IMAGES, MASKS
 from pipeline.io.tables import read_parquet
@@ -57,7 +57,7 @@ def synthetic_patches(n: int, *, patches: int = 16, width: int = 12, seed: int =
 
 def real_patches(inputs: Artifacts, split: str, limit: int | None = None) -> Patches:
     """Run the backbone over the images of a split, or over `limit` of them, evenly spread."""
-    manifest = inputs.layout.manifest(inputs.category)
+    manifest = inputs.artifacts.manifest(inputs.category)
     images = read_parquet(manifest / "images.parquet", IMAGES)
     images = images[images["split"] == split]
     if limit is not None and limit < len(images):
@@ -69,7 +69,7 @@ def real_patches(inputs: Artifacts, split: str, limit: int | None = None) -> Pat
 def _tokens(inputs: Artifacts, images: pd.DataFrame) -> tuple[tuple[Array, ...], tuple[int, int]]:
     maps = inputs.params.maps
     root = Path(inputs.params.dataset.root) / inputs.category
-    vit = load_vit(inputs.layout, image_size=maps.resolution)
+    vit = load_vit(inputs.artifacts, image_size=maps.resolution)
 
     def encode(pixels: Tensor) -> tuple[Sequence[Tensor], Tensor]:
         with autocast_for(torch.device(_CPU), maps.precision):
@@ -83,11 +83,11 @@ def _tokens(inputs: Artifacts, images: pd.DataFrame) -> tuple[tuple[Array, ...],
 
 
 def _masks(inputs: Artifacts, images: pd.DataFrame) -> list[NDArray[np.float32]]:
-    table = read_parquet(inputs.layout.manifest(inputs.category) / "masks.parquet", MASKS)
+    table = read_parquet(inputs.artifacts.manifest(inputs.category) / "masks.parquet", MASKS)
     files = dict(zip(table["sample_id"], table["mask_path"], strict=True))
     root = Path(inputs.params.dataset.root) / inputs.category
     empty = np.zeros((_MAP_SIZE, _MAP_SIZE), np.float32)
     return [
-        resize_mask(read_mask(root / files[sample]), _MAP_SIZE) if sample in files else empty
+        mask_to_map(read_mask(root / files[sample]), _MAP_SIZE) if sample in files else empty
         for sample in images["sample_id"]
     ]

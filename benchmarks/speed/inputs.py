@@ -19,7 +19,7 @@ from pipeline.binarization.mebin import ScoreRange, score_range
 from pipeline.config.params import Params
 from pipeline.io.arrays import open_arrays
 from pipeline.io.networks import crop_arrays, load_vit
-from pipeline.io.paths import Layout
+from pipeline.io.paths import ArtifactPaths
 from pipeline.io.schemas import CROPS, IMAGES, MAP_SCORES
 from pipeline.io.tables import read_parquet
 from pipeline.mgvit.augmentation import resized_side
@@ -59,11 +59,11 @@ class Inputs(ABC):
 
 @dataclass(frozen=True)
 class Artifacts(Inputs):
-    """Those of a category under `layout`."""
+    """Those of a category under `artifacts`."""
 
     category: str
     params: Params
-    layout: Layout
+    artifacts: ArtifactPaths
 
     @property
     def name(self) -> str:
@@ -76,24 +76,24 @@ class Artifacts(Inputs):
 
     @cached_property
     def _scores(self) -> pd.DataFrame:
-        return read_parquet(self.layout.maps(self.category) / "scores.parquet", MAP_SCORES)
+        return read_parquet(self.artifacts.maps(self.category) / "scores.parquet", MAP_SCORES)
 
     def maps(self, limit: int) -> tuple[list[NDArray[np.float32]], ScoreRange]:
         """Return maps, evenly spread over the set."""
-        stored: Any = open_arrays(self.layout.maps(self.category) / "maps.zarr")["maps"]
+        stored: Any = open_arrays(self.artifacts.maps(self.category) / "maps.zarr")["maps"]
         ends = score_range(self._scores["score"].to_numpy(np.float64))
         return [np.asarray(stored[int(row)]) for row in self._rows(limit)], ends
 
     def images(self, limit: int) -> list[Path]:
         """Return the files of the same rows."""
-        manifest = read_parquet(self.layout.manifest(self.category) / "images.parquet", IMAGES)
+        manifest = read_parquet(self.artifacts.manifest(self.category) / "images.parquet", IMAGES)
         paths = manifest.set_index("sample_id")["path"][self._scores["sample_id"]].tolist()
         root = Path(self.params.dataset.root) / self.category
         return [root / paths[row] for row in self._rows(limit)]
 
     def crops(self, limit: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Return crops, evenly spread over the set."""
-        images, masks = crop_arrays(self.layout.crops(self.category))
+        images, masks = crop_arrays(self.artifacts.crops(self.category))
         total = images.shape[0]
         rows = np.unique(np.linspace(0, total - 1, min(limit, total)).astype(np.int64))
         return (
@@ -103,11 +103,11 @@ class Artifacts(Inputs):
 
     def table(self) -> pd.DataFrame:
         """Return crops.parquet."""
-        return read_parquet(self.layout.crops(self.category) / "crops.parquet", CROPS)
+        return read_parquet(self.artifacts.crops(self.category) / "crops.parquet", CROPS)
 
     def vit(self) -> VisionTransformer:
         """Return the backbone of the run."""
-        return load_vit(self.layout, image_size=self.params.train.image_size)
+        return load_vit(self.artifacts, image_size=self.params.train.image_size)
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ def _truth(inputs: Inputs, table: pd.DataFrame) -> tuple[int, list[str]]:
     names = pd.unique(table["sample_id"])
     if not isinstance(inputs, Artifacts):
         return 3, [str(k % 3) for k in range(len(names))]
-    labels = read_parquet(inputs.layout.manifest(inputs.category) / "labels.parquet", LABELS)
+    labels = read_parquet(inputs.artifacts.manifest(inputs.category) / "labels.parquet", LABELS)
     of = dict(zip(labels["sample_id"], labels["label"], strict=True))
     n_classes = inputs.params.train.n_classes(inputs.category)
     if n_classes is None:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.binarization.betti import betti_curve, first_exceeded
-from pipeline.binarization.stable_run import Rule, stable_run
+from pipeline.binarization.stable_run import SelectionRule, stable_run
 from pipeline.binarization.thresholds import Map, MapBinarization, checked_map, count_regions, erode
 from pipeline.progress import Progress, silent
 
@@ -62,7 +62,7 @@ def binarize(
     thresholds: int = 64,
     tau: int = 4,
     erode_px: int = 6,
-    rule: Rule = "paper",
+    rule: SelectionRule = "paper",
     floor: float | None = None,
     progress: Progress = silent,
 ) -> Binarization:
@@ -114,7 +114,7 @@ def binarize(
 def score_range(
     scores: NDArray[np.uint8] | NDArray[np.floating],
     *,
-    rule: Rule = "paper",
+    rule: SelectionRule = "paper",
     floor: float | None = None,
 ) -> ScoreRange:
     """Return the range of thresholds of a set from the maxima of its maps (N,), in their units.
@@ -160,7 +160,7 @@ def binarize_map(
     thresholds: int = 64,
     tau: int = 4,
     erode_px: int = 6,
-    rule: Rule = "paper",
+    rule: SelectionRule = "paper",
 ) -> MapBinarization:
     """Binarize one map (H, W) of a set whose `score_range` is `scores`; see `binarize`."""
     amap = checked_map(amap)
@@ -181,7 +181,7 @@ def binarize_map(
     return MapBinarization(mask, float(threshold), n_regions, run.length, counts)
 
 
-def sample_levels(thresholds: int, *, rule: Rule = "paper") -> NDArray[np.float64]:
+def sample_levels(thresholds: int, *, rule: SelectionRule = "paper") -> NDArray[np.float64]:
     """Return the sampled levels 255, 255 - 256/T, ... > 0; s_min counts as 0 there, s_max as 255.
 
     T = `thresholds` of them (T = 64: 255, 251, ..., 3), or all that are above 0 if T is 256 or

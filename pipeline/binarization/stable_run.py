@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Rule = Literal["paper", "reference"]
+SelectionRule = Literal["paper", "reference"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class StableRun:
     """The stable number of components (delta* in the paper), 0 without a run."""
 
 
-def stable_run(counts: NDArray[np.int32], *, tau: int, rule: Rule = "paper") -> StableRun:
+def stable_run(counts: NDArray[np.int32], *, tau: int, rule: SelectionRule = "paper") -> StableRun:
     """Choose the run of thresholds that decides an image, from its counts, highest threshold first.
 
     A run is a maximal stretch of one non-zero count. "paper": delta* is the most frequent non-zero

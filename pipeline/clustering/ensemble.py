@@ -49,7 +49,7 @@ class Mixture:
 
 
 @dataclass(frozen=True)
-class Vote:
+class MixtureEnsemble:
     """Fitted mixtures and what each of their components votes for, (all components, n_classes)."""
 
     mixtures: Sequence[Mixture]
@@ -65,7 +65,7 @@ class Vote:
         return np.asarray(found / found.sum(1, keepdims=True))
 
 
-def fit_vote(
+def fit_ensemble(
     descriptors: ArrayLike,
     scores: ArrayLike,
     n_classes: int,
@@ -74,7 +74,7 @@ def fit_vote(
     dimensions: Sequence[int] = (8, 16),
     extra_components: Sequence[int] = (0, 2),
     seed: int = 0,
-) -> Vote:
+) -> MixtureEnsemble:
     """Sort regions, descriptors (M, L, D) of L layers, into classes without labels.
 
     For every layer and each of `dimensions` and `extra_components` a mixture of as many Gaussians
@@ -93,7 +93,7 @@ def fit_vote(
     x, s = np.asarray(descriptors, np.float64), np.asarray(scores, np.float64)
     _check(x, s, n_classes, dimensions, extra_components)
     if not len(x):
-        return Vote([], np.eye(1, n_classes))
+        return MixtureEnsemble([], np.eye(1, n_classes))
     n_clusters = n_classes - int(normal_known)
     mixtures = [
         fit_mixture(x, layer, d, n_clusters + extra, seed)
@@ -114,7 +114,7 @@ def fit_vote(
     start = int(normal_known)
     every = np.zeros((len(votes), n_classes))
     every[:, start : start + k] = votes[:, order]
-    return Vote(mixtures, every)
+    return MixtureEnsemble(mixtures, every)
 
 
 def mixture_probabilities(
@@ -129,14 +129,14 @@ def mixture_probabilities(
 ) -> Floats:
     """Return the class probabilities (M, n_classes) of sub-images; class 0 is normal.
 
-    Those that are known to be `normal` (M,) bool are. The others are sorted by `fit_vote`, which
-    has the other arguments and what raises.
+    Those that are known to be `normal` (M,) bool are. The others are sorted by `fit_ensemble`,
+    which has the other arguments and what raises.
     """
     known = np.asarray(normal, np.bool_)
     x, s = np.asarray(descriptors), np.asarray(scores)
     if not len(x) == len(s) == len(known):
         raise ValueError(f"{len(s)} scores, {len(known)} flags for descriptors {x.shape}")
-    model = fit_vote(
+    model = fit_ensemble(
         x[~known],
         s[~known],
         n_classes,

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.mixture import GaussianMixture
 
-Rule = Literal["scores", "regions", "none"]
+NormalRule = Literal["scores", "regions", "none"]
 
 _SEPARATION = 2.0
 _CONTROL = 3.0
@@ -26,7 +26,7 @@ _SMALLEST_SCORE = 1e-6
 
 
 def known_normal(
-    rule: Rule, areas: ArrayLike, image_scores: ArrayLike, limit: float
+    rule: NormalRule, areas: ArrayLike, image_scores: ArrayLike, limit: float
 ) -> NDArray[np.bool_]:
     """Return which sub-images (M,) are normal whatever they look like.
 

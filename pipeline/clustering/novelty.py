@@ -13,7 +13,7 @@ _ROWS = 256
 
 
 @dataclass(frozen=True)
-class Familiar:
+class KnnNovelty:
     """The descriptors (M, L, D) of a model's regions, and the distance of 95% of them."""
 
     directions: NDArray[np.float32]
@@ -34,7 +34,7 @@ class Familiar:
         return np.asarray(self.distances(descriptors) > self.limit)
 
 
-def familiar(descriptors: ArrayLike) -> Familiar:
+def fit_novelty(descriptors: ArrayLike) -> KnnNovelty:
     """Learn what is known from the descriptors (M, L, D) of a model's regions.
 
     The limit is the 95% quantile of each region's distance to the others, so that about one in
@@ -43,14 +43,14 @@ def familiar(descriptors: ArrayLike) -> Familiar:
     """
     known = directions(descriptors)
     if len(known) < 2:
-        return Familiar(known, np.inf)
+        return KnnNovelty(known, np.inf)
     own = []
     for block in _blocks(known):
         cosines = _cosines(known[block], known)
         rows = np.arange(len(cosines))
         cosines[rows, block.start + rows] = -np.inf  # itself
         own.append(_nearest(cosines, own=True))
-    return Familiar(known, float(np.quantile(np.concatenate(own), _KNOWN)))
+    return KnnNovelty(known, float(np.quantile(np.concatenate(own), _KNOWN)))
 
 
 def directions(descriptors: ArrayLike) -> NDArray[np.float32]:

@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 
 from pipeline.commands.fit import architecture, misfits
 from pipeline.config.params import Backbone, ConfigError, Params
-from pipeline.io.paths import ArtifactError, Layout
+from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.provenance import environment
 from pipeline.io.tables import read_json
 
@@ -88,7 +88,7 @@ def check_device(params: Params) -> Iterator[Line]:
         yield Line("ok", "device", said + ("" if torch.cuda.is_available() else "; no CUDA device"))
 
 
-def check_weights(params: Params, layout: Layout, project: Path) -> Iterator[Line]:
+def check_weights(params: Params, paths: ArtifactPaths, project: Path) -> Iterator[Line]:
     """Check that the backbone's weights are there or can be had, without using the network."""
     import timm
 
@@ -96,9 +96,9 @@ def check_weights(params: Params, layout: Layout, project: Path) -> Iterator[Lin
     if not timm.is_model(options.name):
         yield Line("error", "weights", f"{options.name!r} is not a timm model", "backbone.name")
         return
-    stored = _stored(layout)
+    stored = _stored(paths)
     if stored == (options.name, options.source):
-        yield Line("ok", "weights", f"{options.name} in {layout.backbone()}")
+        yield Line("ok", "weights", f"{options.name} in {paths.backbone()}")
     elif options.source == "file":
         there = (project / options.path).is_file()
         state: State = "ok" if there else "error"
@@ -130,13 +130,13 @@ def check_backbone(params: Params) -> Iterator[Line]:
         yield Line("ok", "backbone", f"{depth} blocks, patches of {patch} pixels")
 
 
-def _stored(layout: Layout) -> tuple[str, str] | None:
+def _stored(paths: ArtifactPaths) -> tuple[str, str] | None:
     """Return name and source of the weights in data/backbone."""
     try:
-        info = read_json(layout.backbone() / "backbone.json")
+        info = read_json(paths.backbone() / "backbone.json")
     except (ArtifactError, OSError):
         return None
-    if not (layout.backbone() / "weights.safetensors").is_file() or not isinstance(info, dict):
+    if not (paths.backbone() / "weights.safetensors").is_file() or not isinstance(info, dict):
         return None
     return str(info.get("timm_name")), str(info.get("source"))
 

@@ -20,7 +20,7 @@ from pipeline.config.params import ConfigError, Params, load_params, parse_param
 from pipeline.curation.names import NAMES, ClassNames, names_or_numbers
 from pipeline.io.datasets import DatasetError, same_bytes
 from pipeline.io.files import sweep, temporary_prefix
-from pipeline.io.paths import Layout
+from pipeline.io.paths import ArtifactPaths
 from pipeline.io.schemas import CLASSIFIED, CROPS, IMAGES, MAP_SCORES, MERGED, REJECTED
 from pipeline.io.stored import NUMBER, check_sha256, read_object, read_tensors
 from pipeline.io.tables import read_parquet, write_parquet
@@ -58,13 +58,13 @@ def classify(
     """
     start_logging()
     with reported("classify"):
-        layout = Layout(data)
+        paths = ArtifactPaths(data)
         _check_out(out)
-        check_run(category, layout)
-        known, notes = names_or_numbers(names, category, layout)
+        check_run(category, paths)
+        known, notes = names_or_numbers(names, category, paths)
         for note in notes:
             say(note, err=True, colour=typer.colors.YELLOW)
-        frame, rejected = classify_images(images, category, layout, params_path, maps, known)
+        frame, rejected = classify_images(images, category, paths, params_path, maps, known)
         write_parquet(out, frame, CLASSIFIED, {"category": category})
         for path, reason in rejected:
             said = f"left out: {printable(path)}: {reason}"
@@ -96,7 +96,7 @@ def _is_table(path: Path) -> bool:
 def classify_images(
     images: Path,
     category: str,
-    trained: Layout,
+    trained: ArtifactPaths,
     params_path: Path,
     maps: Path | None,
     names: ClassNames,
@@ -126,20 +126,20 @@ def classify_images(
         params = _params(stored, params_path, root, maps, category)
         stand_in = root / "raw" / category
         _link(images, stand_in)
-        layout = Layout(root)
+        paths = ArtifactPaths(root)
         for new, old in (
-            (layout.backbone(), trained.backbone()),
-            (layout.train(category), trained.train(category)),
+            (paths.backbone(), trained.backbone()),
+            (paths.train(category), trained.train(category)),
         ):
             new.parent.mkdir(exist_ok=True)
             new.symlink_to(old.resolve())
         try:
-            _cut_out(category, params, layout, trained)
+            _cut_out(category, params, paths, trained)
         except DatasetError as error:
             raise ConfigError(str(error).replace(str(stand_in), str(images))) from error
-        unknown = _sort(category, params, layout, model)
-        table = _table(category, params, layout, unknown, names)
-        files, left_out = _files(category, layout)
+        unknown = _sort(category, params, paths, model)
+        table = _table(category, params, paths, unknown, names)
+        files, left_out = _files(category, paths)
         return files.merge(table, on="sample_id", how="left", validate="many_to_one"), left_out
 
 
@@ -191,7 +191,7 @@ def _params(
     return parse_params(content, source="classifier.json: params")
 
 
-def _cut_out(category: str, params: Params, layout: Layout, trained: Layout) -> None:
+def _cut_out(category: str, params: Params, paths: ArtifactPaths, trained: ArtifactPaths) -> None:
     """Run the stages from the manifest to the sub-images."""
     manifest, maps, mebin, crops = (
         importlib.import_module(f"stages.{name}") for name in ("manifest", "maps", "mebin", "crops")
@@ -203,21 +203,23 @@ def _cut_out(category: str, params: Params, layout: Layout, trained: Layout) -> 
     path = trained.maps(category) / maps.BANK
     bank = read_tensors(path)
     check_sha256(path, description["maps"].get("bank_sha256"), model_json)
-    manifest.run(category, params, layout)
-    maps.run(category, params, layout, maps.Frozen(bank, low, high))
-    mebin.run(category, params, layout, ends)
-    crops.run(category, params, layout)
+    manifest.run(category, params, paths)
+    maps.run(category, params, paths, maps.Frozen(bank, low, high))
+    mebin.run(category, params, paths, ends)
+    crops.run(category, params, paths)
 
 
-def _sort(category: str, params: Params, layout: Layout, model: RegionModel) -> NDArray[np.bool_]:
+def _sort(
+    category: str, params: Params, paths: ArtifactPaths, model: RegionModel
+) -> NDArray[np.bool_]:
     """Run the stages `predict` and `merge`; return which sub-images (M,) are unlike the run's."""
     predicting, merging = (
         importlib.import_module(f"stages.{name}") for name in ("predict", "merge")
     )
-    seen = predicting.look(category, params, layout)
+    seen = predicting.look(category, params, paths)
     found = predicting.classify(seen, model, params)
-    predicting.write_regions(layout.predict(category), seen, found.probabilities, params)
-    merging.run(category, params, layout)
+    predicting.write_regions(paths.predict(category), seen, found.probabilities, params)
+    merging.run(category, params, paths)
     unknown: NDArray[np.bool_] = found.unknown
     return unknown
 
@@ -225,14 +227,14 @@ def _sort(category: str, params: Params, layout: Layout, model: RegionModel) -> 
 def _table(
     category: str,
     params: Params,
-    layout: Layout,
+    paths: ArtifactPaths,
     unknown: NDArray[np.bool_],
     names: ClassNames,
 ) -> pd.DataFrame:
     """Return a row a sample_id; it is unknown where regions of most of its weight are."""
-    merged = read_parquet(layout.merge(category) / "images.parquet", MERGED)
-    crops = read_parquet(layout.crops(category) / "crops.parquet", CROPS)
-    scores = read_parquet(layout.maps(category) / "scores.parquet", MAP_SCORES)
+    merged = read_parquet(paths.merge(category) / "images.parquet", MERGED)
+    crops = read_parquet(paths.crops(category) / "crops.parquet", CROPS)
+    scores = read_parquet(paths.maps(category) / "scores.parquet", MAP_SCORES)
     index = pd.Index(merged["sample_id"]).get_indexer(crops["sample_id"])
     weights = region_weights(
         index,
@@ -259,13 +261,13 @@ def _table(
     )
 
 
-def _files(category: str, layout: Layout) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
+def _files(category: str, paths: ArtifactPaths) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
     """Return path and sample_id of every usable file, by path, and (path, reason) of the others.
 
     The manifest keeps one of several files with the same bytes, and its reason names it.
     """
-    images = read_parquet(layout.manifest(category) / "images.parquet", IMAGES)
-    rejected = read_parquet(layout.manifest(category) / "rejected.parquet", REJECTED)
+    images = read_parquet(paths.manifest(category) / "images.parquet", IMAGES)
+    rejected = read_parquet(paths.manifest(category) / "rejected.parquet", REJECTED)
     twins = {same_bytes(path): sample_id for path, sample_id in _rows(images, "sample_id")}
     files, left_out = _rows(images, "sample_id"), []
     for path, reason in _rows(rejected, "reason"):

@@ -9,7 +9,7 @@ import typer
 
 from pipeline.commands.errors import check_run, reported
 from pipeline.curation.corrections import add_corrections, corrections_path, read_corrections
-from pipeline.io.paths import Layout
+from pipeline.io.paths import ArtifactPaths
 from pipeline.io.schemas import REGIONS
 from pipeline.io.tables import read_parquet
 from pipeline.terminal import say
@@ -22,13 +22,13 @@ def correct(
 ) -> None:
     """Apply corrections from the review page (data/report/review-CATEGORY.html)."""
     with reported("correct"):
-        layout = Layout(data)
-        check_run(category, layout)
-        regions = read_parquet(layout.predict(category) / "regions.parquet", REGIONS)
-        n_corrected = add_corrections(layout, category, file, regions)
+        paths = ArtifactPaths(data)
+        check_run(category, paths)
+        regions = read_parquet(paths.predict(category) / "regions.parquet", REGIONS)
+        n_corrected = add_corrections(paths, category, file, regions)
         n_read = len(read_corrections(file).targets)
         say(
             f"{category}: {n_read} corrections read; {n_corrected} of {len(regions)} regions are "
-            f"corrected in {corrections_path(layout, category)} now"
+            f"corrected in {corrections_path(paths, category)} now"
         )
         say("`dvc repro report` (or `anomalyncd report`) shows them")

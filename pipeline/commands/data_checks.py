@@ -13,7 +13,7 @@ from pipeline.io.dataset_formats import DatasetError, Scan, scan_folder
 from pipeline.io.datasets import unused_bits
 from pipeline.io.demo_files import foreign_file
 from pipeline.io.map_files import MapFileError, find_maps
-from pipeline.io.paths import ArtifactError, Layout
+from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.schemas import IMAGES, REJECTED
 from pipeline.io.tables import read_metadata, read_parquet
 
@@ -43,29 +43,29 @@ def check_params(path: Path) -> tuple[Params | None, Line]:
     return params, Line("ok", "params", f"{path} is valid; categories: {shown}")
 
 
-def check_data(params: Params, layout: Layout, project: Path) -> tuple[int, list[Line]]:
+def check_data(params: Params, paths: ArtifactPaths, project: Path) -> tuple[int, list[Line]]:
     """Return the number of images that no run has sorted yet, and a line for each category.
 
     Images are counted by their names alone.
     """
     total, lines = 0, []
     for category in params.dataset.categories:
-        n_images, line = _category(category, params, layout, project)
-        finished = (layout.merge(category) / "images.parquet").is_file()
+        n_images, line = _category(category, params, paths, project)
+        finished = (paths.merge(category) / "images.parquet").is_file()
         total += 0 if finished else n_images
         lines.append(line)
     return total, [
         *lines,
-        *_demo(layout),
+        *_demo(paths),
         *_demo_root(params, project),
         *_base(params, project),
     ]
 
 
-def _demo(layout: Layout) -> Iterator[Line]:
+def _demo(paths: ArtifactPaths) -> Iterator[Line]:
     """Find a file of the user's where DVC or the stage `demo` replaces all there is."""
     for product in PRODUCTS:
-        file = foreign_file(layout.raw_demo() / product)
+        file = foreign_file(paths.raw_demo() / product)
         if file is not None:
             said = f"{file} is not of the demo, and `dvc` may delete what lies beside its images"
             yield Line("error", "demo", said, "move it to a folder of its own: data/raw/NAME")
@@ -81,7 +81,9 @@ def _demo_root(params: Params, project: Path) -> Iterator[Line]:
         yield Line("warning", "dataset.root", said, todo)
 
 
-def _category(category: str, params: Params, layout: Layout, project: Path) -> tuple[int, Line]:
+def _category(
+    category: str, params: Params, paths: ArtifactPaths, project: Path
+) -> tuple[int, Line]:
     what, options = f"images {category}", params.manifest
     root = project / params.dataset.root / category
     references = project / options.normal_root / category
@@ -107,10 +109,10 @@ def _category(category: str, params: Params, layout: Layout, project: Path) -> t
     )
     if not queries:
         return 0, Line("error", what, f"{root}: {said}", "put images there")
-    problem = _method(params, scan) or _maps(category, params, layout, project)
+    problem = _method(params, scan) or _maps(category, params, paths, project)
     if problem is not None:
         return len(queries), Line("error", what, f"{said}; {problem[0]}", problem[1])
-    hint = _bits(category, params, layout)
+    hint = _bits(category, params, paths)
     if hint is not None:
         return len(queries), Line("warning", what, said, hint)
     if len(queries) < _FEW:
@@ -119,10 +121,10 @@ def _category(category: str, params: Params, layout: Layout, project: Path) -> t
     return len(queries), Line("ok", what, said)
 
 
-def _bits(category: str, params: Params, layout: Layout) -> str | None:
+def _bits(category: str, params: Params, paths: ArtifactPaths) -> str | None:
     """Say that 16-bit images leave bits unused, once the manifest knows their values."""
     try:
-        largest = read_metadata(layout.manifest(category) / "images.parquet").get("largest")
+        largest = read_metadata(paths.manifest(category) / "images.parquet").get("largest")
     except (ArtifactError, OSError):
         return None
     return unused_bits(largest, params.manifest.bits)
@@ -138,7 +140,9 @@ def _method(params: Params, scan: Scan) -> tuple[str, str] | None:
     return None
 
 
-def _maps(category: str, params: Params, layout: Layout, project: Path) -> tuple[str, str] | None:
+def _maps(
+    category: str, params: Params, paths: ArtifactPaths, project: Path
+) -> tuple[str, str] | None:
     """Say which precomputed maps are missing, once the manifest says which images are used."""
     if params.maps.method != "precomputed":
         return None
@@ -146,8 +150,8 @@ def _maps(category: str, params: Params, layout: Layout, project: Path) -> tuple
     if not root.is_dir():
         return f"maps.precomputed_root: {root} is not a folder", "docs/detectors.md"
     try:
-        images = read_parquet(layout.manifest(category) / "images.parquet", IMAGES)
-        rejected = read_parquet(layout.manifest(category) / "rejected.parquet", REJECTED)
+        images = read_parquet(paths.manifest(category) / "images.parquet", IMAGES)
+        rejected = read_parquet(paths.manifest(category) / "rejected.parquet", REJECTED)
     except ArtifactError:
         return None
     queries = images["split"] == "query"
@@ -178,9 +182,9 @@ def _base(params: Params, project: Path) -> Iterator[Line]:
         yield Line("ok", "base set", "none; it is optional")
 
 
-def check_disk(params: Params, layout: Layout, n_images: int) -> Line:
+def check_disk(params: Params, paths: ArtifactPaths, n_images: int) -> Line:
     """Hold the free space against what the artifacts and their copies in DVC's cache take."""
-    folder = layout.root.resolve()
+    folder = paths.root.resolve()
     while not folder.exists():
         folder = folder.parent
     free, needed = shutil.disk_usage(folder).free, estimate(params, n_images)

@@ -18,7 +18,7 @@ from pipeline.commands.checks import (
 )
 from pipeline.commands.data_checks import check_data, check_disk, check_params
 from pipeline.commands.errors import reported
-from pipeline.io.paths import Layout
+from pipeline.io.paths import ArtifactPaths
 from pipeline.terminal import printable, say
 
 _COLOURS = {
@@ -40,7 +40,7 @@ def doctor(
     """
     with reported("doctor"):
         counts = {"ok": 0, "warning": 0, "error": 0}
-        for line in _lines(params, Layout(data)):
+        for line in _lines(params, ArtifactPaths(data)):
             counts[line.state] += 1
             state = typer.style(f"{line.state:8}", fg=_COLOURS[line.state])
             typer.echo(f"{state} {printable(line.what):16} {printable(line.said)}")
@@ -51,16 +51,16 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _lines(path: Path, layout: Layout) -> Iterator[Line]:
+def _lines(path: Path, paths: ArtifactPaths) -> Iterator[Line]:
     project = path.parent
     yield from check_python()
     params, line = check_params(path)
     yield line
     if params is not None:
         yield from check_device(params)
-        yield from check_weights(params, layout, project)
+        yield from check_weights(params, paths, project)
         yield from check_backbone(params)
-        n_images, lines = check_data(params, layout, project)
+        n_images, lines = check_data(params, paths, project)
         yield from lines
-        yield check_disk(params, layout, n_images)
+        yield check_disk(params, paths, n_images)
     yield from check_tools(project)

@@ -11,7 +11,7 @@ import typer
 
 from pipeline.config.params import ConfigError
 from pipeline.errors import AnomalyNCDError
-from pipeline.io.paths import Layout
+from pipeline.io.paths import ArtifactPaths
 from pipeline.terminal import say
 
 debug = ContextVar("debug", default=False)
@@ -33,11 +33,11 @@ def reported(command: str) -> Iterator[None]:
         raise typer.Exit(1) from error
 
 
-def check_run(category: str, layout: Layout) -> None:
+def check_run(category: str, paths: ArtifactPaths) -> None:
     """Raise `ConfigError` if there is no run of a category; it names those that there are."""
     if category in {"", ".", ".."} or set(category) & {"/", "\\", "\0"}:
         raise ConfigError(f"{category!r} is not the name of a category")
-    folder = layout.predict(category)
+    folder = paths.predict(category)
     if (folder / "regions.parquet").exists():
         return
     others = sorted(path.parent.name for path in folder.parent.glob("*/regions.parquet"))

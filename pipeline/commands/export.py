@@ -11,7 +11,7 @@ import typer
 from pipeline.commands.errors import check_run, reported
 from pipeline.config.params import ConfigError, load_params
 from pipeline.curation.names import NAMES
-from pipeline.io.paths import Layout
+from pipeline.io.paths import ArtifactPaths
 from pipeline.terminal import say
 
 
@@ -56,16 +56,16 @@ def export(
     """
     with reported("export"):
         _check_options(format, images, link)
-        layout, kind = Layout(data), _literal(shape)
-        check_run(category, layout)
+        paths, kind = ArtifactPaths(data), _literal(shape)
+        check_run(category, paths)
         # Imported here: torch, which `model` needs, takes seconds to load.
         from pipeline.exports import classifier as network
         from pipeline.exports import coco, discovered, folders, label_studio
 
         if format is Format.MODEL:
-            say(f"{out}: {network.write_network(category, out, layout, names)}")
+            say(f"{out}: {network.write_network(category, out, paths, names)}")
             return
-        found = discovered.read_discovered(category, layout, names)
+        found = discovered.read_discovered(category, paths, names)
         if format is Format.COCO:
             said = coco.write_coco(found, out, shape=kind)
         elif format is Format.FIFTYONE:
@@ -75,7 +75,7 @@ def export(
             address = label_studio.LOCAL_FILES if images is None else images
             said = label_studio.write_label_studio(found, out, shape=kind, address=address)
         else:
-            said = folders.write_folders(found, out, layout)
+            said = folders.write_folders(found, out, paths)
         say(f"{out}: {said}")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.config.params import ConfigError, Params
-from pipeline.io.paths import ArtifactError, Layout
+from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.stored import read_object
 
 _FACTS = {"patch_size": (int,), "depth": (int,)}
@@ -26,7 +26,7 @@ def architecture(name: str) -> tuple[int, int]:
     return int(vit.patch_embed.patch_size[0]), len(vit.blocks)
 
 
-def check_fit(params: Params, stage: str, layout: Layout) -> None:
+def check_fit(params: Params, stage: str, paths: ArtifactPaths) -> None:
     """Raise ConfigError before `stage` runs, if the backbone cannot do what parameters ask for.
 
     Without the weights of `backbone.name` in data/backbone only the stage `backbone` is checked.
@@ -35,7 +35,7 @@ def check_fit(params: Params, stage: str, layout: Layout) -> None:
         patch, depth = architecture(params.backbone.name)
     else:
         try:
-            info = read_object(layout.backbone() / "backbone.json", _FACTS)
+            info = read_object(paths.backbone() / "backbone.json", _FACTS)
         except ArtifactError:  # the stages that need the weights say so
             return
         patch, depth = info["patch_size"], info["depth"]

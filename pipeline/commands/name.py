@@ -10,7 +10,7 @@ import typer
 from pipeline.commands.errors import check_run, reported
 from pipeline.config.params import ConfigError
 from pipeline.curation.names import NAMES, names_for, run_of, set_name
-from pipeline.io.paths import Layout
+from pipeline.io.paths import ArtifactPaths
 from pipeline.io.schemas import REGIONS
 from pipeline.io.tables import read_parquet
 from pipeline.terminal import say
@@ -25,10 +25,10 @@ def name(
 ) -> None:
     """Name a discovered class; the report, `classify` and `export` then show the name."""
     with reported("name"):
-        layout = Layout(data)
-        check_run(category, layout)
-        run = run_of(layout, category)
-        regions = read_parquet(layout.predict(category) / "regions.parquet", REGIONS)
+        paths = ArtifactPaths(data)
+        check_run(category, paths)
+        run = run_of(paths, category)
+        regions = read_parquet(paths.predict(category) / "regions.parquet", REGIONS)
         n_classes = len(regions["probabilities"].iloc[0]) if len(regions) else 0
         if not 0 <= number < n_classes:
             raise ConfigError(
@@ -37,7 +37,7 @@ def name(
         kept = set_name(names, category, number, text, run)
         if kept is not None:
             say(f"{names} had names of an earlier run of {category}: they are kept in {kept}")
-        known = names_for(names, category, layout)
+        known = names_for(names, category, paths)
         n_regions = int((regions["class"] == number).sum())
         say(f"{category}: class {number} ({n_regions} regions) is {known[number]!r} now")
         say("`dvc repro report` (or `anomalyncd report`) shows it")

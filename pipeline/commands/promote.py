@@ -11,7 +11,7 @@ from pipeline.commands.errors import check_run, reported
 from pipeline.config.params import load_params
 from pipeline.curation.names import NAMES, names_for
 from pipeline.curation.promotion import promote as promote_classes
-from pipeline.io.paths import Layout
+from pipeline.io.paths import ArtifactPaths
 from pipeline.terminal import say
 
 
@@ -26,11 +26,11 @@ def promote(
 ) -> None:
     """Turn named classes into labelled base data (D_l) for the next run."""
     with reported("promote"):
-        params, layout = load_params(params_path), Layout(data)
-        check_run(category, layout)
+        params, paths = load_params(params_path), ArtifactPaths(data)
+        check_run(category, paths)
         target = to or Path(params.base.root)
         root = Path(params.dataset.root) / category
-        done = promote_classes(category, root, layout, names_for(names, category, layout), target)
+        done = promote_classes(category, root, paths, names_for(names, category, paths), target)
         for name, count in done.images.items():
             say(f"{target}: {count} images of {name!r}")
         if done.left_out:

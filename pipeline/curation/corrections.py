@@ -21,7 +21,7 @@ import pandas as pd
 from pipeline.config.params import ConfigError
 from pipeline.curation.names import ClassNames, run_of
 from pipeline.io.file_checks import file_problem
-from pipeline.io.paths import Layout
+from pipeline.io.paths import ArtifactPaths
 from pipeline.io.tables import write_json
 
 LONGEST_NAME = 100
@@ -41,35 +41,35 @@ class Corrections:
     targets: Mapping[str, Target] = field(default_factory=dict)
 
 
-def corrections_path(layout: Layout, category: str) -> Path:
+def corrections_path(paths: ArtifactPaths, category: str) -> Path:
     """Return where the corrections of a category lie; the file need not be there."""
-    return layout.root / "corrections" / f"{category}.json"
+    return paths.root / "corrections" / f"{category}.json"
 
 
 def applied_corrections(
-    layout: Layout, category: str, regions: pd.DataFrame
+    paths: ArtifactPaths, category: str, regions: pd.DataFrame
 ) -> Mapping[str, Target]:
     """Return the corrections that are stored for the present `regions`, by crop_id.
 
     Raises `ConfigError` for those of another run and for what does not fit the regions.
     """
-    path = corrections_path(layout, category)
+    path = corrections_path(paths, category)
     if not path.exists():
         return {}
     stored = read_corrections(path)
-    _check(path, stored, category, run_of(layout, category), regions)
+    _check(path, stored, category, run_of(paths, category), regions)
     return stored.targets
 
 
 def corrected_classes(
-    layout: Layout, category: str, regions: pd.DataFrame, names: ClassNames | None = None
+    paths: ArtifactPaths, category: str, regions: pd.DataFrame, names: ClassNames | None = None
 ) -> list[Target]:
     """Return the class of each row of `regions` after the corrections: a number, or a new name.
 
     A name that a class of `names` has is the number of that class, the lowest if several have it.
     Raises as `applied_corrections` does.
     """
-    targets = applied_corrections(layout, category, regions)
+    targets = applied_corrections(paths, category, regions)
     names = names or ClassNames()
     numbers = {names[k]: k for k in reversed(range(n_classes(regions)))}
     found: list[Target] = []
@@ -79,16 +79,16 @@ def corrected_classes(
     return found
 
 
-def add_corrections(layout: Layout, category: str, path: Path, regions: pd.DataFrame) -> int:
+def add_corrections(paths: ArtifactPaths, category: str, path: Path, regions: pd.DataFrame) -> int:
     """Add the corrections of a downloaded file to the stored ones; return how many those are now.
 
     The newer one of a region counts, and one that says what the model says takes it back. Raises
     `ConfigError`, and writes nothing, if the file is not for these regions.
     """
     new = read_corrections(path)
-    run = run_of(layout, category)
+    run = run_of(paths, category)
     _check(path, new, category, run, regions)
-    merged = {**applied_corrections(layout, category, regions), **new.targets}
+    merged = {**applied_corrections(paths, category, regions), **new.targets}
     model = dict(zip(regions["crop_id"].tolist(), regions["class"].tolist(), strict=True))
     kept = {crop_id: merged[crop_id] for crop_id in model if crop_id in merged}
     rows = [
@@ -97,7 +97,7 @@ def add_corrections(layout: Layout, category: str, path: Path, regions: pd.DataF
         if target != model[crop_id]
     ]
     write_json(
-        corrections_path(layout, category), {"category": category, "run": run, "corrections": rows}
+        corrections_path(paths, category), {"category": category, "run": run, "corrections": rows}
     )
     return len(rows)
 

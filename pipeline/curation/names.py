@@ -22,7 +22,7 @@ from ruamel.yaml.comments import CommentedMap
 
 from pipeline.config.params import ConfigError, read_yaml
 from pipeline.io.files import free_path, replacing, write_text
-from pipeline.io.paths import Layout
+from pipeline.io.paths import ArtifactPaths
 from pipeline.io.region_table import read_regions
 from pipeline.io.schemas import CROPS
 from pipeline.io.tables import read_parquet
@@ -44,7 +44,7 @@ class ClassNames:
         return self.names.get(int(number), default)
 
 
-def run_of(layout: Layout, category: str) -> str:
+def run_of(paths: ArtifactPaths, category: str) -> str:
     """Return what tells this run's classes from another's: 12 hex digits.
 
     A hash of the crop_ids, their classes and their squares (where `crops.parquet` is there) in the
@@ -52,12 +52,12 @@ def run_of(layout: Layout, category: str) -> str:
     corrections outlive a training after which the same regions are in the same classes. Raises
     `ConfigError` where nothing is predicted yet.
     """
-    path = layout.predict(category) / "regions.parquet"
+    path = paths.predict(category) / "regions.parquet"
     if not path.exists():
         raise ConfigError(f"{path} does not exist: run `dvc repro` first")
     regions = read_regions(path)
     table = regions[["crop_id", "class"]]
-    cut = layout.crops(category) / "crops.parquet"
+    cut = paths.crops(category) / "crops.parquet"
     if cut.exists():
         squares = read_parquet(cut, CROPS)[["crop_id", "x0", "y0", "side", "area_px"]]
         table = table.merge(squares, on="crop_id", how="left")
@@ -77,32 +77,32 @@ def read_names(path: Path) -> dict[str, ClassNames]:
     return {str(category): _category(path, category, of) for category, of in content.items()}
 
 
-def names_for(path: Path, category: str, layout: Layout) -> ClassNames:
+def names_for(path: Path, category: str, paths: ArtifactPaths) -> ClassNames:
     """Return the names of a category's present classes; raise `ConfigError` for another run's."""
     names = read_names(path).get(category, ClassNames())
-    problem = _problem(path, category, layout, names)
+    problem = _problem(path, category, paths, names)
     if problem is not None:
         raise ConfigError(problem)
     return names
 
 
 def names_or_numbers(
-    path: Path, category: str, layout: Layout
+    path: Path, category: str, paths: ArtifactPaths
 ) -> tuple[ClassNames, tuple[str, ...]]:
     """Return the names of a category's present classes, or none and a note if they are another's.
 
     Raises `ConfigError` for a file that cannot be read.
     """
     names = read_names(path).get(category, ClassNames())
-    problem = _problem(path, category, layout, names)
+    problem = _problem(path, category, paths, names)
     if problem is not None:
         return ClassNames(), (f"Classes are shown by number: {problem}",)
     return names, ()
 
 
-def _problem(path: Path, category: str, layout: Layout, names: ClassNames) -> str | None:
+def _problem(path: Path, category: str, paths: ArtifactPaths, names: ClassNames) -> str | None:
     """Say that names belong to another run and what to do; None if they do not."""
-    if names.run is None or names.run == run_of(layout, category):
+    if names.run is None or names.run == run_of(paths, category):
         return None
     return (
         f"{path}: the names of {category} belong to an earlier run ({names.run}); look at the "

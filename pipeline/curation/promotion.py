@@ -18,7 +18,7 @@ from pipeline.curation.names import ClassNames
 from pipeline.io.arrays import open_arrays
 from pipeline.io.files import replacing
 from pipeline.io.images import read_image
-from pipeline.io.paths import ArtifactError, Layout
+from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.schemas import CROPS, IMAGES, REGIONS
 from pipeline.io.tables import image_bits, read_json, read_parquet, write_json
 from pipeline.regions.crops import resize_mask
@@ -40,7 +40,7 @@ class Promoted:
 
 
 def promote(
-    category: str, images_root: Path, layout: Layout, names: ClassNames, target: Path
+    category: str, images_root: Path, artifacts: ArtifactPaths, names: ClassNames, target: Path
 ) -> Promoted:
     """Write the images and masks of named defect classes to `target`, as layout class_folders.
 
@@ -52,7 +52,7 @@ def promote(
     where a file that no promotion wrote is in the way.
     """
     _check_target(target)
-    regions = _regions(category, layout, names)
+    regions = _regions(category, artifacts, names)
     named = regions[regions["name"].notna() & (regions["area_px"] > 0)]
     if len(named) == 0:
         raise ConfigError(
@@ -71,24 +71,24 @@ def promote(
     for sample_id, group in used.groupby("sample_id", sort=True):
         name = of[str(sample_id)]
         counts[name] += 1
-        _write(str(sample_id), group, category, name, images_root, layout, target)
+        _write(str(sample_id), group, category, name, images_root, artifacts, target)
     others = {file for other, listed in before.items() if other != category for file in listed}
     _remove(target, earlier - mine - others)
     _write_list(target, {**before, category: mine})
     return Promoted(counts, len(named) - len(used))
 
 
-def _regions(category: str, layout: Layout, names: ClassNames) -> pd.DataFrame:
+def _regions(category: str, artifacts: ArtifactPaths, names: ClassNames) -> pd.DataFrame:
     """Return the crops with position and path of their image, and their class's name or None."""
-    regions = read_parquet(layout.predict(category) / "regions.parquet", REGIONS)
-    crops = read_parquet(layout.crops(category) / "crops.parquet", CROPS)
+    regions = read_parquet(artifacts.predict(category) / "regions.parquet", REGIONS)
+    crops = read_parquet(artifacts.crops(category) / "crops.parquet", CROPS)
     if crops["crop_id"].tolist() != regions["crop_id"].tolist():
-        raise ArtifactError(f"{layout.predict(category)}: made from other crops; run `predict`")
-    images = read_parquet(layout.manifest(category) / "images.parquet", IMAGES)
+        raise ArtifactError(f"{artifacts.predict(category)}: made from other crops; run `predict`")
+    images = read_parquet(artifacts.manifest(category) / "images.parquet", IMAGES)
     queries = images[images["split"] == "query"]
     position = {sample_id: i for i, sample_id in enumerate(queries["sample_id"])}
     paths = dict(zip(queries["sample_id"], queries["path"], strict=True))
-    corrected = corrected_classes(layout, category, regions, names)
+    corrected = corrected_classes(artifacts, category, regions, names)
     named = [k if isinstance(k, str) else names.names.get(k) if k > 0 else None for k in corrected]
     return crops.assign(
         name=pd.Series(named, index=crops.index, dtype=object),
@@ -103,12 +103,12 @@ def _write(
     category: str,
     name: str,
     images_root: Path,
-    layout: Layout,
+    artifacts: ArtifactPaths,
     target: Path,
 ) -> None:
     first = group.iloc[0]
-    pixels = read_image(images_root / str(first["path"]), image_bits(layout.manifest(category)))
-    stored = open_arrays(layout.mebin(category) / "masks.zarr")["masks"][int(first["position"])]
+    pixels = read_image(images_root / str(first["path"]), image_bits(artifacts.manifest(category)))
+    stored = open_arrays(artifacts.mebin(category) / "masks.zarr")["masks"][int(first["position"])]
     mask = resize_mask(np.asarray(stored, np.bool_), (pixels.shape[0], pixels.shape[1]))
     inside = np.zeros_like(mask)
     for x0, y0, side in group[["x0", "y0", "side"]].to_numpy():

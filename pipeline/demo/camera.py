@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.demo.defects import _DEFECTS
-from pipeline.demo.surfaces import _COLUMNS, _MARGIN_PX, _ROWS, _SURFACES, SIZE, Field, Mask
+from pipeline.demo.defects import DEFECTS
+from pipeline.demo.surfaces import COLUMNS, MARGIN_PX, ROWS, SIZE, SURFACES, Field, Mask
 
 NORMAL = "good"
 PRODUCTS: dict[str, tuple[str, ...]] = {
@@ -39,7 +39,7 @@ def _photograph(
 ) -> NDArray[np.uint8]:
     """Light a surface (H, W, 3) unevenly and take its picture: focus, white balance, noise."""
     turn = rng.uniform(0, 2 * np.pi)
-    row, column = _ROWS / SIZE - 0.5, _COLUMNS / SIZE - 0.5
+    row, column = ROWS / SIZE - 0.5, COLUMNS / SIZE - 0.5
     ramp = rng.uniform(0.05, 0.26) * (row * np.sin(turn) + column * np.cos(turn))
     spot = (row - rng.uniform(-0.4, 0.4)) ** 2 + (column - rng.uniform(-0.4, 0.4)) ** 2
     glow = rng.uniform(0.0, 0.14) * np.exp(-spot / rng.uniform(0.10, 0.30))
@@ -55,18 +55,18 @@ def _photograph(
 
 def _centres(rng: np.random.Generator) -> list[tuple[float, float]]:
     """Return the centres of one or two regions, well inside the image and apart."""
-    first = rng.uniform(_MARGIN_PX, SIZE - _MARGIN_PX, 2)
+    first = rng.uniform(MARGIN_PX, SIZE - MARGIN_PX, 2)
     centres = [(float(first[0]), float(first[1]))]
     if rng.random() < _TWO_REGIONS:
         # Some corner of the inner square is far enough from any first centre: the loop ends.
         while len(centres) < 2:
-            other = rng.uniform(_MARGIN_PX, SIZE - _MARGIN_PX, 2)
+            other = rng.uniform(MARGIN_PX, SIZE - MARGIN_PX, 2)
             if np.hypot(*(other - first)) >= _APART_PX:
                 centres.append((float(other[0]), float(other[1])))
     return centres
 
 
-def _check(product: str) -> None:
+def check_product(product: str) -> None:
     if product not in PRODUCTS:
         raise ValueError(f"unknown demo product {product!r}; there are {', '.join(PRODUCTS)}")
 
@@ -76,12 +76,12 @@ def product_image(product: str, label: str, rng: np.random.Generator) -> DemoIma
 
     The mask is all False for the label `good`. Raises ValueError for an unknown product or label.
     """
-    _check(product)
+    check_product(product)
     if label not in PRODUCTS[product]:
         known = ", ".join(PRODUCTS[product])
         raise ValueError(f"{product} has no label {label!r}; there are {known}")
     part, camera, fault = rng.spawn(3)
-    make, tone = _SURFACES[product]
+    make, tone = SURFACES[product]
     grey, scene = make(part)
     surface = np.repeat(grey[..., None], 3, axis=2)
     mask = np.zeros((SIZE, SIZE), np.bool_)
@@ -89,5 +89,5 @@ def product_image(product: str, label: str, rng: np.random.Generator) -> DemoIma
         centres = _centres(fault)
         for centre in centres:
             size = float(fault.uniform(0.85, 1.15)) * (0.85 if len(centres) == 2 else 1.0)
-            mask |= _DEFECTS[label](surface, scene, fault, centre, size)
+            mask |= DEFECTS[label](surface, scene, fault, centre, size)
     return DemoImage(image=_photograph(surface, tone, camera), mask=mask)

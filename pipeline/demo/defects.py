@@ -9,23 +9,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.demo.surfaces import (
-    _COLUMNS,
-    _RAY,
-    _ROWS,
+    COLUMNS,
+    RAY,
+    ROWS,
     Field,
     Mask,
-    _blob,
-    _inside,
-    _near,
-    _noise,
-    _Scene,
-    _shift,
-    _soft,
-    _strokes,
-    _unweave,
+    Scene,
+    draw_blob,
+    draw_strokes,
+    inside_of,
+    near_to,
+    noise,
+    shifted,
+    softened,
+    unweave,
 )
 
-_Defect = Callable[[Field, _Scene, np.random.Generator, tuple[float, float], float], Mask]
+_Defect = Callable[[Field, Scene, np.random.Generator, tuple[float, float], float], Mask]
 """Changes `surface` (H, W, 3) in place around a centre at a relative size; returns its mask."""
 
 
@@ -33,7 +33,7 @@ _Defect = Callable[[Field, _Scene, np.random.Generator, tuple[float, float], flo
 
 
 def _scratch(
-    surface: Field, scene: _Scene, rng: np.random.Generator, at: tuple[float, float], size: float
+    surface: Field, scene: Scene, rng: np.random.Generator, at: tuple[float, float], size: float
 ) -> Mask:
     """One to three nearly parallel grooves across the brushing, bright or dark with a flank."""
     heading = scene.angle + rng.choice([-1, 1]) * rng.uniform(0.45, np.pi / 2)
@@ -47,15 +47,15 @@ def _scratch(
         points = np.stack([row, column], axis=1)
         width = rng.uniform(1.2, 2.1) * (1.0 if k == 0 else 0.7)
         strokes += [(points, 0.6 * width), (points[4:-4], width)]
-    groove = _strokes(strokes)
+    groove = draw_strokes(strokes)
     gain = rng.uniform(0.42, 0.7) if rng.random() < 0.85 else -rng.uniform(0.35, 0.5)
-    flank = np.clip(_shift(groove, 1.3, 0.8) - groove, 0, 1)
+    flank = np.clip(shifted(groove, 1.3, 0.8) - groove, 0, 1)
     surface *= (1 + gain * groove - 0.5 * gain * flank)[..., None]
-    return _near(groove, 1)
+    return near_to(groove, 1)
 
 
 def _crack(
-    surface: Field, scene: _Scene, rng: np.random.Generator, at: tuple[float, float], size: float
+    surface: Field, scene: Scene, rng: np.random.Generator, at: tuple[float, float], size: float
 ) -> Mask:
     """A jagged dark walk with forks, thinning towards its ends, with a light lip."""
     start = rng.uniform(0, 2 * np.pi)
@@ -73,25 +73,25 @@ def _crack(
             if 9 < left < 0.9 * reach and len(open_ends) < 4 and rng.random() < 0.30:
                 side = rng.choice([-1, 1]) * rng.uniform(0.6, 1.1)
                 open_ends.append((point, aim + side, left * rng.uniform(0.4, 0.75)))
-    gap = _strokes(strokes)
-    lip = np.clip(_shift(gap, -1.2 * scene.light[0], -1.2 * scene.light[1]) - gap, 0, 1)
+    gap = draw_strokes(strokes)
+    lip = np.clip(shifted(gap, -1.2 * scene.light[0], -1.2 * scene.light[1]) - gap, 0, 1)
     surface *= (1 - rng.uniform(0.70, 0.85) * gap + 0.18 * lip)[..., None]
-    return _near(gap, 1)
+    return near_to(gap, 1)
 
 
 def _dent(
-    surface: Field, scene: _Scene, rng: np.random.Generator, at: tuple[float, float], size: float
+    surface: Field, scene: Scene, rng: np.random.Generator, at: tuple[float, float], size: float
 ) -> Mask:
     """A smooth hollow: shaded on the lamp's side, lit on the other, bending the brush lines."""
     radius = size * rng.uniform(20, 31)
-    distance = _blob(rng, at, radius, rough=0.10)
+    distance = draw_blob(rng, at, radius, rough=0.10)
     depth = -np.exp(-(distance**2) * 1.6).astype(np.float32)
-    slope_row, slope_column = (s * radius for s in np.gradient(_soft(depth, 1.5)))
+    slope_row, slope_column = (s * radius for s in np.gradient(softened(depth, 1.5)))
     # A slope that rises away from the lamp faces it.
     facing = -(slope_row * scene.light[0] + slope_column * scene.light[1])
     bend_px = 0.16 * radius
     bent = cv2.remap(
-        surface, _COLUMNS + bend_px * slope_column, _ROWS + bend_px * slope_row,
+        surface, COLUMNS + bend_px * slope_column, ROWS + bend_px * slope_row,
         cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT,
     )  # fmt: skip
     glint = np.exp(-((facing / max(float(facing.max()), 1e-6) - 1) ** 2) / 0.05)
@@ -101,15 +101,15 @@ def _dent(
 
 
 def _stain(
-    surface: Field, scene: _Scene, rng: np.random.Generator, at: tuple[float, float], size: float
+    surface: Field, scene: Scene, rng: np.random.Generator, at: tuple[float, float], size: float
 ) -> Mask:
     """A dried liquid: soft irregular edge, cloudy inside, sometimes a rim; it mutes the texture."""
-    distance = _blob(rng, at, size * rng.uniform(15, 29), rough=0.38)
-    cloud = _noise(rng, 22)
-    cover = _inside(distance + 0.10 * cloud, rng.uniform(0.06, 0.11))
+    distance = draw_blob(rng, at, size * rng.uniform(15, 29), rough=0.38)
+    cloud = noise(rng, 22)
+    cover = inside_of(distance + 0.10 * cloud, rng.uniform(0.06, 0.11))
     rim = rng.uniform(0, 0.7) * np.exp(-(((distance - 0.88) / 0.12) ** 2))
-    strength = cover * np.clip(0.8 + 0.16 * _noise(rng, 14) + rim, 0.2, 1.6)
-    muted = np.dstack([_soft(np.ascontiguousarray(surface[..., c]), 1.6) for c in range(3)])
+    strength = cover * np.clip(0.8 + 0.16 * noise(rng, 14) + rim, 0.2, 1.6)
+    muted = np.dstack([softened(np.ascontiguousarray(surface[..., c]), 1.6) for c in range(3)])
     mute = (0.45 * cover)[..., None]
     tint = np.array([0.27, 0.28, 0.29]) + rng.normal(0, 0.012, 3)
     dark = 1 - strength[..., None] * tint * rng.uniform(0.95, 1.3)
@@ -118,34 +118,34 @@ def _stain(
 
 
 def _hole(
-    surface: Field, scene: _Scene, rng: np.random.Generator, at: tuple[float, float], size: float
+    surface: Field, scene: Scene, rng: np.random.Generator, at: tuple[float, float], size: float
 ) -> Mask:
     """A torn opening onto a dark table, its rim pulled up and frayed by loose fibres."""
     weave = scene.weave
     assert weave is not None, "only a weave has threads"
-    distance = _blob(rng, at, size * rng.uniform(14, 24), rough=0.22)
+    distance = draw_blob(rng, at, size * rng.uniform(14, 24), rough=0.22)
     # Each thread breaks off at its own distance from the middle.
     torn = [rng.normal(1, 0.14, 128)[np.clip(w.astype(int), 0, 127)] for w in weave.across]
-    frayed = 0.05 * _noise(rng, 60)
+    frayed = 0.05 * noise(rng, 60)
     warp, weft = (distance + frayed < np.clip(t, 0.7, 1.3) for t in torn)
     rim = np.exp(-(((distance - 1.15) / 0.2) ** 2))
     surface *= (1 + 0.16 * rim)[..., None]
-    _unweave(surface, weave, (warp, weft))
+    unweave(surface, weave, (warp, weft))
     fibres = []
     for turn in rng.uniform(0, 2 * np.pi, int(rng.integers(8, 16))):
-        row, column = at[0] + _RAY * np.sin(turn), at[1] + _RAY * np.cos(turn)
-        reach = _RAY[np.argmax(distance[row.astype(int), column.astype(int)] > 1.1)]
+        row, column = at[0] + RAY * np.sin(turn), at[1] + RAY * np.cos(turn)
+        reach = RAY[np.argmax(distance[row.astype(int), column.astype(int)] > 1.1)]
         inwards = np.linspace(1, rng.uniform(0.3, 0.8), 8) * reach
         way = turn + np.linspace(0, 1, 8) ** 2 * rng.normal(0, 0.6)
         points = np.stack([at[0] + inwards * np.sin(way), at[1] + inwards * np.cos(way)], axis=1)
         fibres.append((points, rng.uniform(0.5, 1.1)))
-    loose = 0.6 * _strokes(fibres)[..., None]
+    loose = 0.6 * draw_strokes(fibres)[..., None]
     surface[:] = surface * (1 - loose) + loose * rng.uniform(0.7, 0.95)
     return np.asarray(warp | weft, np.bool_)
 
 
 def _missing_thread(
-    surface: Field, scene: _Scene, rng: np.random.Generator, at: tuple[float, float], size: float
+    surface: Field, scene: Scene, rng: np.random.Generator, at: tuple[float, float], size: float
 ) -> Mask:
     """One warp or weft thread absent for some length: a ladder of floating cross threads."""
     weave = scene.weave
@@ -156,48 +156,46 @@ def _missing_thread(
     length = size * rng.uniform(56, 125) / weave.pitch_px
     offset = np.abs(along - along[row, column])
     # The gap is one thread wide and closes towards the two broken ends.
-    open_frac = np.clip((length / 2 - offset) / 1.5, 0, 1) * (0.94 + 0.05 * _noise(rng, 40))
+    open_frac = np.clip((length / 2 - offset) / 1.5, 0, 1) * (0.94 + 0.05 * noise(rng, 40))
     inside = np.abs(across - np.floor(across[row, column]) - 0.5) < 0.5 * open_frac
     # The neighbours give way a little towards the gap, which shades them.
-    beside = _soft(inside.astype(np.float32), 2.5) * ~inside
+    beside = softened(inside.astype(np.float32), 2.5) * ~inside
     surface *= (1 - 0.22 * beside)[..., None]
     nowhere = np.zeros_like(inside)
-    _unweave(surface, weave, (inside, nowhere) if axis == 0 else (nowhere, inside))
+    unweave(surface, weave, (inside, nowhere) if axis == 0 else (nowhere, inside))
     return np.asarray(inside, np.bool_)
 
 
 def _knot(
-    surface: Field, scene: _Scene, rng: np.random.Generator, at: tuple[float, float], size: float
+    surface: Field, scene: Scene, rng: np.random.Generator, at: tuple[float, float], size: float
 ) -> Mask:
     """A lump of wound yarn: lit bump with coiled strands, loose ends and a cast shadow."""
     radius = size * rng.uniform(10, 15.5)
-    distance = _blob(rng, at, radius, rough=0.18)
-    cover = _inside(distance, 0.07)
+    distance = draw_blob(rng, at, radius, rough=0.18)
+    cover = inside_of(distance, 0.07)
     height = np.sqrt(np.clip(1 - (distance / 1.15) ** 2, 0, 1)).astype(np.float32)
-    slope_row, slope_column = np.gradient(_soft(height, 1.0))
+    slope_row, slope_column = np.gradient(softened(height, 1.0))
     facing = -(slope_row * scene.light[0] + slope_column * scene.light[1]) * radius
     turn = rng.uniform(0, np.pi)
-    bow = (_ROWS - at[0]) * np.cos(turn) + (_COLUMNS - at[1]) * np.sin(turn)
-    coil = np.sin(
-        2 * np.pi * (bow / rng.uniform(3.6, 5.0) + 0.6 * distance + 0.2 * _noise(rng, 20))
-    )
+    bow = (ROWS - at[0]) * np.cos(turn) + (COLUMNS - at[1]) * np.sin(turn)
+    coil = np.sin(2 * np.pi * (bow / rng.uniform(3.6, 5.0) + 0.6 * distance + 0.2 * noise(rng, 20)))
     ends = []
     for _ in range(int(rng.integers(1, 4))):
         t = np.linspace(0.6, rng.uniform(1.6, 2.5), 8) * radius
         way = rng.uniform(0, 2 * np.pi) + np.cumsum(rng.normal(0, 0.12, 8))
         ends.append((np.stack([at[0] + t * np.sin(way), at[1] + t * np.cos(way)], 1), 1.8))
-    tails = _strokes(ends)
+    tails = draw_strokes(ends)
     raised = np.maximum(cover, tails).astype(np.float32)
     drop = [-0.45 * radius * d for d in scene.light]
-    shadow = _soft(_shift(cover.astype(np.float32), *drop), 2.0) * (1 - raised)
-    near = _soft(_shift(tails, *(0.2 * d for d in drop)), 0.8) * (1 - raised)
+    shadow = softened(shifted(cover.astype(np.float32), *drop), 2.0) * (1 - raised)
+    near = softened(shifted(tails, *(0.2 * d for d in drop)), 0.8) * (1 - raised)
     yarn = 1.12 + 0.30 * np.clip(facing, -1.6, 1.2) + 0.10 * coil
     surface *= (1 - np.clip(0.55 * shadow + 0.3 * near, 0, 0.7))[..., None]
     surface[:] = surface * (1 - raised)[..., None] + (raised * yarn)[..., None]
     return np.asarray((cover > 0.3) | (tails > 0.4), np.bool_)
 
 
-_DEFECTS: dict[str, _Defect] = {
+DEFECTS: dict[str, _Defect] = {
     "scratch": _scratch,
     "crack": _crack,
     "dent": _dent,

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.demo.camera import NORMAL, PRODUCTS, _check, product_image
+from pipeline.demo.camera import NORMAL, PRODUCTS, check_product, product_image
 from pipeline.demo.surfaces import Mask
 from pipeline.progress import Progress, silent
 
@@ -47,7 +47,7 @@ def generate(
     removes images at the end of a folder and leaves the others as they were. Raises ValueError for
     an unknown product or a negative count.
     """
-    _check(product)
+    check_product(product)
     if min(good, per_defect, normals, seed) < 0:
         raise ValueError("good, per_defect, normals and seed of the demo must not be negative")
     folders = [("train", NORMAL, normals), ("test", NORMAL, good)]

@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 SIZE = 256
-_MARGIN_PX = 44
+MARGIN_PX = 44
 _FINE = 4
 """Lines are drawn on a grid finer by this factor and averaged down."""
 
 Field = NDArray[np.float32]
 Mask = NDArray[np.bool_]
-_RAY = np.arange(0, _MARGIN_PX, 0.5)
-_ROWS, _COLUMNS = (grid.astype(np.float32) for grid in np.mgrid[0:SIZE, 0:SIZE])
+RAY = np.arange(0, MARGIN_PX, 0.5)
+ROWS, COLUMNS = (grid.astype(np.float32) for grid in np.mgrid[0:SIZE, 0:SIZE])
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class _Weave:
 
 
 @dataclass(frozen=True)
-class _Scene:
+class Scene:
     """What a defect may look at: the direction of the light, of the texture, and the weave."""
 
     light: tuple[float, float]  # (row, column), unit length, towards the lamp
@@ -39,17 +39,17 @@ class _Scene:
     weave: _Weave | None = None
 
 
-def _noise(rng: np.random.Generator, cells: int) -> Field:
+def noise(rng: np.random.Generator, cells: int) -> Field:
     """Return smooth noise (H, W) of unit deviation with about `cells` bumps a side."""
     coarse = rng.standard_normal((cells + 3, cells + 3), dtype=np.float32)
     return np.asarray(cv2.resize(coarse, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC), np.float32)
 
 
-def _blob(
+def draw_blob(
     rng: np.random.Generator, centre: tuple[float, float], radius: float, rough: float
 ) -> Field:
     """Return the distance to `centre` relative to an irregular contour: 1 on the contour."""
-    row, column = _ROWS - centre[0], _COLUMNS - centre[1]
+    row, column = ROWS - centre[0], COLUMNS - centre[1]
     turn, stretch = rng.uniform(0, np.pi), rng.uniform(1.0, 1.45)
     along = (row * np.sin(turn) + column * np.cos(turn)) / stretch
     beside = (row * np.cos(turn) - column * np.sin(turn)) * stretch
@@ -60,7 +60,7 @@ def _blob(
     return np.asarray(np.hypot(along, beside) / (radius * np.maximum(contour, 0.45)), np.float32)
 
 
-def _strokes(strokes: list[tuple[NDArray[np.float64], float]]) -> Field:
+def draw_strokes(strokes: list[tuple[NDArray[np.float64], float]]) -> Field:
     """Draw polylines of (row, column) points, each with a width in px, as coverage in [0, 1]."""
     canvas = np.zeros((SIZE * _FINE, SIZE * _FINE), np.uint8)
     for points, width in strokes:
@@ -71,21 +71,21 @@ def _strokes(strokes: list[tuple[NDArray[np.float64], float]]) -> Field:
     return np.asarray(small, np.float32) / np.float32(255)
 
 
-def _shift(field: Field, rows: float, columns: float) -> Field:
+def shifted(field: Field, rows: float, columns: float) -> Field:
     matrix = np.array([[1, 0, columns], [0, 1, rows]], np.float32)
     return np.asarray(cv2.warpAffine(field, matrix, (SIZE, SIZE)), np.float32)
 
 
-def _soft(field: Field, sigma_px: float) -> Field:
+def softened(field: Field, sigma_px: float) -> Field:
     return np.asarray(cv2.GaussianBlur(field, (0, 0), sigma_px), np.float32)
 
 
-def _inside(distance: Field, softness: float) -> Field:
+def inside_of(distance: Field, softness: float) -> Field:
     """Return 1 where `distance` < 1, falling to 0 across the contour over about `softness`."""
     return np.asarray(expit((1 - distance) / softness), np.float32)
 
 
-def _near(field: Field, pixels: int) -> Mask:
+def near_to(field: Field, pixels: int) -> Mask:
     """Return True within `pixels` of where the coverage `field` exceeds a quarter."""
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * pixels + 1, 2 * pixels + 1))
     return np.asarray(cv2.dilate((field > 0.25).astype(np.uint8), kernel), np.bool_)
@@ -94,7 +94,7 @@ def _near(field: Field, pixels: int) -> Mask:
 # Surfaces
 
 
-def _metal(rng: np.random.Generator) -> tuple[Field, _Scene]:
+def _metal(rng: np.random.Generator) -> tuple[Field, Scene]:
     """Return brushed sheet metal (H, W), mean about 1: streaks of three lengths, one direction."""
     side = SIZE * 3 // 2
     sheet = np.zeros((side, side), np.float32)
@@ -107,15 +107,15 @@ def _metal(rng: np.random.Generator) -> tuple[Field, _Scene]:
     matrix = cv2.getRotationMatrix2D((side / 2, side / 2), float(np.degrees(angle)), zoom)
     matrix[:, 2] -= (side - SIZE) / 2
     surface = 1 + cv2.warpAffine(sheet, matrix, (SIZE, SIZE), borderMode=cv2.BORDER_REFLECT)
-    surface += 0.015 * _noise(rng, 6)
-    return np.asarray(surface, np.float32), _Scene(_light(rng), -angle)
+    surface += 0.015 * noise(rng, 6)
+    return np.asarray(surface, np.float32), Scene(_light(rng), -angle)
 
 
-def _fabric(rng: np.random.Generator) -> tuple[Field, _Scene]:
+def _fabric(rng: np.random.Generator) -> tuple[Field, Scene]:
     """Return plain weave (H, W), mean about 1, with uneven threads and a slight drape."""
     angle, pitch = rng.uniform(-0.10, 0.10), rng.uniform(7.4, 8.8)
-    row = _ROWS + 1.1 * _noise(rng, 4)
-    column = _COLUMNS + 1.1 * _noise(rng, 4)
+    row = ROWS + 1.1 * noise(rng, 4)
+    column = COLUMNS + 1.1 * noise(rng, 4)
     u = (np.cos(angle) * column + np.sin(angle) * row) / pitch + rng.uniform(60, 62)
     v = (np.cos(angle) * row - np.sin(angle) * column) / pitch + rng.uniform(60, 62)
     shades = []
@@ -132,7 +132,7 @@ def _fabric(rng: np.random.Generator) -> tuple[Field, _Scene]:
         pitch_px=float(pitch),
     )
     nowhere = np.zeros((SIZE, SIZE), np.bool_)
-    return _render(weave, (nowhere, nowhere)), _Scene(_light(rng), float(-angle), weave)
+    return _render(weave, (nowhere, nowhere)), Scene(_light(rng), float(-angle), weave)
 
 
 def _render(weave: _Weave, absent: tuple[Mask, Mask]) -> Field:
@@ -151,7 +151,7 @@ def _render(weave: _Weave, absent: tuple[Mask, Mask]) -> Field:
     return np.asarray(surface * (1 + weave.twist), np.float32)
 
 
-def _unweave(surface: Field, weave: _Weave, absent: tuple[Mask, Mask]) -> None:
+def unweave(surface: Field, weave: _Weave, absent: tuple[Mask, Mask]) -> None:
     """Take threads out of an already painted `surface` (H, W, 3), in place."""
     nowhere = np.zeros((SIZE, SIZE), np.bool_)
     ratio = _render(weave, absent) / np.maximum(_render(weave, (nowhere, nowhere)), 0.05)
@@ -164,4 +164,4 @@ def _light(rng: np.random.Generator) -> tuple[float, float]:
     return -float(np.cos(turn)), float(np.sin(turn))
 
 
-_SURFACES = {"metal": (_metal, (150, 153, 157)), "fabric": (_fabric, (178, 171, 158))}
+SURFACES = {"metal": (_metal, (150, 153, 157)), "fabric": (_fabric, (178, 171, 158))}

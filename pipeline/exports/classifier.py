@@ -26,7 +26,7 @@ from pipeline.exports.files import refuse_existing
 from pipeline.exports.modules import HeadsNetwork, VoteNetwork
 from pipeline.io.files import replacing
 from pipeline.io.networks import crop_arrays, load_classifier, load_vit, masking, trained_section
-from pipeline.io.paths import Layout
+from pipeline.io.paths import ArtifactPaths
 from pipeline.io.region_classifier import JSON, RegionModel, check_network, load_region_model
 from pipeline.io.region_table import read_regions
 from pipeline.io.schemas import CROPS
@@ -62,7 +62,7 @@ class Views:
     comparable: NDArray[np.bool_]
 
 
-def write_network(category: str, out: Path, layout: Layout, names: Path) -> str:
+def write_network(category: str, out: Path, paths: ArtifactPaths, names: Path) -> str:
     """Write the network and, beside it, `<out>.json`, its description; say what was done.
 
     Raises `ConfigError` if the network does not say what the run says (to 0.01 in the mean), or the
@@ -72,14 +72,14 @@ def write_network(category: str, out: Path, layout: Layout, names: Path) -> str:
     description_path = out.with_name(f"{out.name}.json")
     refuse_existing(out)
     refuse_existing(description_path)
-    known = names_for(names, category, layout)
-    folder = layout.predict(category)
+    known = names_for(names, category, paths)
+    folder = paths.predict(category)
     model, stored = load_region_model(folder)
-    check_network(layout, category)
+    check_network(paths, category)
     options = parse_stored(folder / JSON, "params.predict", Predict, stored["predict"])
-    section = trained_section(layout, category)
-    network = _load(category, layout, section, model, options)
-    views = _views(category, layout, section.image_size, model, options)
+    section = trained_section(paths, category)
+    network = _load(category, paths, section, model, options)
+    views = _views(category, paths, section.image_size, model, options)
     checks = _compare(network, views)
     with replacing(out) as temporary:
         difference = _difference(network, write(network, views, temporary), views)
@@ -87,7 +87,7 @@ def write_network(category: str, out: Path, layout: Layout, names: Path) -> str:
             raise ConfigError(f"{out}: differs from torch by {difference:.2g}; it was not written")
     about = {
         "category": category,
-        "run": run_of(layout, category),
+        "run": run_of(paths, category),
         **_usage(section.image_size, options, model, known, views.probabilities.shape[1]),
         **checks,
         "largest_difference_from_torch": difference,
@@ -130,9 +130,9 @@ def _usage(
 
 
 def _load(
-    category: str, layout: Layout, section: Train, model: RegionModel, options: Predict
+    category: str, paths: ArtifactPaths, section: Train, model: RegionModel, options: Predict
 ) -> HeadsNetwork | VoteNetwork:
-    vit = load_vit(layout, image_size=section.image_size)
+    vit = load_vit(paths, image_size=section.image_size)
     network: HeadsNetwork | VoteNetwork
     empty_is_normal = options.normal != "none"
     if model.vote is not None and model.space is not None:
@@ -142,7 +142,7 @@ def _load(
         )
     else:
         block, heads, trained = load_classifier(
-            layout.train(category), vit, fold_layerscale=section.fold_layerscale
+            paths.train(category), vit, fold_layerscale=section.fold_layerscale
         )
         network = HeadsNetwork(
             vit,
@@ -157,17 +157,19 @@ def _load(
     return network.eval().requires_grad_(False)
 
 
-def _views(category: str, layout: Layout, size: int, model: RegionModel, options: Predict) -> Views:
+def _views(
+    category: str, paths: ArtifactPaths, size: int, model: RegionModel, options: Predict
+) -> Views:
     """Return the plain views of at most `_COMPARED` sub-images, evenly spread.
 
     Comparable are those that the run did not call normal by score or area. (A mask that only the
     centre crop empties is not, either: the network takes it for no mask.)
     """
-    regions = read_regions(layout.predict(category) / "regions.parquet")
-    crops = read_parquet(layout.crops(category) / "crops.parquet", CROPS)
-    scores = scores_of_images(layout, category, crops)
+    regions = read_regions(paths.predict(category) / "regions.parquet")
+    crops = read_parquet(paths.crops(category) / "crops.parquet", CROPS)
+    scores = scores_of_images(paths, category, crops)
     normal = known_normal(options.normal, crops["area_px"], scores, model.score_limit)
-    images, masks = crop_arrays(layout.crops(category))
+    images, masks = crop_arrays(paths.crops(category))
     n = int(images.shape[0])
     if not n == len(regions) == len(crops):
         raise ConfigError(f"{n} sub-images and {len(regions)} regions: run `dvc repro`")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipeline.curation.corrections import corrected_classes
 from pipeline.curation.names import ClassNames, names_for, run_of
 from pipeline.io.arrays import open_arrays
-from pipeline.io.paths import ArtifactError, Layout
+from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.region_table import read_regions
 from pipeline.io.schemas import CROPS, IMAGES, MEBIN_IMAGES
 from pipeline.io.tables import read_parquet
@@ -109,28 +109,28 @@ def region_masks(mask: Mask, squares: list[tuple[int, int, int]]) -> list[Mask]:
     return [own & (owner[parts] == k) for k, own in enumerate(inside)]
 
 
-def read_discovered(category: str, layout: Layout, names: Path) -> Discovered:
+def read_discovered(category: str, paths: ArtifactPaths, names: Path) -> Discovered:
     """Read the artifacts of a category and check that they belong together.
 
     Classes are those after corrections; a name that no class of the run has is a further class.
     """
-    regions = read_regions(layout.predict(category) / "regions.parquet")
-    crops = read_parquet(layout.crops(category) / "crops.parquet", CROPS)
+    regions = read_regions(paths.predict(category) / "regions.parquet")
+    crops = read_parquet(paths.crops(category) / "crops.parquet", CROPS)
     if crops["crop_id"].tolist() != regions["crop_id"].tolist():
-        raise ArtifactError(f"{layout.predict(category)}: made from other crops; run `dvc repro`")
-    known = names_for(names, category, layout)
-    corrected = corrected_classes(layout, category, regions, known)
+        raise ArtifactError(f"{paths.predict(category)}: made from other crops; run `dvc repro`")
+    known = names_for(names, category, paths)
+    corrected = corrected_classes(paths, category, regions, known)
     added = sorted({target for target in corrected if isinstance(target, str)})
     n_classes = (len(regions["probabilities"].iloc[0]) if len(regions) else 1) + len(added)
     numbers = {name: n_classes - len(added) + i for i, name in enumerate(added)}
     classes = [numbers[k] if isinstance(k, str) else k for k in corrected]
     found = _regions(crops, regions, classes)
-    table = read_parquet(layout.mebin(category) / "images.parquet", MEBIN_IMAGES)
-    images = read_parquet(layout.manifest(category) / "images.parquet", IMAGES)
+    table = read_parquet(paths.mebin(category) / "images.parquet", MEBIN_IMAGES)
+    images = read_parquet(paths.manifest(category) / "images.parquet", IMAGES)
     images = images[images["split"] == "query"].set_index("sample_id")
     if set(images.index) != set(table["sample_id"]) or not set(found) <= set(images.index):
         raise ArtifactError(
-            f"{layout.manifest(category)}: its images are not those of the regions; run `dvc repro`"
+            f"{paths.manifest(category)}: its images are not those of the regions; run `dvc repro`"
         )
     pictures = [
         Picture(
@@ -145,11 +145,11 @@ def read_discovered(category: str, layout: Layout, names: Path) -> Discovered:
     ]
     return Discovered(
         category,
-        run_of(layout, category),
+        run_of(paths, category),
         ClassNames({**known.names, **{k: name for name, k in numbers.items()}}, known.run),
         n_classes,
         tuple(pictures),
-        open_arrays(layout.mebin(category) / "masks.zarr")["masks"],
+        open_arrays(paths.mebin(category) / "masks.zarr")["masks"],
     )
 
 

@@ -13,7 +13,7 @@ from pipeline.exports.discovered import Discovered
 from pipeline.exports.files import refuse_existing
 from pipeline.io.files import replacing_folder
 from pipeline.io.networks import crop_arrays
-from pipeline.io.paths import Layout
+from pipeline.io.paths import ArtifactPaths
 
 _UNSAFE = re.compile(r"[^\w.-]+")
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
@@ -44,10 +44,10 @@ def _cell(value: object) -> object:
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
-def write_folders(found: Discovered, out: Path, layout: Layout) -> str:
+def write_folders(found: Discovered, out: Path, paths: ArtifactPaths) -> str:
     """Write `<class>/<crop_id>.png` and `regions.csv` to a new folder; say what was written."""
     refuse_existing(out)
-    images, _ = crop_arrays(layout.crops(found.category))
+    images, _ = crop_arrays(paths.crops(found.category))
     folders = folder_names(found.classes())
     rows = []
     with replacing_folder(out) as folder:

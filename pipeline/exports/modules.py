@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.clustering.descriptors import DescriptorSpace, patch_weights, pool
-from pipeline.clustering.ensemble import Mixture, Vote
+from pipeline.clustering.ensemble import Mixture, MixtureEnsemble
 from pipeline.mgvit.attention import (
     ClassBlock,
     frozen_tokens,
@@ -99,7 +99,7 @@ class VoteNetwork(_Classifier):
         vit: VisionTransformer,
         layers: Sequence[int],
         space: DescriptorSpace,
-        vote: Vote,
+        vote: MixtureEnsemble,
         *,
         empty_is_normal: bool,
     ) -> None:

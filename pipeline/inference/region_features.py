@@ -10,29 +10,29 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.clustering.descriptors import PooledTokens
-from pipeline.clustering.normal_images import Rule, known_normal, normal_limit
+from pipeline.clustering.normal_images import NormalRule, known_normal, normal_limit
 from pipeline.config.params import Train
 from pipeline.io.networks import Autocast, choose_device, crop_arrays, load_vit
-from pipeline.io.paths import Layout
+from pipeline.io.paths import ArtifactPaths
 from pipeline.progress import track
 
 
 def pooled_tokens(
-    layout: Layout, category: str, train: Train, layers: Sequence[int]
+    paths: ArtifactPaths, category: str, train: Train, layers: Sequence[int]
 ) -> NDArray[np.float32]:
     """Return the tokens (M, L, D) of the sub-images, averaged under their masks."""
     device = choose_device(train.device)
-    vit = load_vit(layout, image_size=train.image_size)
+    vit = load_vit(paths, image_size=train.image_size)
     autocast = Autocast(device, train.precision)
     pooling = PooledTokens(vit, layers, device=device, autocast=autocast)
     with track(f"describing {category}") as progress:
         return pooling.over(
-            *crop_arrays(layout.crops(category)), size=train.image_size, progress=progress
+            *crop_arrays(paths.crops(category)), size=train.image_size, progress=progress
         )
 
 
 def normal_of_set(
-    rule: Rule,
+    rule: NormalRule,
     crops: pd.DataFrame,
     scores: NDArray[np.float64],
     references: NDArray[np.float64],

@@ -14,7 +14,7 @@ import zarr
 from pipeline.io.files import replacing_folder
 from pipeline.io.paths import ArtifactError, damaged, missing
 from pipeline.io.schemas import SCHEMA_VERSION
-from pipeline.io.tables import _check_version
+from pipeline.io.tables import check_version
 
 _SHARD_ITEMS = 256
 _SHARD_BYTES = 64 * 2**20
@@ -101,7 +101,7 @@ def open_arrays(path: Path) -> zarr.Group:
     except (OSError, ValueError, KeyError) as error:
         raise ArtifactError(f"{path}: not a readable Zarr group ({error})") from error
     attributes = dict(group.attrs)
-    _check_version(path, attributes)
+    check_version(path, attributes)
     _check_shards(path, group, attributes.get("shards"))
     return _Group(group._async_group)
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pipeline.io.files import replacing
 from pipeline.io.paths import ArtifactError
-from pipeline.io.pypi_backbone import Info, State, WeightsError, _from_pypi
+from pipeline.io.pypi_backbone import Info, State, WeightsError, from_pypi
 from pipeline.io.stored import read_object, sha256_of
 from pipeline.io.tables import write_json
 from pipeline.mgvit.backbone import create_vit
@@ -41,7 +41,7 @@ def load_backbone(
     if source == "hub":
         state, origin = _from_hub(name), {"origin": f"timm hub: {name}"}
     elif source == "pypi":
-        state, origin = _from_pypi(name)
+        state, origin = from_pypi(name)
     elif source == "file":
         state, origin = _from_file(name, path)
     else:

@@ -208,7 +208,7 @@ def resize_map(values: NDArray[np.float32], size: int) -> NDArray[np.float32]:
     return np.asarray(cv2.resize(values, (size, size), interpolation=cv2.INTER_LINEAR), np.float32)
 
 
-def resize_mask(mask: NDArray[np.bool_], size: int) -> NDArray[np.float32]:
+def mask_to_map(mask: NDArray[np.bool_], size: int) -> NDArray[np.float32]:
     """Resize a mask (H, W) to a map (size, size) of zeros and ones without losing thin defects.
 
     Each axis by itself: where it shrinks, a map pixel is one if any of the mask pixels that fall on

@@ -14,7 +14,7 @@ from timm.models.vision_transformer import VisionTransformer
 from pipeline.config.params import ConfigError, Precision, Train
 from pipeline.io.arrays import open_arrays
 from pipeline.io.backbone_weights import load_saved_vit
-from pipeline.io.paths import ArtifactError, Layout, damaged
+from pipeline.io.paths import ArtifactError, ArtifactPaths, damaged
 from pipeline.io.stored import (
     check_sha256,
     parse_stored,
@@ -62,15 +62,15 @@ def augmentations(train: Train) -> Augmentations:
     return Augmentations(**train.augment.model_dump())
 
 
-def load_vit(layout: Layout, *, image_size: int) -> VisionTransformer:
+def load_vit(paths: ArtifactPaths, *, image_size: int) -> VisionTransformer:
     """Return the backbone of `data/backbone` for square inputs of `image_size` pixels."""
-    return load_saved_vit(layout.backbone(), image_size=image_size)
+    return load_saved_vit(paths.backbone(), image_size=image_size)
 
 
-def load_blocks(layout: Layout, train: Train) -> FrozenBlocks:
+def load_blocks(paths: ArtifactPaths, train: Train) -> FrozenBlocks:
     """Return the frozen blocks of the backbone on the device of section `train`."""
     device = choose_device(train.device)
-    vit = load_vit(layout, image_size=train.image_size)
+    vit = load_vit(paths, image_size=train.image_size)
     return FrozenBlocks(
         vit, masking(train), device=device, autocast=Autocast(device, train.precision)
     )
@@ -117,9 +117,9 @@ def read_description(folder: Path) -> dict[str, Any]:
     return read_object(folder / JSON, _FIELDS)
 
 
-def trained_section(layout: Layout, category: str) -> Train:
+def trained_section(paths: ArtifactPaths, category: str) -> Train:
     """Return section `train` as it was when the model was trained."""
-    folder = layout.train(category)
+    folder = paths.train(category)
     content = read_description(folder)["params"]["train"]
     return parse_stored(folder / JSON, "params.train", Train, content)
 

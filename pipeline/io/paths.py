@@ -36,7 +36,7 @@ def _stage_of(path: Path) -> str:
 
 
 @dataclass(frozen=True)
-class Layout:
+class ArtifactPaths:
     """Where every artifact lies under `root`; `c` is a category."""
 
     root: Path = Path("data")

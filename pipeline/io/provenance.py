@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.io.paths import Layout
+from pipeline.io.paths import ArtifactPaths
 from pipeline.io.tables import write_json
 
 log = logging.getLogger("anomalyncd")
@@ -60,7 +60,7 @@ def git_commit() -> str | None:
 
 
 @contextmanager
-def recorded(stage: str, category: str | None, layout: Layout) -> Iterator[None]:
+def recorded(stage: str, category: str | None, paths: ArtifactPaths) -> Iterator[None]:
     """Record wall seconds and peak memory of a stage in ``data/runs/<stage>/<category>.json``.
 
     The record is no output of the pipeline (it differs from run to run): it is there to be read,
@@ -80,7 +80,7 @@ def recorded(stage: str, category: str | None, layout: Layout) -> Iterator[None]
         **environment(),
     }
     try:
-        write_json(runs_path(stage, category, layout), record)
+        write_json(runs_path(stage, category, paths), record)
     except OSError as error:
         log.warning("%s: is done, but its time and memory are not recorded: %s", stage, error)
 
@@ -93,15 +93,15 @@ def _device() -> str:
     return str(torch.cuda.get_device_name())
 
 
-def last_run(stage: str, category: str | None, layout: Layout) -> dict[str, Any] | None:
+def last_run(stage: str, category: str | None, paths: ArtifactPaths) -> dict[str, Any] | None:
     """Return what `recorded` wrote last, or None where there is nothing readable."""
     try:
-        record = json.loads(runs_path(stage, category, layout).read_text(encoding="utf-8"))
+        record = json.loads(runs_path(stage, category, paths).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return record if isinstance(record, dict) else None
 
 
-def runs_path(stage: str, category: str | None, layout: Layout) -> Path:
+def runs_path(stage: str, category: str | None, paths: ArtifactPaths) -> Path:
     """Return where `recorded` writes."""
-    return layout.root / "runs" / stage / f"{category or 'all'}.json"
+    return paths.root / "runs" / stage / f"{category or 'all'}.json"

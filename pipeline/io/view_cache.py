@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config.params import Train
-from pipeline.io.paths import ArtifactError, Layout, damaged, missing
+from pipeline.io.paths import ArtifactError, ArtifactPaths, damaged, missing
 from pipeline.io.stored import read_object, sha256_of
 from pipeline.mgvit.tokens import RaggedTokens
 
@@ -25,14 +25,14 @@ _SETTINGS = {
 }
 
 
-def sources(category: str, train: Train, layout: Layout) -> dict[str, Any]:
+def sources(category: str, train: Train, paths: ArtifactPaths) -> dict[str, Any]:
     """Return what the views of a category depend on, as JSON values: settings and hashes."""
     return {
         "views": train.views,
         "settings": train.model_dump(mode="json", by_alias=True, include=_SETTINGS),
-        "backbone": sha256_of(layout.backbone() / "backbone.json"),
-        "base": sha256_of(layout.base() / "crops.parquet"),
-        "crops": sha256_of(layout.crops(category) / "crops.parquet"),
+        "backbone": sha256_of(paths.backbone() / "backbone.json"),
+        "base": sha256_of(paths.base() / "crops.parquet"),
+        "crops": sha256_of(paths.crops(category) / "crops.parquet"),
     }
 
 

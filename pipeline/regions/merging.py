@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Rule = Literal["area", "mean", "score"]
+Weighting = Literal["area", "mean", "score"]
 
 
 def class_probabilities(
@@ -33,7 +33,7 @@ def region_weights(
     areas: ArrayLike,
     scores: ArrayLike,
     *,
-    rule: Rule = "area",
+    rule: Weighting = "area",
     temperature: float = 100.0,
     n_images: int,
 ) -> NDArray[np.float64]:
@@ -79,7 +79,7 @@ def merge_regions(
     areas: ArrayLike,
     scores: ArrayLike,
     *,
-    rule: Rule = "area",
+    rule: Weighting = "area",
     temperature: float = 100.0,
     n_images: int,
 ) -> NDArray[np.float64]:

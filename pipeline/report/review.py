@@ -51,15 +51,15 @@ def review(category: Category, *, page_bytes: int = PAGE_BYTES) -> ReviewPage:
     targets: list[Target] = regions["class"].tolist()
     n_corrected = 0
     try:
-        n_corrected = len(applied_corrections(category.layout, category.name, regions))
-        targets = corrected_classes(category.layout, category.name, regions, category.names)
+        n_corrected = len(applied_corrections(category.artifacts, category.name, regions))
+        targets = corrected_classes(category.artifacts, category.name, regions, category.names)
     except ConfigError as error:
         notes.append(f"Corrections are not applied: {error}")
     classes = [*range(n_classes(regions)), *sorted({k for k in targets if isinstance(k, str)})]
     owners = list(dict.fromkeys(regions["sample_id"].tolist()))
     thumbnails = _thumbnails(category)
     pictures = _pictures(category, owners, page_bytes - sum(map(len, thumbnails)))
-    run = run_of(category.layout, category.name)
+    run = run_of(category.artifacts, category.name)
     return ReviewPage(
         category=category.name,
         run=run,
@@ -114,7 +114,7 @@ def _descriptors(category: Category) -> NDArray[np.float32]:
 
     Raises `ArtifactError` for those of other regions.
     """
-    folder = category.layout.predict(category.name)
+    folder = category.artifacts.predict(category.name)
     rows = np.asarray(open_arrays(folder / "descriptors.zarr")["descriptors"], np.float32)
     if len(rows) != len(category.regions):
         raise ArtifactError(f"{folder}: descriptors.zarr is of other regions; run `predict` again")
@@ -134,7 +134,7 @@ def _images(category: Category, owners: Sequence[str]) -> dict[str, list[Any]]:
 
 
 def _thumbnails(category: Category) -> list[str]:
-    group = open_arrays(category.layout.crops(category.name) / "crops.zarr")
+    group = open_arrays(category.artifacts.crops(category.name) / "crops.zarr")
     images, masks = group["images"], group["masks"]
     return [
         webp_uri(crop_picture(np.asarray(images[i]), np.asarray(masks[i]), side=THUMBNAIL))
@@ -147,14 +147,14 @@ def _pictures(category: Category, owners: Sequence[str], left: int) -> list[Pict
 
     Raises `ArtifactError` for masks of other images than the maps.
     """
-    layout, name = category.layout, category.name
+    artifacts, name = category.artifacts, category.name
     ids = category.scores["sample_id"].tolist()
-    table = read_parquet(layout.mebin(name) / "images.parquet", MEBIN_IMAGES)
+    table = read_parquet(artifacts.mebin(name) / "images.parquet", MEBIN_IMAGES)
     if table["sample_id"].tolist() != ids:
-        raise ArtifactError(f"{layout.mebin(name)}: made from other maps; run `mebin` again")
+        raise ArtifactError(f"{artifacts.mebin(name)}: made from other maps; run `mebin` again")
     rows = pd.Series(range(len(ids)), index=ids)
-    maps = open_arrays(layout.maps(name) / "maps.zarr")["maps"]
-    masks = open_arrays(layout.mebin(name) / "masks.zarr")["masks"]
+    maps = open_arrays(artifacts.maps(name) / "maps.zarr")["maps"]
+    masks = open_arrays(artifacts.mebin(name) / "masks.zarr")["masks"]
     found: list[Picture | None] = []
     for sample_id in owners:
         picture = None

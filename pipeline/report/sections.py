@@ -16,7 +16,7 @@ from pipeline.curation.names import ClassNames
 from pipeline.evaluation.clustering import match_clusters
 from pipeline.io.arrays import open_arrays
 from pipeline.io.images import ImageError, read_image, read_mask
-from pipeline.io.paths import ArtifactError, Layout
+from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.provenance import last_run
 from pipeline.io.schemas import MEBIN_IMAGES
 from pipeline.io.tables import read_metadata, read_parquet
@@ -59,7 +59,7 @@ class Category:
     """
 
     name: str
-    layout: Layout
+    artifacts: ArtifactPaths
     folder: Path
     paths: Mapping[str, str]
     labels: Mapping[str, str]
@@ -83,7 +83,8 @@ def most_confident(regions: pd.DataFrame, number: int, limit: int) -> pd.DataFra
 def times(category: Category) -> TimeRow | None:
     """Return how long the stages took at their last runs; None where there are no records."""
     records = {
-        stage: last_run(stage, category.name, category.layout) for stage in (*PER_IMAGE, *IN_TOTAL)
+        stage: last_run(stage, category.name, category.artifacts)
+        for stage in (*PER_IMAGE, *IN_TOTAL)
     }
     return time_row(category.name, len(category.merged), records)
 
@@ -91,7 +92,7 @@ def times(category: Category) -> TimeRow | None:
 def galleries(category: Category, limit: int) -> list[ClassGallery]:
     """Return the `limit` most confident sub-images of each class that a region or image has."""
     regions, merged = category.regions, category.merged
-    group = open_arrays(category.layout.crops(category.name) / "crops.zarr")
+    group = open_arrays(category.artifacts.crops(category.name) / "crops.zarr")
     found = []
     for number in sorted({*regions["class"].tolist(), *merged["class"].tolist()}):
         shown = most_confident(regions, number, limit)
@@ -121,13 +122,13 @@ def attended(category: Category) -> list[ClassPictures]:
     (AnomalyNCD section 3.3.1). Sub-images without a patch under their mask are left out: there the
     class token sees itself alone.
     """
-    folder = category.layout.predict(category.name)
+    folder = category.artifacts.predict(category.name)
     group = open_arrays(folder / "attention.zarr")
     attention = np.asarray(group["attention"], np.float32)
     if len(attention) != len(category.regions):
         raise ArtifactError(f"{folder}: attention.zarr is of other regions; run `predict` again")
     size = int(str(group.attrs["image_size"]))
-    crops = open_arrays(category.layout.crops(category.name) / "crops.zarr")
+    crops = open_arrays(category.artifacts.crops(category.name) / "crops.zarr")
     seen = category.regions[attention.sum((1, 2)) > 0]
     found = []
     for number in sorted(set(seen["class"].tolist())):
@@ -230,14 +231,14 @@ def binarized(category: Category, options: Mebin, limit: int) -> PanelTable:
     the last column are those that the pipeline went on with (AnomalyNCD section 3.2). Images that
     cannot be read are left out.
     """
-    name, layout = category.name, category.layout
-    table = layout.mebin(name) / "images.parquet"
+    name, artifacts = category.name, category.artifacts
+    table = artifacts.mebin(name) / "images.parquet"
     frame = read_parquet(table, MEBIN_IMAGES)
     method = str(read_metadata(table).get("method"))
     columns = ["image", "anomaly map", "Otsu", f"fixed {options.threshold:g}"]
     columns.append(_METHODS.get(method, method.replace("_", " ")))
-    maps = open_arrays(layout.maps(name) / "maps.zarr")["maps"]
-    masks = open_arrays(layout.mebin(name) / "masks.zarr")["masks"]
+    maps = open_arrays(artifacts.maps(name) / "maps.zarr")["maps"]
+    masks = open_arrays(artifacts.mebin(name) / "masks.zarr")["masks"]
     rows = []
     for i in _spread(category.scores["score"].to_numpy(), limit):
         sample_id = str(category.scores["sample_id"][i])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.clustering import novelty
-from pipeline.clustering.novelty import familiar
+from pipeline.clustering.novelty import fit_novelty
 
 
 def regions(n: int, centres: list[int], seed: int) -> np.ndarray:
@@ -17,15 +17,15 @@ def regions(n: int, centres: list[int], seed: int) -> np.ndarray:
 
 
 def test_a_class_that_was_left_out_is_unknown() -> None:
-    known = familiar(regions(150, [0, 1, 2], 0))
+    known = fit_novelty(regions(150, [0, 1, 2], 0))
     assert known.unknown(regions(200, [0, 1, 2], 1)).mean() < 0.12
     assert known.unknown(regions(50, [5], 2)).mean() > 0.95
 
 
 def test_one_in_twenty_of_the_known_is_beyond_the_limit() -> None:
     x = regions(400, [0, 1], 0)
-    known = familiar(x)
-    left_out = [familiar(np.delete(x, i, 0)).distances(x[i : i + 1])[0] for i in range(100)]
+    known = fit_novelty(x)
+    left_out = [fit_novelty(np.delete(x, i, 0)).distances(x[i : i + 1])[0] for i in range(100)]
     assert np.mean(np.array(left_out) > known.limit) == pytest.approx(0.05, abs=0.04)
 
 
@@ -34,20 +34,20 @@ def test_the_distance_is_one_minus_the_mean_cosine_of_the_three_nearest() -> Non
     unit = [a / np.linalg.norm(a, axis=-1, keepdims=True) for a in (new, x)]
     cosines = np.mean([unit[0][:, i] @ unit[1][:, i].T for i in range(2)], axis=0)
     expected = [1 - np.mean(sorted(row)[-3:]) for row in cosines]
-    np.testing.assert_allclose(familiar(x).distances(new), expected, atol=1e-6)
+    np.testing.assert_allclose(fit_novelty(x).distances(new), expected, atol=1e-6)
 
 
 def test_blocks_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     x, new = regions(23, [0, 1], 0), regions(8, [2], 1)
-    whole = familiar(x)
+    whole = fit_novelty(x)
     monkeypatch.setattr(novelty, "_ROWS", 5)
-    blocks = familiar(x)
+    blocks = fit_novelty(x)
     assert blocks.limit == pytest.approx(whole.limit, abs=1e-6)
     np.testing.assert_allclose(blocks.distances(new), whole.distances(new), atol=1e-6)
 
 
 @pytest.mark.parametrize("n", [0, 1])
 def test_with_nothing_to_compare_nothing_is_unknown(n: int) -> None:
-    known = familiar(regions(n, [0], 0))
+    known = fit_novelty(regions(n, [0], 0))
     assert not known.unknown(regions(4, [3], 0)).any()
     assert len(known.distances(regions(0, [0], 0))) == 0

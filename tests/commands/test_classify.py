@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from pipeline.cli import app
 from pipeline.config.params import parse_params
 from pipeline.curation.names import names_for, run_of, set_name
-from pipeline.io.paths import Layout
+from pipeline.io.paths import ArtifactPaths
 from pipeline.io.schemas import CLASSIFIED, MERGED, REGIONS
 from pipeline.io.tables import read_json, read_parquet, write_json
 from stages import predict
@@ -41,7 +41,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     content["predict"]["classifier"] = classifier
     params = parse_params(content)
     for stage in ("backbone", "base", *ORDER[:-1]):
-        run(stage, params, Layout(root / "data"))
+        run(stage, params, ArtifactPaths(root / "data"))
     return root
 
 
@@ -93,11 +93,13 @@ def assert_same(row: Any, other: Any) -> None:
 
 def test_images_of_the_run_keep_their_classes(made: Path, tmp_path: Path) -> None:
     found = table(made, made / "images" / CATEGORY, tmp_path / "found.parquet")
-    merged = read_parquet(Layout(made / "data").merge(CATEGORY) / "images.parquet", MERGED)
+    merged = read_parquet(ArtifactPaths(made / "data").merge(CATEGORY) / "images.parquet", MERGED)
     assert sorted(merged["sample_id"]) == sorted(found["sample_id"])
     again = found.set_index("sample_id")["nearest_class"].reindex(merged["sample_id"])
     same = merged["class"].to_numpy() == again.to_numpy()
-    method = read_json(Layout(made / "data").train(CATEGORY) / "model.json")["params"]["maps"]
+    method = read_json(ArtifactPaths(made / "data").train(CATEGORY) / "model.json")["params"][
+        "maps"
+    ]
     assert same.mean() >= (1.0 if method["method"] == "patchcore" else 0.8)
     assert found["path"].tolist() == sorted(found["path"])
     assert "deep/two_1.png" in set(found["path"])
@@ -191,7 +193,13 @@ def test_every_file_that_can_be_read_has_a_row(
 def test_names_show_unless_they_are_another_run_s(made: Path, tmp_path: Path) -> None:
     names, out = tmp_path / "names.yaml", tmp_path / "found.parquet"
     for number in range(4):
-        set_name(names, CATEGORY, number, f"kind {number}", run_of(Layout(made / "data"), CATEGORY))
+        set_name(
+            names,
+            CATEGORY,
+            number,
+            f"kind {number}",
+            run_of(ArtifactPaths(made / "data"), CATEGORY),
+        )
     found = table(made, made / "mixed", out, "--names", str(names))
     known = found[found["class"] >= 0]
     assert known["name"].tolist() == [f"kind {k}" for k in known["class"]]
@@ -207,16 +215,16 @@ def test_names_show_unless_they_are_another_run_s(made: Path, tmp_path: Path) ->
 @pytest.mark.parametrize("made", RUNS[:1], indirect=True)
 def test_names_outlive_another_network_beside_the_mixture(made: Path, tmp_path: Path) -> None:
     shutil.copytree(made / "data", tmp_path / "data")
-    layout = Layout(tmp_path / "data")
-    set_name(tmp_path / "names.yaml", CATEGORY, 1, "one", run_of(layout, CATEGORY))
-    path = layout.predict(CATEGORY) / "regions.parquet"
+    artifacts = ArtifactPaths(tmp_path / "data")
+    set_name(tmp_path / "names.yaml", CATEGORY, 1, "one", run_of(artifacts, CATEGORY))
+    path = artifacts.predict(CATEGORY) / "regions.parquet"
     content = read_json(path.with_name("classifier.json"))["params"]
     content["train"]["mu"] += 1
     before = np.stack(read_parquet(path, REGIONS)["embedding"].tolist())
     for stage in ("train", "predict"):
-        run(stage, parse_params(content), layout)
+        run(stage, parse_params(content), artifacts)
     assert not np.allclose(np.stack(read_parquet(path, REGIONS)["embedding"].tolist()), before)
-    assert names_for(tmp_path / "names.yaml", CATEGORY, layout)[1] == "one"
+    assert names_for(tmp_path / "names.yaml", CATEGORY, artifacts)[1] == "one"
 
 
 def test_what_cannot_be_classified_is_said(made: Path, tmp_path: Path) -> None:
@@ -238,14 +246,16 @@ def test_what_cannot_be_classified_is_said(made: Path, tmp_path: Path) -> None:
 
 def test_maps_of_others_come_as_a_file_or_a_folder(made: Path, tmp_path: Path) -> None:
     shutil.copytree(made / "data", tmp_path / "data")
-    path = Layout(tmp_path / "data").predict(CATEGORY) / "classifier.json"
+    path = ArtifactPaths(tmp_path / "data").predict(CATEGORY) / "classifier.json"
     content = read_json(path)
     content["params"]["maps"]["method"] = "precomputed"
     write_json(path, content)
     images, maps = tmp_path / "images", tmp_path / "maps"
     images.mkdir()
     maps.mkdir()
-    high = read_json(Layout(tmp_path / "data").train(CATEGORY) / "model.json")["maps"]["raw_max"]
+    high = read_json(ArtifactPaths(tmp_path / "data").train(CATEGORY) / "model.json")["maps"][
+        "raw_max"
+    ]
     for i, name in enumerate(("dots", "stripes")):
         shutil.copy(made / "mixed" / f"{name}.png", images)
         amap = np.zeros((128, 128), np.float32)
@@ -261,7 +271,7 @@ def test_maps_of_others_come_as_a_file_or_a_folder(made: Path, tmp_path: Path) -
 def test_what_is_farther_than_all_known_regions_is_unknown(made: Path, tmp_path: Path) -> None:
     before = table(made, made / "mixed", tmp_path / "before.parquet")
     shutil.copytree(made / "data", tmp_path / "data")
-    path = Layout(tmp_path / "data").predict(CATEGORY) / "classifier.json"
+    path = ArtifactPaths(tmp_path / "data").predict(CATEGORY) / "classifier.json"
     write_json(path, {**read_json(path), "known_limit": -1.0})
     found = table(tmp_path, made / "mixed", tmp_path / "found.parquet")
     defect = found["nearest_class"] > 0

@@ -15,7 +15,7 @@ from pipeline.cli import app
 from pipeline.commands import checks, data_checks
 from pipeline.config.params import Params, load_params
 from pipeline.io.backbone_weights import load_backbone, save
-from pipeline.io.paths import Layout
+from pipeline.io.paths import ArtifactPaths
 from stages import manifest
 from tests.commands.test_init import images
 from tests.graph import ROOT
@@ -62,7 +62,10 @@ def doctor() -> tuple[int, dict[str, str], str]:
 
 def test_all_is_well(project: Path) -> None:
     write(project, **TINY)
-    save(Layout(Path("data")).backbone(), *load_backbone("random", "test_vit.r160_in1k", Path()))
+    save(
+        ArtifactPaths(Path("data")).backbone(),
+        *load_backbone("random", "test_vit.r160_in1k", Path()),
+    )
     code, said, text = doctor()
     assert code == 0, text
     assert "0 errors" in text
@@ -78,7 +81,7 @@ def test_precomputed_maps_are_those_of_the_manifest(project: Path) -> None:
     (project / "data/raw/maps").mkdir()
     (project / "photos/bolts/broken.png").write_text("no image")
     assert doctor()[1]["images bolts"].startswith("ok")  # nobody knows yet which need one
-    manifest.run("bolts", load_params(), Layout(Path("data")))
+    manifest.run("bolts", load_params(), ArtifactPaths(Path("data")))
     for i in range(24):
         np.save(project / f"data/raw/maps/{i}.npy", np.zeros((4, 4), np.float32))
     code, said, _ = doctor()

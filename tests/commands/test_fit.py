@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from pipeline.cli import app
 from pipeline.commands.fit import architecture, misfits
 from pipeline.config.params import ConfigError, parse_params
-from pipeline.io.paths import Layout
+from pipeline.io.paths import ArtifactPaths
 from pipeline.io.tables import write_json
 
 PATCH, DEPTH = 16, 6
@@ -68,7 +68,7 @@ def test_no_stage_runs_with_what_does_not_fit(tmp_path: Path, stage: str) -> Non
     lines += ["train: {image_size: 63, mask_layers: 6}", "dataset: {categories: [a]}"]
     path.write_text("\n".join([*lines, f"backbone: {{source: random, name: {name}}}"]))
     info = {"timm_name": name, "patch_size": PATCH, "depth": DEPTH}
-    write_json(Layout(tmp_path).backbone() / "backbone.json", info)
+    write_json(ArtifactPaths(tmp_path).backbone() / "backbone.json", info)
     arguments = [stage, "--params", str(path), "--data", str(tmp_path)]
     category = [] if stage == "backbone" else ["a"]
     result = CliRunner().invoke(app, [*arguments, *category])
@@ -85,6 +85,6 @@ def test_weights_of_another_backbone_say_nothing(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text("train: {image_size: 63}\ndataset: {root: none, categories: [a]}\n")
     info = {"timm_name": "another", "patch_size": PATCH, "depth": DEPTH}
-    write_json(Layout(tmp_path).backbone() / "backbone.json", info)
+    write_json(ArtifactPaths(tmp_path).backbone() / "backbone.json", info)
     arguments = ["manifest", "a", "--params", str(path), "--data", str(tmp_path)]
     assert "train.image_size" not in CliRunner().invoke(app, arguments).output

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from pipeline.cli import app
 from pipeline.curation.names import read_names
-from pipeline.io.paths import Layout
+from pipeline.io.paths import ArtifactPaths
 from pipeline.io.schemas import REGIONS
 from pipeline.io.tables import write_parquet
 
@@ -26,7 +26,7 @@ def regions(root: Path) -> None:
             "embedding": [np.zeros(2, np.float32)] * 2,
         }
     )
-    write_parquet(Layout(root).predict("metal") / "regions.parquet", frame, REGIONS, {})
+    write_parquet(ArtifactPaths(root).predict("metal") / "regions.parquet", frame, REGIONS, {})
 
 
 def run(root: Path, *arguments: str) -> tuple[int, str]:

@@ -28,7 +28,7 @@ from pipeline.config.params import ConfigError, Params, parse_params
 from pipeline.demo.generate import generate
 from pipeline.inference.region_features import pooled_tokens
 from pipeline.io import networks as model_store
-from pipeline.io.paths import Layout
+from pipeline.io.paths import ArtifactPaths
 from pipeline.io.schemas import REGIONS
 from pipeline.io.tables import read_parquet
 from stages import train
@@ -104,12 +104,12 @@ def settings(root: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def run(stage: str, params: Params, layout: Layout) -> None:
+def run(stage: str, params: Params, paths: ArtifactPaths) -> None:
     module = importlib.import_module(f"stages.{stage}")
     if stage in ("backbone", "base"):
-        module.run(params, layout)
+        module.run(params, paths)
     else:
-        module.run(CATEGORY, params, layout)
+        module.run(CATEGORY, params, paths)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_set(root / "images" / CATEGORY, base=root / "base")
     params = parse_params(settings(root))
     for stage in ("backbone", "base", *ORDER):
-        run(stage, params, Layout(root / "data"))
+        run(stage, params, ArtifactPaths(root / "data"))
     return root
 
 
@@ -166,7 +166,7 @@ def write(made: Path, root: Path, change: Settings, *stages: str) -> Path:
         merged[section] = {**merged.get(section, {}), **values}
     params = parse_params(merged)
     for stage in stages:
-        run(stage, params, Layout(root / "data"))
+        run(stage, params, ArtifactPaths(root / "data"))
     return folder_of(root / "data", stages[-1])
 
 
@@ -337,12 +337,12 @@ def test_what_mixtures_say_does_not(made: Path, tmp_path: Path) -> None:
 
 
 def test_descriptors_have_the_precision_of_training(made: Path) -> None:
-    layout = Layout(made / "data")
+    paths = ArtifactPaths(made / "data")
     found = []
     for precision in ("float32", "bfloat16"):
         content = settings(made)
         content["train"]["precision"] = precision
-        found.append(pooled_tokens(layout, CATEGORY, parse_params(content).train, [3]))
+        found.append(pooled_tokens(paths, CATEGORY, parse_params(content).train, [3]))
     assert not np.array_equal(*found)
     np.testing.assert_allclose(*found, atol=0.1)
 

@@ -19,7 +19,7 @@ from pipeline.curation.corrections import (
     corrections_path,
 )
 from pipeline.curation.names import ClassNames, run_of
-from pipeline.io.paths import Layout
+from pipeline.io.paths import ArtifactPaths
 from pipeline.io.schemas import REGIONS
 from pipeline.io.tables import write_parquet
 
@@ -37,7 +37,7 @@ def write_regions(root: Path, classes: list[int], *, confidence: float = 0.9) ->
             "embedding": [np.full(2, confidence, np.float32)] * len(classes),
         }
     )
-    write_parquet(Layout(root).predict("metal") / "regions.parquet", frame, REGIONS, {})
+    write_parquet(ArtifactPaths(root).predict("metal") / "regions.parquet", frame, REGIONS, {})
     return frame
 
 
@@ -48,7 +48,7 @@ def regions(tmp_path: Path) -> pd.DataFrame:
 
 def download(root: Path, entries: object, **changes: object) -> Path:
     """Write what the page would download."""
-    run = run_of(Layout(root), "metal")
+    run = run_of(ArtifactPaths(root), "metal")
     content = {"category": "metal", "run": run, "corrections": entries, **changes}
     path = root / "download.json"
     path.write_text(json.dumps(content), encoding="utf-8")
@@ -56,39 +56,39 @@ def download(root: Path, entries: object, **changes: object) -> Path:
 
 
 def add(root: Path, regions: pd.DataFrame, *entries: dict[str, object]) -> int:
-    return add_corrections(Layout(root), "metal", download(root, list(entries)), regions)
+    return add_corrections(ArtifactPaths(root), "metal", download(root, list(entries)), regions)
 
 
 def test_without_a_file_it_is_what_the_model_says(tmp_path: Path, regions: pd.DataFrame) -> None:
-    found = corrected_classes(Layout(tmp_path), "metal", regions)
+    found = corrected_classes(ArtifactPaths(tmp_path), "metal", regions)
     assert found == CLASSES
     assert {type(k) for k in found} == {int}
 
 
 def test_corrections_are_kept_merged_and_taken_back(tmp_path: Path, regions: pd.DataFrame) -> None:
-    layout = Layout(tmp_path)
+    paths = ArtifactPaths(tmp_path)
     assert (
         add(tmp_path, regions, {"crop_id": "r2", "name": " stain "}, {"crop_id": "r0", "class": 2})
         == 2
     )
-    assert corrected_classes(layout, "metal", regions) == [2, 0, "stain", 2]
+    assert corrected_classes(paths, "metal", regions) == [2, 0, "stain", 2]
     assert (
         add(tmp_path, regions, {"crop_id": "r0", "class": 0}, {"crop_id": "r3", "name": "dent"})
         == 3
     )
-    assert corrected_classes(layout, "metal", regions) == [0, 0, "stain", "dent"]
+    assert corrected_classes(paths, "metal", regions) == [0, 0, "stain", "dent"]
     assert add(tmp_path, regions, {"crop_id": "r0", "class": 1}) == 2  # as the model says
-    assert applied_corrections(layout, "metal", regions) == {"r2": "stain", "r3": "dent"}
-    assert [path.name for path in corrections_path(layout, "metal").parent.iterdir()] == [
+    assert applied_corrections(paths, "metal", regions) == {"r2": "stain", "r3": "dent"}
+    assert [path.name for path in corrections_path(paths, "metal").parent.iterdir()] == [
         "metal.json"
     ]
 
 
 def test_what_is_stored_can_be_applied_again(tmp_path: Path, regions: pd.DataFrame) -> None:
     add(tmp_path, regions, {"crop_id": "r2", "name": "stain"}, {"crop_id": "r0", "class": 2})
-    stored = corrections_path(Layout(tmp_path), "metal")
+    stored = corrections_path(ArtifactPaths(tmp_path), "metal")
     before = stored.read_bytes()
-    assert add_corrections(Layout(tmp_path), "metal", stored, regions) == 2
+    assert add_corrections(ArtifactPaths(tmp_path), "metal", stored, regions) == 2
     assert stored.read_bytes() == before
 
 
@@ -98,21 +98,21 @@ def test_a_name_that_a_class_has_is_that_class(tmp_path: Path, regions: pd.DataF
         regions,
         *({"crop_id": f"r{i}", "name": n} for i, n in enumerate(("b", "class 2", "normal", "c"))),
     )
-    layout = Layout(tmp_path)
-    assert corrected_classes(layout, "metal", regions) == ["b", 2, 0, "c"]
+    paths = ArtifactPaths(tmp_path)
+    assert corrected_classes(paths, "metal", regions) == ["b", 2, 0, "c"]
     names = ClassNames({1: "b", 2: "b"})
-    assert corrected_classes(layout, "metal", regions, names) == [1, "class 2", 0, "c"]
+    assert corrected_classes(paths, "metal", regions, names) == [1, "class 2", 0, "c"]
 
 
 def test_corrections_of_another_run_are_refused(tmp_path: Path, regions: pd.DataFrame) -> None:
-    layout = Layout(tmp_path)
+    paths = ArtifactPaths(tmp_path)
     path = download(tmp_path, [{"crop_id": "r0", "class": 2}])
-    add_corrections(layout, "metal", path, regions)
+    add_corrections(paths, "metal", path, regions)
     later = write_regions(tmp_path, [1, 1, 1, 1])
     with pytest.raises(ConfigError, match=r"download\.json: .* belong to another run"):
-        add_corrections(layout, "metal", path, later)
+        add_corrections(paths, "metal", path, later)
     with pytest.raises(ConfigError, match=r"corrections.metal\.json: .* belong to another run"):
-        corrected_classes(layout, "metal", later)
+        corrected_classes(paths, "metal", later)
     with pytest.raises(ConfigError, match=r"corrections.metal\.json: .* move the file away"):
         add(tmp_path, later, {"crop_id": "r0", "class": 2})
 
@@ -121,9 +121,9 @@ def test_corrections_outlive_a_run_that_leaves_every_region_in_its_class(
     tmp_path: Path, regions: pd.DataFrame
 ) -> None:
     download(tmp_path, [{"crop_id": "r0", "class": 2}])
-    add_corrections(Layout(tmp_path), "metal", tmp_path / "download.json", regions)
+    add_corrections(ArtifactPaths(tmp_path), "metal", tmp_path / "download.json", regions)
     later = write_regions(tmp_path, CLASSES, confidence=0.5)
-    assert corrected_classes(Layout(tmp_path), "metal", later) == [2, *CLASSES[1:]]
+    assert corrected_classes(ArtifactPaths(tmp_path), "metal", later) == [2, *CLASSES[1:]]
     entry = {"crop_id": "r1", "class": 1}
     assert add(tmp_path, later, entry) == 2
 
@@ -157,9 +157,9 @@ def test_what_cannot_be_is_refused_and_nothing_is_written(
 ) -> None:
     path = download(tmp_path, entries)
     with pytest.raises(ConfigError, match=message) as caught:
-        add_corrections(Layout(tmp_path), "metal", path, regions)
+        add_corrections(ArtifactPaths(tmp_path), "metal", path, regions)
     assert "\n" not in str(caught.value)
-    assert not corrections_path(Layout(tmp_path), "metal").exists()
+    assert not corrections_path(ArtifactPaths(tmp_path), "metal").exists()
 
 
 @pytest.mark.parametrize("text", ["", "[1", "[]", "\xff", "[" * 100_000, '{"run": "x"}', "3"])
@@ -169,7 +169,7 @@ def test_a_file_that_holds_no_corrections_is_named(
     path = tmp_path / "some.json"
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(ConfigError, match=r"some\.json: (not valid JSON|not UTF-8|must hold)"):
-        add_corrections(Layout(tmp_path), "metal", path, regions)
+        add_corrections(ArtifactPaths(tmp_path), "metal", path, regions)
 
 
 def test_the_command_says_what_it_did_or_what_is_wrong(

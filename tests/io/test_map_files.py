@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.io.map_files import MapFileError, find_maps, read_map, resize_map, resize_mask
+from pipeline.io.map_files import MapFileError, find_maps, mask_to_map, read_map, resize_map
 
 
 def _touch(root: Path, *names: str) -> None:
@@ -180,7 +180,7 @@ def test_resize_mask_equals_the_rule(h, w, size, seed):
             return [i for i in range(length) if k * length // size <= i < (k + 1) * length // size]
         return [int((k + 0.5) * length / size)]
 
-    out = resize_mask(mask, size)
+    out = mask_to_map(mask, size)
     assert out.dtype == np.float32
     for y in range(size):
         for x in range(size):
@@ -191,4 +191,4 @@ def test_resize_mask_equals_the_rule(h, w, size, seed):
 def test_a_hairline_survives():
     mask = np.zeros((700, 300), bool)
     mask[351] = True
-    assert resize_mask(mask, 64)[32].all()
+    assert mask_to_map(mask, 64)[32].all()

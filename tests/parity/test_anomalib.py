@@ -15,7 +15,7 @@ from pipeline.config.params import load_params
 from pipeline.demo.generate import generate
 from pipeline.io import schemas
 from pipeline.io.arrays import open_arrays
-from pipeline.io.paths import Layout
+from pipeline.io.paths import ArtifactPaths
 from pipeline.io.tables import read_parquet
 from stages import manifest, maps
 from tests.graph import ROOT
@@ -53,14 +53,14 @@ def test_the_snippet_and_the_stage_fit(tmp_path: Path, monkeypatch: pytest.Monke
     models = pytest.importorskip("anomalib.models")
     write_project(tmp_path)
     monkeypatch.chdir(tmp_path)
-    params, layout, category = load_params(), Layout(), "a b"
-    manifest.run(category, params, layout)
+    params, paths, category = load_params(), ArtifactPaths(), "a b"
+    manifest.run(category, params, paths)
     # Random weights: no download, and good enough for the marks on the demo's metal.
     without = {"post_processor": False, "evaluator": False, "visualizer": False}
     snippet()["write_maps"](category, models.Padim(pre_trained=False, **without))
-    maps.run(category, params, layout)
+    maps.run(category, params, paths)
 
-    images = read_parquet(layout.manifest(category) / "images.parquet", schemas.IMAGES)
+    images = read_parquet(paths.manifest(category) / "images.parquet", schemas.IMAGES)
     queries = images[images["split"] == "query"]
     written = sorted(Path("data/raw/maps/a b").rglob("*.npy"))
     assert len(written) == len(queries) == 18
@@ -70,7 +70,7 @@ def test_the_snippet_and_the_stage_fit(tmp_path: Path, monkeypatch: pytest.Monke
         assert values.ndim == 2
         raw[path] = cv2.resize(values, (MAP, MAP), interpolation=cv2.INTER_LINEAR)
     low, high = min(m.min() for m in raw.values()), max(m.max() for m in raw.values())
-    stored = np.asarray(open_arrays(layout.maps(category) / "maps.zarr")["maps"])
+    stored = np.asarray(open_arrays(paths.maps(category) / "maps.zarr")["maps"])
     for path, amap in zip(queries["path"], stored, strict=True):
         np.testing.assert_allclose(amap, (raw[path] - low) / (high - low), atol=1e-5)
     defective = ["good" not in path for path in queries["path"]]

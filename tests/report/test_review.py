@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.curation.corrections import add_corrections, corrected_classes
 from pipeline.curation.names import run_of
-from pipeline.io.paths import Layout
+from pipeline.io.paths import ArtifactPaths
 from pipeline.io.schemas import REGIONS
 from pipeline.io.tables import write_parquet
 from pipeline.palette import class_colour, class_marker
@@ -193,9 +193,9 @@ def test_what_is_downloaded_can_be_applied(tab: Browser, page: Path, tmp_path: P
         probabilities=[np.ones(3, np.float32)] * 30,
         embedding=[np.ones(2, np.float32)] * 30,
     )
-    layout = Layout(tmp_path / "data")
-    write_parquet(layout.predict("metal") / "regions.parquet", frame, REGIONS)
-    page = write(tmp_path, synthetic(30, run=run_of(layout, "metal")))
+    artifacts = ArtifactPaths(tmp_path / "data")
+    write_parquet(artifacts.predict("metal") / "regions.parquet", frame, REGIONS)
+    page = write(tmp_path, synthetic(30, run=run_of(artifacts, "metal")))
     tab.open(page)
     tab.click("#grid .card:nth-child(2) .tick")
     tab.click("#grid .card:nth-child(5)", modifiers=2)
@@ -216,11 +216,11 @@ def test_what_is_downloaded_can_be_applied(tab: Browser, page: Path, tmp_path: P
     tab.click("#download")
     file = tmp_path / "corrections-metal.json"
     tab.until(file.exists, "the download")
-    assert add_corrections(layout, "metal", file, frame) == 3
+    assert add_corrections(artifacts, "metal", file, frame) == 3
     expected: list[object] = (np.arange(30) % 3).tolist()
     expected[1] = expected[4] = "weld spatter"
     expected[6] = 2
-    assert corrected_classes(layout, "metal", frame) == expected
+    assert corrected_classes(artifacts, "metal", frame) == expected
 
 
 def test_an_image_opens_with_its_regions_map_and_mask(tab: Browser, page: Path) -> None:

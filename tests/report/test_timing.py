@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.io.paths import Layout
+from pipeline.io.paths import ArtifactPaths
 from pipeline.io.provenance import last_run, recorded, runs_path
 from pipeline.report.timing import IN_TOTAL, PER_IMAGE, time_row
 
@@ -50,18 +50,18 @@ def test_no_images() -> None:
 
 
 def test_the_last_run_is_read_back(tmp_path: Path) -> None:
-    layout = Layout(tmp_path)
-    assert last_run("maps", "metal", layout) is None
-    with recorded("maps", "metal", layout):
+    artifacts = ArtifactPaths(tmp_path)
+    assert last_run("maps", "metal", artifacts) is None
+    with recorded("maps", "metal", artifacts):
         pass
-    record = last_run("maps", "metal", layout)
+    record = last_run("maps", "metal", artifacts)
     assert record is not None
     assert record["stage"] == "maps"
     assert 0 <= record["wall_s"] < 5
-    path = runs_path("maps", "metal", layout)
+    path = runs_path("maps", "metal", artifacts)
     for broken in ("{", "[]", "\udce9"):
         path.write_text(broken, encoding="utf-8", errors="surrogateescape")
-        assert last_run("maps", "metal", layout) is None
+        assert last_run("maps", "metal", artifacts) is None
 
 
 def test_the_device_is_the_one_that_was_used(
@@ -72,7 +72,7 @@ def test_the_device_is_the_one_that_was_used(
             is_initialized=lambda used=used: used, get_device_name=lambda: "NVIDIA X"
         )
         monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
-        with recorded("maps", None, Layout(tmp_path)):
+        with recorded("maps", None, ArtifactPaths(tmp_path)):
             pass
-        record = json.loads(runs_path("maps", None, Layout(tmp_path)).read_text())
+        record = json.loads(runs_path("maps", None, ArtifactPaths(tmp_path)).read_text())
         assert record["device"] == expected

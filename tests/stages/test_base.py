@@ -16,7 +16,7 @@ from pipeline.io import schemas
 from pipeline.io.arrays import open_arrays
 from pipeline.io.datasets import DatasetError
 from pipeline.io.images import sample_id
-from pipeline.io.paths import Layout
+from pipeline.io.paths import ArtifactPaths
 from pipeline.io.tables import read_parquet
 from stages import base
 
@@ -71,11 +71,11 @@ def run(
     root: Path, out: Path, **sections: object
 ) -> tuple[pd.DataFrame, dict[str, NDArray[np.uint8]]]:
     params = parse_params({"base": {"root": str(root), **sections.pop("base", {})}, **sections})  # type: ignore[dict-item]
-    layout = Layout(out)
-    base.run(params, layout)
-    group = open_arrays(layout.base() / "crops.zarr")
+    paths = ArtifactPaths(out)
+    base.run(params, paths)
+    group = open_arrays(paths.base() / "crops.zarr")
     arrays = {name: np.asarray(group[name][:]) for name in ("images", "masks")}
-    return read_parquet(layout.base() / "crops.parquet", schemas.BASE_CROPS), arrays
+    return read_parquet(paths.base() / "crops.parquet", schemas.BASE_CROPS), arrays
 
 
 def test_another_layout_finds_nothing(root: Path, tmp_path: Path) -> None:
@@ -180,12 +180,12 @@ def test_a_base_set_that_cannot_be_used_is_an_error(tmp_path: Path) -> None:
     put(tmp_path / "flat/a.png", picture(0))
     with pytest.raises(DatasetError, match=r"base\.root: .*flat.*labelled defect"):
         run(tmp_path / "flat", tmp_path / "out")
-    assert not Layout(tmp_path / "out").base().exists()
+    assert not ArtifactPaths(tmp_path / "out").base().exists()
 
 
 def test_run_again_gives_the_same(root: Path, tmp_path: Path) -> None:
     def files() -> dict[str, bytes]:
-        folder = Layout(tmp_path / "out").base()
+        folder = ArtifactPaths(tmp_path / "out").base()
         return {
             str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()
         }

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from pipeline.config.params import ConfigError, parse_params
-from pipeline.io.paths import Layout
+from pipeline.io.paths import ArtifactPaths
 from pipeline.io.tables import read_json
 from tests.config.test_every_parameter import CATEGORY, ORDER, run, settings, write_set
 
@@ -29,15 +29,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_set(root / "images" / CATEGORY, base=root / "base")
     params = parse_params(content_of(root))
     for stage in ("backbone", "base", *ORDER[: ORDER.index("classes")]):
-        run(stage, params, Layout(root / "data"))
+        run(stage, params, ArtifactPaths(root / "data"))
     return root
 
 
 def found(root: Path, classes: object) -> tuple[dict[str, object], pd.DataFrame]:
     content = content_of(root)
     content["train"]["classes"] = classes
-    run("classes", parse_params(content), Layout(root / "data"))
-    folder = Layout(root / "data").classes(CATEGORY)
+    run("classes", parse_params(content), ArtifactPaths(root / "data"))
+    folder = ArtifactPaths(root / "data").classes(CATEGORY)
     return read_json(folder / "classes.json"), pd.read_csv(folder / "candidates.csv")
 
 

@@ -19,7 +19,7 @@ from pipeline.curation.names import run_of
 from pipeline.demo.generate import generate
 from pipeline.io import schemas
 from pipeline.io.arrays import open_arrays
-from pipeline.io.paths import Layout
+from pipeline.io.paths import ArtifactPaths
 from pipeline.io.tables import read_json, read_metadata, read_parquet, write_json
 from tests.graph import ROOT
 
@@ -141,40 +141,40 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 def test_every_artifact_of_the_contract_is_there(project: Project) -> None:
-    layout, c = Layout(project.root / "data"), "a b"
-    images = read_parquet(layout.manifest(c) / "images.parquet", schemas.IMAGES)
+    paths, c = ArtifactPaths(project.root / "data"), "a b"
+    images = read_parquet(paths.manifest(c) / "images.parquet", schemas.IMAGES)
     queries = set(images.loc[images["split"] == "query", "sample_id"])
     assert len(queries) == 10
     assert (images["split"] == "normal").sum() == 2
-    assert len(read_parquet(layout.manifest(c) / "labels.parquet", schemas.LABELS)) == 10
-    rejected = read_parquet(layout.manifest(c) / "rejected.parquet", schemas.REJECTED)
+    assert len(read_parquet(paths.manifest(c) / "labels.parquet", schemas.LABELS)) == 10
+    rejected = read_parquet(paths.manifest(c) / "rejected.parquet", schemas.REJECTED)
     assert rejected["path"].tolist() == ["test/good/broken.png"]
-    scores = read_parquet(layout.maps(c) / "scores.parquet", schemas.MAP_SCORES)
-    maps = np.asarray(open_arrays(layout.maps(c) / "maps.zarr")["maps"])
+    scores = read_parquet(paths.maps(c) / "scores.parquet", schemas.MAP_SCORES)
+    maps = np.asarray(open_arrays(paths.maps(c) / "maps.zarr")["maps"])
     assert maps.shape == (10, 64, 64)
     np.testing.assert_allclose(maps.max((1, 2)), scores["score"], rtol=1e-6)
-    masks = np.asarray(open_arrays(layout.mebin(c) / "masks.zarr")["masks"])
-    mebin = read_parquet(layout.mebin(c) / "images.parquet", schemas.MEBIN_IMAGES)
+    masks = np.asarray(open_arrays(paths.mebin(c) / "masks.zarr")["masks"])
+    mebin = read_parquet(paths.mebin(c) / "images.parquet", schemas.MEBIN_IMAGES)
     assert masks.shape == maps.shape
     assert ((mebin["n_regions"] > 0) == masks.any((1, 2))).all()
-    crops = read_parquet(layout.crops(c) / "crops.parquet", schemas.CROPS)
-    regions = read_parquet(layout.predict(c) / "regions.parquet", schemas.REGIONS)
+    crops = read_parquet(paths.crops(c) / "crops.parquet", schemas.CROPS)
+    regions = read_parquet(paths.predict(c) / "regions.parquet", schemas.REGIONS)
     assert regions["crop_id"].tolist() == crops["crop_id"].tolist()
     np.testing.assert_allclose([sum(p) for p in regions["probabilities"]], 1, rtol=1e-5)
     np.testing.assert_allclose([np.linalg.norm(e) for e in regions["embedding"]], 1, rtol=1e-5)
-    merged = read_parquet(layout.merge(c) / "images.parquet", schemas.MERGED)
+    merged = read_parquet(paths.merge(c) / "images.parquet", schemas.MERGED)
     assert set(merged["sample_id"]) == queries
-    history = pd.read_csv(layout.train(c) / "history.csv")
+    history = pd.read_csv(paths.train(c) / "history.csv")
     assert history["epoch"].tolist() == [0, 1]
     assert {f"loss_head_{i}" for i in range(4)} <= set(history.columns)
-    assert len(read_parquet(layout.base() / "crops.parquet", schemas.BASE_CROPS)) == 0
-    metrics = read_json(layout.evaluate(c) / "metrics.json")
+    assert len(read_parquet(paths.base() / "crops.parquet", schemas.BASE_CROPS)) == 0
+    metrics = read_json(paths.evaluate(c) / "metrics.json")
     assert metrics["n_query"] == 10
     assert 0 <= metrics["nmi"] <= 1
     assert 0 <= metrics["defect_nmi"] <= 1
     assert metrics["aupro"] is not None
-    assert read_json(layout.evaluate() / "summary.json")["nmi"] == metrics["nmi"]
-    assert "a b" in (layout.report() / "index.html").read_text()
+    assert read_json(paths.evaluate() / "summary.json")["nmi"] == metrics["nmi"]
+    assert "a b" in (paths.report() / "index.html").read_text()
 
 
 def test_nothing_changed_nothing_runs(project: Project) -> None:
@@ -188,7 +188,7 @@ def test_names_and_corrections_rerun_the_report_alone(project: Project) -> None:
     assert "streak" in page.read_text()
     table = project.root / "data/predict/a b/regions.parquet"
     crop_id = str(read_parquet(table, schemas.REGIONS)["crop_id"][0])
-    run = run_of(Layout(project.root / "data"), "a b")
+    run = run_of(ArtifactPaths(project.root / "data"), "a b")
     entries = [{"crop_id": crop_id, "name": "pit"}]
     download = {"category": "a b", "run": run, "corrections": entries}
     write_json(project.root / "download.json", download)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.config.params import Params
-from pipeline.io.paths import Layout
+from pipeline.io.paths import ArtifactPaths
 from pipeline.io.schemas import LABELS, MAP_SCORES, MASKS, MERGED, REGIONS
 from pipeline.io.tables import read_json, write_parquet
 from stages import evaluate
@@ -31,20 +31,20 @@ def table(path: Path, schema: pa.Schema, **columns: Any) -> None:
 
 @pytest.fixture
 def figures(tmp_path: Path) -> dict[str, float | None]:
-    layout, ids = Layout(tmp_path), list(LABEL_OF)
+    paths, ids = ArtifactPaths(tmp_path), list(LABEL_OF)
     owners = [owner for owner, _ in REGION_CLASSES]
     crop_ids = [f"{owner}-{k}" for k, owner in enumerate(owners)]
     found = [found for _, found in REGION_CLASSES]
     merged = {"sample_id": ids, "class": list(IMAGES.values())}
-    table(layout.merge("c") / "images.parquet", MERGED, **merged)
+    table(paths.merge("c") / "images.parquet", MERGED, **merged)
     regions = {"crop_id": crop_ids, "sample_id": owners, "class": found}
-    table(layout.predict("c") / "regions.parquet", REGIONS, **regions)
+    table(paths.predict("c") / "regions.parquet", REGIONS, **regions)
     labels = {"sample_id": ids, "label": list(LABEL_OF.values())}
-    table(layout.manifest("c") / "labels.parquet", LABELS, **labels)
-    table(layout.manifest("c") / "masks.parquet", MASKS, sample_id=[], mask_path=[])
-    table(layout.maps("c") / "scores.parquet", MAP_SCORES, sample_id=ids)
-    evaluate.run("c", Params(), layout)
-    metrics: dict[str, float | None] = read_json(layout.evaluate("c") / "metrics.json")
+    table(paths.manifest("c") / "labels.parquet", LABELS, **labels)
+    table(paths.manifest("c") / "masks.parquet", MASKS, sample_id=[], mask_path=[])
+    table(paths.maps("c") / "scores.parquet", MAP_SCORES, sample_id=ids)
+    evaluate.run("c", Params(), paths)
+    metrics: dict[str, float | None] = read_json(paths.evaluate("c") / "metrics.json")
     return metrics
 
 

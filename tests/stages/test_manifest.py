@@ -14,7 +14,7 @@ from pipeline.config.params import Params, parse_params
 from pipeline.io import schemas
 from pipeline.io.datasets import DatasetError
 from pipeline.io.images import sample_id
-from pipeline.io.paths import Layout
+from pipeline.io.paths import ArtifactPaths
 from pipeline.io.tables import image_bits, read_metadata, read_parquet, write_parquet
 from stages import manifest
 
@@ -50,21 +50,21 @@ def params_of(raw: Path, **manifest_options: object) -> Params:
     )
 
 
-def tables(layout: Layout) -> dict[str, pd.DataFrame]:
+def tables(paths: ArtifactPaths) -> dict[str, pd.DataFrame]:
     expected: dict[str, pa.Schema] = {
         "images": schemas.IMAGES,
         "labels": schemas.LABELS,
         "masks": schemas.MASKS,
         "rejected": schemas.REJECTED,
     }
-    folder = layout.manifest("gadget")
+    folder = paths.manifest("gadget")
     return {name: read_parquet(folder / f"{name}.parquet", s) for name, s in expected.items()}
 
 
 def test_tables(raw: Path, tmp_path: Path) -> None:
-    layout = Layout(tmp_path / "out")
-    manifest.run("gadget", params_of(raw), layout)
-    table = tables(layout)
+    paths = ArtifactPaths(tmp_path / "out")
+    manifest.run("gadget", params_of(raw), paths)
+    table = tables(paths)
     images, labels, masks = table["images"], table["labels"], table["masks"]
 
     assert len(images) == 9
@@ -93,7 +93,7 @@ def test_tables(raw: Path, tmp_path: Path) -> None:
         "test/combined/0.png",
         "test/good/broken.png",
     ]
-    metadata = read_metadata(layout.manifest("gadget") / "images.parquet")
+    metadata = read_metadata(paths.manifest("gadget") / "images.parquet")
     assert metadata["schema_version"] == 1
 
 
@@ -101,19 +101,19 @@ def test_a_flat_folder_gives_empty_labels_and_masks(tmp_path: Path) -> None:
     raw = tmp_path / "raw/gadget"
     for i in range(3):
         put(raw / f"{i}.png", i)
-    layout = Layout(tmp_path / "out")
-    manifest.run("gadget", params_of(raw), layout)
-    table = tables(layout)
+    paths = ArtifactPaths(tmp_path / "out")
+    manifest.run("gadget", params_of(raw), paths)
+    table = tables(paths)
     assert len(table["images"]) == 3
     assert [len(table[name]) for name in ("labels", "masks", "rejected")] == [0, 0, 0]
 
 
 def test_every_parameter_reaches_the_scan(raw: Path, tmp_path: Path) -> None:
-    layout = Layout(tmp_path / "out")
+    paths = ArtifactPaths(tmp_path / "out")
 
     def counts(**options: object) -> tuple[int, int, int]:
-        manifest.run("gadget", params_of(raw, **options), layout)
-        table = tables(layout)
+        manifest.run("gadget", params_of(raw, **options), paths)
+        table = tables(paths)
         splits = table["images"]["split"]
         return sum(splits == "query"), sum(splits == "normal"), len(table["labels"])
 
@@ -128,16 +128,16 @@ def test_every_parameter_reaches_the_scan(raw: Path, tmp_path: Path) -> None:
     assert counts(normal_list="list.txt") == (5, 4, 5)
     assert counts(layout="folder")[2] == 0
     counts(bits=12)
-    assert read_metadata(layout.manifest("gadget") / "images.parquet")["bits"] == 12
-    assert image_bits(layout.manifest("gadget")) == 12
+    assert read_metadata(paths.manifest("gadget") / "images.parquet")["bits"] == 12
+    assert image_bits(paths.manifest("gadget")) == 12
 
 
 def test_run_again_gives_the_same_bytes(raw: Path, tmp_path: Path) -> None:
-    layout = Layout(tmp_path / "out")
-    folder = layout.manifest("gadget")
-    manifest.run("gadget", params_of(raw), layout)
+    paths = ArtifactPaths(tmp_path / "out")
+    folder = paths.manifest("gadget")
+    manifest.run("gadget", params_of(raw), paths)
     first = {path.name: path.read_bytes() for path in folder.iterdir()}
-    manifest.run("gadget", params_of(raw), layout)
+    manifest.run("gadget", params_of(raw), paths)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
     assert len(first) == 4
 
@@ -145,9 +145,9 @@ def test_run_again_gives_the_same_bytes(raw: Path, tmp_path: Path) -> None:
 def test_a_failure_halfway_leaves_what_was_there(
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    layout = Layout(tmp_path / "out")
-    manifest.run("gadget", params_of(raw), layout)
-    before = tables(layout)["images"]
+    paths = ArtifactPaths(tmp_path / "out")
+    manifest.run("gadget", params_of(raw), paths)
+    before = tables(paths)["images"]
     put(raw / "test/good/new.png", 60)
     write = write_parquet
 
@@ -158,15 +158,15 @@ def test_a_failure_halfway_leaves_what_was_there(
 
     monkeypatch.setattr("stages.manifest.write_parquet", dies)
     with pytest.raises(KeyboardInterrupt):
-        manifest.run("gadget", params_of(raw), layout)
-    pd.testing.assert_frame_equal(tables(layout)["images"], before)
-    assert [p.name for p in layout.manifest("gadget").parent.iterdir()] == ["gadget"]
+        manifest.run("gadget", params_of(raw), paths)
+    pd.testing.assert_frame_equal(tables(paths)["images"], before)
+    assert [p.name for p in paths.manifest("gadget").parent.iterdir()] == ["gadget"]
 
 
 def test_no_query_image_writes_nothing(tmp_path: Path) -> None:
     raw = tmp_path / "raw/gadget"
     raw.mkdir(parents=True)
-    layout = Layout(tmp_path / "out")
+    paths = ArtifactPaths(tmp_path / "out")
     with pytest.raises(DatasetError, match=r"gadget.*no usable query image"):
-        manifest.run("gadget", params_of(raw), layout)
-    assert not layout.manifest("gadget").exists()
+        manifest.run("gadget", params_of(raw), paths)
+    assert not paths.manifest("gadget").exists()

@@ -13,7 +13,7 @@ from pipeline.config.params import Params, parse_params
 from pipeline.io import schemas
 from pipeline.io.arrays import open_arrays
 from pipeline.io.map_files import MapFileError
-from pipeline.io.paths import ArtifactError, Layout
+from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.tables import read_parquet, write_parquet
 from stages import maps as stage
 
@@ -34,12 +34,12 @@ def state() -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture
-def layout(tmp_path, monkeypatch, state) -> Layout:
+def layout(tmp_path, monkeypatch, state) -> ArtifactPaths:
     """A manifest of 6 queries (every third with a defect and a mask) and 4 normal images."""
     monkeypatch.setattr(
         "pipeline.io.backbone_weights.load_saved", lambda folder: (state, {"timm_name": VIT})
     )
-    layout, rng = Layout(tmp_path / "data"), np.random.default_rng(0)
+    paths, rng = ArtifactPaths(tmp_path / "data"), np.random.default_rng(0)
     images, masks = [], []
     for k in range(QUERIES + NORMALS):
         query = k < QUERIES
@@ -53,10 +53,10 @@ def layout(tmp_path, monkeypatch, state) -> Layout:
         path = _save(tmp_path, f"{folder}/{k}.png", pixels)
         images.append((f"id{k}", path, "query" if query else "normal", 64, 64, 3))
     order = [3, 8, 0, 5, 9, 1, 2, 7, 4, 6]  # neither by name nor by split
-    _write(layout, "images", [images[k] for k in order], schemas.IMAGES)
-    _write(layout, "masks", masks, schemas.MASKS)
-    _write(layout, "rejected", [("test/hole/broken.png", "truncated")], schemas.REJECTED)
-    return layout
+    _write(paths, "images", [images[k] for k in order], schemas.IMAGES)
+    _write(paths, "masks", masks, schemas.MASKS)
+    _write(paths, "rejected", [("test/hole/broken.png", "truncated")], schemas.REJECTED)
+    return paths
 
 
 def _save(root: Path, name: str, pixels: np.ndarray) -> str:
@@ -66,20 +66,22 @@ def _save(root: Path, name: str, pixels: np.ndarray) -> str:
     return name
 
 
-def _write(layout: Layout, name: str, rows: list[tuple], schema) -> None:
+def _write(paths: ArtifactPaths, name: str, rows: list[tuple], schema) -> None:
     frame = pd.DataFrame(rows, columns=schema.names)
-    write_parquet(layout.manifest(CATEGORY) / f"{name}.parquet", frame, schema)
+    write_parquet(paths.manifest(CATEGORY) / f"{name}.parquet", frame, schema)
 
 
-def _params(layout: Layout, **maps: object) -> Params:
+def _params(paths: ArtifactPaths, **maps: object) -> Params:
     given = {"layers": [1, 3], "neighbourhoods": [1], "resolution": 64, "map_size": 32, **maps}
-    root = str(layout.root.parent / "raw")
+    root = str(paths.root.parent / "raw")
     return parse_params({"dataset": {"root": root, "categories": [CATEGORY]}, "maps": given})
 
 
-def _run(layout: Layout, **maps: object) -> tuple[np.ndarray, pd.DataFrame, dict[str, object]]:
-    stage.run(CATEGORY, _params(layout, **maps), layout)
-    folder = layout.maps(CATEGORY)
+def _run(
+    paths: ArtifactPaths, **maps: object
+) -> tuple[np.ndarray, pd.DataFrame, dict[str, object]]:
+    stage.run(CATEGORY, _params(paths, **maps), paths)
+    folder = paths.maps(CATEGORY)
     group = open_arrays(folder / "maps.zarr")
     frame = read_parquet(folder / "scores.parquet", schemas.MAP_SCORES)
     assert sorted(path.name for path in folder.iterdir()) == [
@@ -96,8 +98,8 @@ def _run(layout: Layout, **maps: object) -> tuple[np.ndarray, pd.DataFrame, dict
 
 
 @pytest.mark.parametrize("method", ["musc", "patchcore"])
-def test_detectors_find_the_defect(layout, method):
-    values, frame, attributes = _run(layout, method=method, layers=[0])
+def test_detectors_find_the_defect(paths, method):
+    values, frame, attributes = _run(paths, method=method, layers=[0])
     assert values.shape == (6, 32, 32)
     assert values.min() == 0
     assert values.max() == 1
@@ -112,9 +114,9 @@ def test_detectors_find_the_defect(layout, method):
 
 
 @pytest.mark.parametrize("method", ["musc", "patchcore"])
-def test_normal_references_score_as_good_images_do(layout, method):
-    _, frame, _ = _run(layout, method=method, layers=[0])
-    path = layout.maps(CATEGORY) / "references.parquet"
+def test_normal_references_score_as_good_images_do(paths, method):
+    _, frame, _ = _run(paths, method=method, layers=[0])
+    path = paths.maps(CATEGORY) / "references.parquet"
     known = read_parquet(path, schemas.REFERENCE_SCORES)
     assert list(known["sample_id"]) == ["id8", "id9", "id7", "id6"]  # as in the manifest
     defect, good = frame["score"][:2], frame["score"][2:]
@@ -122,9 +124,9 @@ def test_normal_references_score_as_good_images_do(layout, method):
     assert known["score"].min() > good.min() / 3
 
 
-def test_maps_without_a_detector_have_no_reference_scores(layout):
-    _run(layout, method="ground_truth")
-    path = layout.maps(CATEGORY) / "references.parquet"
+def test_maps_without_a_detector_have_no_reference_scores(paths):
+    _run(paths, method="ground_truth")
+    path = paths.maps(CATEGORY) / "references.parquet"
     assert read_parquet(path, schemas.REFERENCE_SCORES).empty
 
 
@@ -140,11 +142,11 @@ def test_maps_without_a_detector_have_no_reference_scores(layout):
         {"precision": "bfloat16"},
     ],
 )
-def test_every_parameter_of_musc_counts(layout, change):
-    plain, _, _ = _run(layout)
+def test_every_parameter_of_musc_counts(paths, change):
+    plain, _, _ = _run(paths)
     if "seed" in change:
-        plain, _, _ = _run(layout, references=3)
-    assert not np.array_equal(plain, _run(layout, **change)[0])
+        plain, _, _ = _run(paths, references=3)
+    assert not np.array_equal(plain, _run(paths, **change)[0])
 
 
 @pytest.mark.parametrize(
@@ -157,16 +159,16 @@ def test_every_parameter_of_musc_counts(layout, change):
         {"seed": 1},
     ],
 )
-def test_every_parameter_of_patchcore_counts(layout, change):
-    plain, _, _ = _run(layout, method="patchcore", coreset_ratio=0.1)
-    changed, _, _ = _run(layout, **{"method": "patchcore", "coreset_ratio": 0.1, **change})
+def test_every_parameter_of_patchcore_counts(paths, change):
+    plain, _, _ = _run(paths, method="patchcore", coreset_ratio=0.1)
+    changed, _, _ = _run(paths, **{"method": "patchcore", "coreset_ratio": 0.1, **change})
     assert not np.array_equal(plain, changed)
 
 
 @pytest.mark.parametrize("method", ["musc", "patchcore"])
-def test_reweighting_changes_the_image_score_alone(layout, method):
-    values, frame, attributes = _run(layout, method=method)
-    plain_values, plain, _ = _run(layout, method=method, reweight=False)
+def test_reweighting_changes_the_image_score_alone(paths, method):
+    values, frame, attributes = _run(paths, method=method)
+    plain_values, plain, _ = _run(paths, method=method, reweight=False)
     assert np.array_equal(values, plain_values)
     assert not np.allclose(frame["image_score"], plain["image_score"])
     if method == "musc":
@@ -174,7 +176,7 @@ def test_reweighting_changes_the_image_score_alone(layout, method):
 
 
 @pytest.mark.parametrize("method", ["musc", "patchcore"])
-def test_scratch_files_are_used_beyond_half_of_the_memory(layout, monkeypatch, method):
+def test_scratch_files_are_used_beyond_half_of_the_memory(paths, monkeypatch, method):
     bounds = set()
 
     def noted(folder, memory_mb, kind=stage.Scratch):
@@ -182,16 +184,16 @@ def test_scratch_files_are_used_beyond_half_of_the_memory(layout, monkeypatch, m
         return kind(folder, memory_mb)
 
     monkeypatch.setattr(stage, "Scratch", noted)
-    _run(layout, method=method, memory_mb=30)
+    _run(paths, method=method, memory_mb=30)
     assert bounds == {15}
 
 
-def test_memory_mapped_features_give_the_same_maps(layout, monkeypatch):
-    plain, _, _ = _run(layout)
+def test_memory_mapped_features_give_the_same_maps(paths, monkeypatch):
+    plain, _, _ = _run(paths)
     made = []
     monkeypatch.setattr(stage.np, "memmap", _recording(made, np.memmap))
     monkeypatch.setattr(stage, "Scratch", _without_memory(stage.Scratch))
-    assert np.array_equal(plain, _run(layout)[0])
+    assert np.array_equal(plain, _run(paths)[0])
     assert len(made) == 5  # two layers and the prepared one, and two layers of the references
 
 
@@ -207,16 +209,16 @@ def _without_memory(kind: type) -> object:
     return lambda folder, memory_mb: kind(folder, 0)
 
 
-def test_small_shards_give_the_same_maps(layout, monkeypatch):
-    plain, frame, _ = _run(layout)
+def test_small_shards_give_the_same_maps(paths, monkeypatch):
+    plain, frame, _ = _run(paths)
     monkeypatch.setattr("pipeline.io.arrays._SHARD_ITEMS", 4)
-    values, small, _ = _run(layout)
+    values, small, _ = _run(paths)
     assert np.array_equal(plain, values)
     assert frame.equals(small)
 
 
-def test_ground_truth_is_zeros_and_ones(layout):
-    values, frame, attributes = _run(layout, method="ground_truth")
+def test_ground_truth_is_zeros_and_ones(paths):
+    values, frame, attributes = _run(paths, method="ground_truth")
     expected = np.zeros((6, 32, 32))
     expected[:2, 16:24, 16:24] = 1
     assert np.array_equal(values, expected)
@@ -224,14 +226,14 @@ def test_ground_truth_is_zeros_and_ones(layout):
     assert list(frame["image_score"]) == [1, 1, 0, 0, 0, 0]
 
 
-def test_a_full_mask_stays_full(layout):
-    _save(layout.root.parent, "ground_truth/0.png", np.full((64, 64), 255, np.uint8))
-    _save(layout.root.parent, "ground_truth/3.png", np.full((64, 64), 255, np.uint8))
-    assert _run(layout, method="ground_truth")[0][:2].all()
+def test_a_full_mask_stays_full(paths):
+    _save(paths.root.parent, "ground_truth/0.png", np.full((64, 64), 255, np.uint8))
+    _save(paths.root.parent, "ground_truth/3.png", np.full((64, 64), 255, np.uint8))
+    assert _run(paths, method="ground_truth")[0][:2].all()
 
 
-def _save_maps(layout: Layout, values: dict[int, np.ndarray]) -> str:
-    root = layout.root.parent / "made elsewhere"
+def _save_maps(paths: ArtifactPaths, values: dict[int, np.ndarray]) -> str:
+    root = paths.root.parent / "made elsewhere"
     folder = root / CATEGORY / "hole"
     folder.mkdir(parents=True)
     for k, array in values.items():
@@ -239,19 +241,19 @@ def _save_maps(layout: Layout, values: dict[int, np.ndarray]) -> str:
     return str(root)
 
 
-def test_precomputed_maps_are_joined_by_name_and_normalised_over_the_set(layout):
+def test_precomputed_maps_are_joined_by_name_and_normalised_over_the_set(paths):
     given = {k: np.full((32 if k else 16,) * 2, 10.0 * k + 5) for k in range(6)}
-    root = _save_maps(layout, given)
+    root = _save_maps(paths, given)
     np.save(Path(root) / CATEGORY / "hole" / "broken.npy", np.zeros((2, 2)))  # a rejected image's
-    values, frame, attributes = _run(layout, method="precomputed", precomputed_root=root)
+    values, frame, attributes = _run(paths, method="precomputed", precomputed_root=root)
     assert (attributes["raw_min"], attributes["raw_max"]) == (5, 55)
     np.testing.assert_allclose(values[:, 7, 9], np.array([3, 0, 5, 1, 2, 4]) / 5, atol=1e-6)
     assert list(frame["image_score"]) == [35, 5, 55, 15, 25, 45]
 
 
-def test_constant_maps_become_zeros(layout):
-    root = _save_maps(layout, {k: np.full((8, 8), 0.7) for k in range(6)})
-    values, _, attributes = _run(layout, method="precomputed", precomputed_root=root)
+def test_constant_maps_become_zeros(paths):
+    root = _save_maps(paths, {k: np.full((8, 8), 0.7) for k in range(6)})
+    values, _, attributes = _run(paths, method="precomputed", precomputed_root=root)
     assert not values.any()
     assert attributes["raw_min"] == attributes["raw_max"] == pytest.approx(0.7)
 
@@ -264,29 +266,29 @@ def test_constant_maps_become_zeros(layout):
         ({k: np.full((2, 2), np.nan if k == 4 else 0) for k in range(6)}, "4.npy: holds NaN"),
     ],
 )
-def test_bad_precomputed_maps_leave_nothing_behind(layout, values, message):
-    root = _save_maps(layout, values)
+def test_bad_precomputed_maps_leave_nothing_behind(paths, values, message):
+    root = _save_maps(paths, values)
     with pytest.raises(MapFileError, match=message):
-        _run(layout, method="precomputed", precomputed_root=root)
-    assert not layout.maps(CATEGORY).exists()
-    assert not list(layout.maps(CATEGORY).parent.iterdir())
+        _run(paths, method="precomputed", precomputed_root=root)
+    assert not paths.maps(CATEGORY).exists()
+    assert not list(paths.maps(CATEGORY).parent.iterdir())
 
 
-def _keep(layout: Layout, *ids: str) -> None:
-    path = layout.manifest(CATEGORY) / "images.parquet"
+def _keep(paths: ArtifactPaths, *ids: str) -> None:
+    path = paths.manifest(CATEGORY) / "images.parquet"
     frame = read_parquet(path, schemas.IMAGES)
     write_parquet(path, frame[frame["sample_id"].isin(ids)], schemas.IMAGES)
 
 
-def test_patchcore_without_normal_images(layout):
-    _keep(layout, "id0", "id1")
+def test_patchcore_without_normal_images(paths):
+    _keep(paths, "id0", "id1")
     with pytest.raises(ArtifactError, match="split 'normal' is empty"):
-        _run(layout, method="patchcore")
+        _run(paths, method="patchcore")
 
 
-def test_musc_with_two_images_and_with_one(layout):
-    _keep(layout, "id0", "id1")
-    stage.run(CATEGORY, _params(layout), layout)
-    _keep(layout, "id0")
+def test_musc_with_two_images_and_with_one(paths):
+    _keep(paths, "id0", "id1")
+    stage.run(CATEGORY, _params(paths), paths)
+    _keep(paths, "id0")
     with pytest.raises(ArtifactError, match="at least 2"):
-        stage.run(CATEGORY, _params(layout), layout)
+        stage.run(CATEGORY, _params(paths), paths)

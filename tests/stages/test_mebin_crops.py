@@ -15,7 +15,7 @@ from pipeline.binarization.thresholds import binarize_fixed, binarize_otsu
 from pipeline.config.params import Params, parse_params
 from pipeline.io import schemas
 from pipeline.io.arrays import ArraySpec, create_arrays, open_arrays
-from pipeline.io.paths import ArtifactError, Layout
+from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.tables import read_metadata, read_parquet, write_parquet
 from pipeline.regions.crops import cut, region_squares, resize_mask
 from stages import crops, mebin
@@ -40,9 +40,9 @@ def write_inputs(
     maps: NDArray[np.float32],
     method: str = "musc",
     references: tuple[float, ...] = (),
-) -> Layout:
+) -> ArtifactPaths:
     """Write manifest, maps and image files as their stages would."""
-    layout, ids = Layout(root / "data"), [f"{i:016x}" for i in range(len(maps))]
+    paths, ids = ArtifactPaths(root / "data"), [f"{i:016x}" for i in range(len(maps))]
     (root / "raw" / "c").mkdir(parents=True)
     rng = np.random.default_rng(1)
     rows = []
@@ -52,10 +52,10 @@ def write_inputs(
         split = "normal" if sample_id == "reference" else "query"
         rows.append((sample_id, f"a {sample_id}.png", split, HEIGHT, WIDTH, 3))
     frame = pd.DataFrame(rows, columns=schemas.IMAGES.names)
-    write_parquet(layout.manifest("c") / "images.parquet", frame, schemas.IMAGES)
+    write_parquet(paths.manifest("c") / "images.parquet", frame, schemas.IMAGES)
     scores = maps.max(axis=(1, 2))
     frame = pd.DataFrame({"sample_id": ids, "score": scores, "image_score": scores})
-    folder = layout.maps("c")
+    folder = paths.maps("c")
     write_parquet(folder / "scores.parquet", frame, schemas.MAP_SCORES)
     known = {"sample_id": [str(i) for i in range(len(references))], "score": list(references)}
     frame = pd.DataFrame(known).astype({"score": float})
@@ -63,15 +63,15 @@ def write_inputs(
     spec = ArraySpec(maps.shape, "float32")
     with create_arrays(folder / "maps.zarr", {"maps": spec}, {"method": method}) as out:
         out["maps"][:] = maps
-    return layout
+    return paths
 
 
 def params(root: Path, **sections: object) -> Params:
     return parse_params({"dataset": {"root": str(root / "raw"), "categories": ["c"]}, **sections})
 
 
-def read_mebin(layout: Layout) -> tuple[NDArray[np.bool_], pd.DataFrame, dict[str, object]]:
-    path = layout.mebin("c")
+def read_mebin(paths: ArtifactPaths) -> tuple[NDArray[np.bool_], pd.DataFrame, dict[str, object]]:
+    path = paths.mebin("c")
     masks = open_arrays(path / "masks.zarr")["masks"][:]
     table = read_parquet(path / "images.parquet", schemas.MEBIN_IMAGES)
     return masks, table, read_metadata(path / "images.parquet")
@@ -95,9 +95,9 @@ def test_references_give_the_floor_of_a_set_without_a_normal_image(
     expected: float | None,
 ) -> None:
     maps = some_maps()[1:]
-    layout = write_inputs(tmp_path, maps, references=references)
-    mebin.run("c", params(tmp_path, mebin={"erode_px": 1, **options}), layout)
-    _, _, metadata = read_mebin(layout)
+    paths = write_inputs(tmp_path, maps, references=references)
+    mebin.run("c", params(tmp_path, mebin={"erode_px": 1, **options}), paths)
+    _, _, metadata = read_mebin(paths)
     lowest = float(maps.max(axis=(1, 2)).min())
     assert metadata["s_min"] == pytest.approx(lowest if expected is None else expected)
 
@@ -116,9 +116,9 @@ def test_mebin_stage_writes_what_binarize_returns(
     # Shards of four images: six images span two blocks.
     monkeypatch.setattr("pipeline.io.arrays._SHARD_ITEMS", 4)
     maps = some_maps()
-    layout = write_inputs(tmp_path, maps)
-    mebin.run("c", params(tmp_path, mebin=options), layout)
-    masks, table, metadata = read_mebin(layout)
+    paths = write_inputs(tmp_path, maps)
+    mebin.run("c", params(tmp_path, mebin=options), paths)
+    masks, table, metadata = read_mebin(paths)
     expected = binarize(maps, **options)
     np.testing.assert_array_equal(masks, expected.masks)
     np.testing.assert_array_equal(table["threshold"].to_numpy(float), expected.threshold)
@@ -132,16 +132,16 @@ def test_mebin_stage_writes_what_binarize_returns(
 
 def test_mebin_stage_with_the_plain_thresholds(tmp_path: Path) -> None:
     maps = some_maps()
-    layout = write_inputs(tmp_path, maps)
+    paths = write_inputs(tmp_path, maps)
     mebin.run(
-        "c", params(tmp_path, mebin={"method": "fixed", "threshold": 0.6, "erode_px": 2}), layout
+        "c", params(tmp_path, mebin={"method": "fixed", "threshold": 0.6, "erode_px": 2}), paths
     )
-    masks, table, _ = read_mebin(layout)
+    masks, table, _ = read_mebin(paths)
     for amap, mask in zip(maps, masks, strict=True):
         np.testing.assert_array_equal(mask, binarize_fixed(amap, threshold=0.6, erode_px=2).mask)
     assert table["threshold"].tolist() == [0.6] * len(maps)
-    mebin.run("c", params(tmp_path, mebin={"method": "otsu", "erode_px": 1}), layout)
-    masks, table, _ = read_mebin(layout)
+    mebin.run("c", params(tmp_path, mebin={"method": "otsu", "erode_px": 1}), paths)
+    masks, table, _ = read_mebin(paths)
     for amap, mask, counts in zip(maps, masks, table["counts"], strict=True):
         np.testing.assert_array_equal(mask, binarize_otsu(amap, erode_px=1).mask)
         assert len(counts) == 0
@@ -149,16 +149,16 @@ def test_mebin_stage_with_the_plain_thresholds(tmp_path: Path) -> None:
 
 def test_ground_truth_passes_through(tmp_path: Path) -> None:
     maps = (some_maps() > 0.5).astype(np.float32)[1:]
-    layout = write_inputs(tmp_path, maps, method="ground_truth")
-    mebin.run("c", params(tmp_path), layout)
-    masks, table, metadata = read_mebin(layout)
+    paths = write_inputs(tmp_path, maps, method="ground_truth")
+    mebin.run("c", params(tmp_path), paths)
+    masks, table, metadata = read_mebin(paths)
     np.testing.assert_array_equal(masks, maps > 0)
     assert table["threshold"].isna().all()
     assert table["n_regions"].tolist() == [1, 2, 1, 2, 1]
     # All images are anomalous, yet their regions keep the score 1.
     assert (metadata["method"], metadata["s_min"], metadata["s_max"]) == ("ground_truth", 0, 1)
-    crops.run("c", params(tmp_path), layout)
-    table = read_parquet(layout.crops("c") / "crops.parquet", schemas.CROPS)
+    crops.run("c", params(tmp_path), paths)
+    table = read_parquet(paths.crops("c") / "crops.parquet", schemas.CROPS)
     assert (table["score"] == 1).all()
 
 
@@ -175,13 +175,13 @@ def test_crops_stage_cuts_every_region(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, object]
 ) -> None:
     monkeypatch.setattr("pipeline.io.arrays._SHARD_ITEMS", 3)
-    layout = write_inputs(tmp_path, some_maps())
+    paths = write_inputs(tmp_path, some_maps())
     settings = params(tmp_path, crops=options, mebin={"erode_px": 2})
-    mebin.run("c", settings, layout)
-    crops.run("c", settings, layout)
-    table = read_parquet(layout.crops("c") / "crops.parquet", schemas.CROPS)
-    arrays = open_arrays(layout.crops("c") / "crops.zarr")
-    masks, rows, _ = read_mebin(layout)
+    mebin.run("c", settings, paths)
+    crops.run("c", settings, paths)
+    table = read_parquet(paths.crops("c") / "crops.parquet", schemas.CROPS)
+    arrays = open_arrays(paths.crops("c") / "crops.zarr")
+    masks, rows, _ = read_mebin(paths)
     chosen, position = settings.crops, 0
     for small, sample_id, n in zip(masks, rows["sample_id"], rows["n_regions"], strict=True):
         mask = resize_mask(small, (HEIGHT, WIDTH))
@@ -217,49 +217,49 @@ def test_delta_of_the_reference_rule_limits_the_regions(
 ) -> None:
     # One disc is stable over most thresholds, so delta* is 1 and two squares are kept.
     maps = some_maps(2)
-    layout = write_inputs(tmp_path, maps)
+    paths = write_inputs(tmp_path, maps)
     settings = params(tmp_path, mebin={"rule": "reference"}, crops={"keep": keep})
-    mebin.run("c", settings, layout)
-    masks, table, metadata = read_mebin(layout)
+    mebin.run("c", settings, paths)
+    masks, table, metadata = read_mebin(paths)
     masks[1] = False
     for y, x in ((2, 2), (2, 30), (30, 2), (30, 30)):
         masks[1, y : y + 3, x : x + 3] = True
-    path = layout.mebin("c")
+    path = paths.mebin("c")
     with create_arrays(path / "masks.zarr", {"masks": ArraySpec(masks.shape, "bool")}) as out:
         out["masks"][:] = masks
     table["n_regions"] = [0, 4]
     write_parquet(path / "images.parquet", table, schemas.MEBIN_IMAGES, metadata)
-    crops.run("c", settings, layout)
-    found = read_parquet(layout.crops("c") / "crops.parquet", schemas.CROPS)
+    crops.run("c", settings, paths)
+    found = read_parquet(paths.crops("c") / "crops.parquet", schemas.CROPS)
     assert found["sample_id"].value_counts().tolist() == [kept, 1]
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     maps = some_maps()
     maps[2, 3, 3] = np.nan
-    layout = write_inputs(tmp_path, np.nan_to_num(maps))
-    group = layout.maps("c") / "maps.zarr"
+    paths = write_inputs(tmp_path, np.nan_to_num(maps))
+    group = paths.maps("c") / "maps.zarr"
     with create_arrays(group, {"maps": ArraySpec(maps.shape, "float32")}) as out:
         out["maps"][:] = maps
     with pytest.raises(ArtifactError, match=f"{2:016x}: the map has NaN"):
-        mebin.run("c", params(tmp_path), layout)
-    assert not layout.mebin("c").exists()
+        mebin.run("c", params(tmp_path), paths)
+    assert not paths.mebin("c").exists()
     with create_arrays(group, {"maps": ArraySpec((2, 9, 9), "float32")}):
         pass
     with pytest.raises(ArtifactError, match="6 scores and 2 maps"):
-        mebin.run("c", params(tmp_path), layout)
+        mebin.run("c", params(tmp_path), paths)
 
 
 def test_crops_of_another_manifest_or_image_are_refused(tmp_path: Path) -> None:
-    layout = write_inputs(tmp_path, some_maps())
-    mebin.run("c", params(tmp_path), layout)
+    paths = write_inputs(tmp_path, some_maps())
+    mebin.run("c", params(tmp_path), paths)
     file = tmp_path / "raw" / "c" / f"a {3:016x}.png"
     Image.new("RGB", (WIDTH, HEIGHT + 1)).save(file)
     with pytest.raises(ArtifactError, match="the manifest says"):
-        crops.run("c", params(tmp_path), layout)
-    path = layout.manifest("c") / "images.parquet"
+        crops.run("c", params(tmp_path), paths)
+    path = paths.manifest("c") / "images.parquet"
     frame = read_parquet(path, schemas.IMAGES)
     write_parquet(path, frame.iloc[1:], schemas.IMAGES)
     with pytest.raises(ArtifactError, match="not those of the masks"):
-        crops.run("c", params(tmp_path), layout)
-    assert not layout.crops("c").exists()
+        crops.run("c", params(tmp_path), paths)
+    assert not paths.crops("c").exists()

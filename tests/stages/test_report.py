@@ -19,7 +19,7 @@ from pipeline.curation.corrections import add_corrections
 from pipeline.curation.names import run_of, set_name
 from pipeline.io import schemas
 from pipeline.io.arrays import ArraySpec, create_arrays, open_arrays
-from pipeline.io.paths import ArtifactError, Layout
+from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.tables import read_json, read_parquet, write_json, write_parquet
 from pipeline.report.page import render_review
 from pipeline.report.review import review
@@ -40,38 +40,38 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray], **attributes: object
             written[name][:] = array
 
 
-def write_manifest(root: Path, layout: Layout) -> list[str]:
+def write_manifest(root: Path, artifacts: ArtifactPaths) -> list[str]:
     ids = [f"s{i}" for i in range(len(LABELS))]
     for i in range(len(ids)):
         pixels = np.full((48, 64, 3), 90 + 10 * i, np.uint8)
         cv2.imwrite(str(root / NAME / f"{i}.png"), pixels)
     rows = {"sample_id": ids, "path": [f"{i}.png" for i in range(6)], "split": "query"}
     frame = pd.DataFrame({**rows, "height": 48, "width": 64, "channels": 3})
-    write_parquet(layout.manifest(NAME) / "images.parquet", frame, schemas.IMAGES)
+    write_parquet(artifacts.manifest(NAME) / "images.parquet", frame, schemas.IMAGES)
     labels = pd.DataFrame({"sample_id": ids, "label": LABELS})
-    write_parquet(layout.manifest(NAME) / "labels.parquet", labels, schemas.LABELS)
+    write_parquet(artifacts.manifest(NAME) / "labels.parquet", labels, schemas.LABELS)
     mask = np.zeros((48, 64), np.uint8)
     mask[10:20, 10:30] = 255
     cv2.imwrite(str(root / NAME / "mask.png"), mask)
     masks = pd.DataFrame({"sample_id": ids[2:], "mask_path": "mask.png"})
-    write_parquet(layout.manifest(NAME) / "masks.parquet", masks, schemas.MASKS)
+    write_parquet(artifacts.manifest(NAME) / "masks.parquet", masks, schemas.MASKS)
     return ids
 
 
-def write_maps(layout: Layout, ids: list[str]) -> None:
+def write_maps(artifacts: ArtifactPaths, ids: list[str]) -> None:
     maps = np.random.default_rng(0).random((6, 32, 32)).astype(np.float32) * 0.4
     maps[2:, 8:16, 8:16] = 0.9
     scores = pd.DataFrame({"sample_id": ids, "score": maps.max((1, 2)), "image_score": 0.5})
-    write_arrays(layout.maps(NAME) / "maps.zarr", {"maps": maps})
-    write_parquet(layout.maps(NAME) / "scores.parquet", scores, schemas.MAP_SCORES)
-    write_arrays(layout.mebin(NAME) / "masks.zarr", {"masks": maps > 0.6})
+    write_arrays(artifacts.maps(NAME) / "maps.zarr", {"maps": maps})
+    write_parquet(artifacts.maps(NAME) / "scores.parquet", scores, schemas.MAP_SCORES)
+    write_arrays(artifacts.mebin(NAME) / "masks.zarr", {"masks": maps > 0.6})
     frame = pd.DataFrame({"sample_id": ids, "threshold": [None] * 2 + [0.6] * 4})
     frame = frame.assign(n_regions=[0, 0, 1, 1, 1, 1], run_length=0, counts=[[0]] * 6)
-    table = layout.mebin(NAME) / "images.parquet"
+    table = artifacts.mebin(NAME) / "images.parquet"
     write_parquet(table, frame, schemas.MEBIN_IMAGES, {"method": "mebin"})
 
 
-def write_regions(layout: Layout, ids: list[str]) -> None:
+def write_regions(artifacts: ArtifactPaths, ids: list[str]) -> None:
     owners = [(ids[i], k) for i, classes in enumerate(REGIONS) for k in range(len(classes))]
     classes = [k for found in REGIONS for k in found]
     n = len(classes)
@@ -80,39 +80,41 @@ def write_regions(layout: Layout, ids: list[str]) -> None:
     crops = crops.assign(
         crop_id=[f"{s}_{k}" for s, k in owners], x0=2, y0=3, side=20, area_px=100, score=0.9
     )
-    write_parquet(layout.crops(NAME) / "crops.parquet", crops, schemas.CROPS)
+    write_parquet(artifacts.crops(NAME) / "crops.parquet", crops, schemas.CROPS)
     pixels = rng.integers(0, 255, (n, 64, 64, 3), np.uint8)
     masks = np.zeros((n, 64, 64), np.uint8)
     masks[2:, 20:44, 20:44] = 1
-    write_arrays(layout.crops(NAME) / "crops.zarr", {"images": pixels, "masks": masks})
+    write_arrays(artifacts.crops(NAME) / "crops.zarr", {"images": pixels, "masks": masks})
     regions = crops[["crop_id", "sample_id"]].assign(
         **{"class": classes},
         confidence=0.8,
         probabilities=list(np.eye(3, dtype=np.float32)[classes] * 0.7 + 0.1),
         embedding=list(rng.normal(size=(n, 8)).astype(np.float32)),
     )
-    write_parquet(layout.predict(NAME) / "regions.parquet", regions, schemas.REGIONS)
+    write_parquet(artifacts.predict(NAME) / "regions.parquet", regions, schemas.REGIONS)
     descriptors = rng.normal(size=(n, 2, 5)).astype(np.float16)
-    write_arrays(layout.predict(NAME) / "descriptors.zarr", {"descriptors": descriptors})
+    write_arrays(artifacts.predict(NAME) / "descriptors.zarr", {"descriptors": descriptors})
     attention = np.zeros((n, 4, 4), np.float16)
     attention[2:, 1:3, 1:3] = 0.125
-    write_arrays(layout.predict(NAME) / "attention.zarr", {"attention": attention}, image_size=56)
+    write_arrays(
+        artifacts.predict(NAME) / "attention.zarr", {"attention": attention}, image_size=56
+    )
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("report")
     (root / "images" / NAME).mkdir(parents=True)
-    layout = Layout(root / "data")
-    ids = write_manifest(root / "images", layout)
-    write_maps(layout, ids)
-    write_regions(layout, ids)
-    layout.train(NAME).mkdir(parents=True)
+    artifacts = ArtifactPaths(root / "data")
+    ids = write_manifest(root / "images", artifacts)
+    write_maps(artifacts, ids)
+    write_regions(artifacts, ids)
+    artifacts.train(NAME).mkdir(parents=True)
     columns = ("loss_total", "loss_rep", "loss_cls_u", "loss_reg", "loss_rep_l", "loss_cls_l")
     history = pd.DataFrame({"epoch": [0, 1], **{column: [2.0, 1.0] for column in columns}})
-    history.to_csv(layout.train(NAME) / "history.csv", index=False)
+    history.to_csv(artifacts.train(NAME) / "history.csv", index=False)
     run = {"wall_s": 0.6, "cpus": 3, "machine": "m<i>", "device": "cpu"}
-    write_json(layout.root / "runs" / "maps" / f"{NAME}.json", run)
+    write_json(artifacts.root / "runs" / "maps" / f"{NAME}.json", run)
     return root
 
 
@@ -123,11 +125,11 @@ def params(root: Path, **sections: dict[str, object]) -> Params:
 
 def page(root: Path, **sections: dict[str, object]) -> str:
     """Run the last three stages and return the page."""
-    layout, chosen = Layout(root / "data"), params(root, **sections)
-    merge.run(NAME, chosen, layout)
-    evaluate.run(NAME, chosen, layout)
-    report.run(chosen, layout, root / "names.yaml")
-    return (layout.report() / "index.html").read_text(encoding="utf-8")
+    artifacts, chosen = ArtifactPaths(root / "data"), params(root, **sections)
+    merge.run(NAME, chosen, artifacts)
+    evaluate.run(NAME, chosen, artifacts)
+    report.run(chosen, artifacts, root / "names.yaml")
+    return (artifacts.report() / "index.html").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -143,12 +145,14 @@ def part(html: str, heading: str) -> str:
 
 def test_class_sets_of_images(made: Path, html: str) -> None:
     del html
-    merged = read_parquet(Layout(made / "data").merge(NAME) / "images.parquet", schemas.MERGED)
+    merged = read_parquet(
+        ArtifactPaths(made / "data").merge(NAME) / "images.parquet", schemas.MERGED
+    )
     assert [s.tolist() for s in merged["class_set"]] == [[], [], [1], [1], [1, 2], [2]]
 
 
 def test_combined_images_are_counted(made: Path, html: str) -> None:
-    metrics = read_json(Layout(made / "data").evaluate(NAME) / "metrics.json")
+    metrics = read_json(ArtifactPaths(made / "data").evaluate(NAME) / "metrics.json")
     assert (metrics["combined_n"], metrics["combined_multi"]) == (2, 0.5)
     section = part(html, "Images with several defects")
     assert "1 of 6 images" in section
@@ -196,11 +200,11 @@ def test_examples_and_gallery_are_bounded_and_the_method_is_named(
     made: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(made, tmp_path / "copy")
-    layout = Layout(tmp_path / "copy" / "data")
-    table = layout.mebin(NAME) / "images.parquet"
+    artifacts = ArtifactPaths(tmp_path / "copy" / "data")
+    table = artifacts.mebin(NAME) / "images.parquet"
     frame = read_parquet(table, schemas.MEBIN_IMAGES)
     write_parquet(table, frame, schemas.MEBIN_IMAGES, {"method": "otsu"})
-    scores = read_parquet(layout.maps(NAME) / "scores.parquet", schemas.MAP_SCORES)
+    scores = read_parquet(artifacts.maps(NAME) / "scores.parquet", schemas.MAP_SCORES)
     broken = int(scores["score"].argmin())
     (tmp_path / "copy" / "images" / NAME / f"{broken}.png").write_bytes(b"broken")
     html = page(tmp_path / "copy", report={"examples": 2, "gallery": 1}, mebin={"threshold": 0.3})
@@ -214,7 +218,7 @@ def test_examples_and_gallery_are_bounded_and_the_method_is_named(
 
 def test_without_labels_nothing_is_judged(made: Path, tmp_path: Path) -> None:
     shutil.copytree(made, tmp_path / "copy")
-    folder = Layout(tmp_path / "copy" / "data").manifest(NAME)
+    folder = ArtifactPaths(tmp_path / "copy" / "data").manifest(NAME)
     for name, schema in (("labels", schemas.LABELS), ("masks", schemas.MASKS)):
         empty = pd.DataFrame({column: pd.Series(dtype=str) for column in schema.names})
         write_parquet(folder / f"{name}.parquet", empty, schema)
@@ -224,13 +228,13 @@ def test_without_labels_nothing_is_judged(made: Path, tmp_path: Path) -> None:
     assert "true labels" not in html
     assert "labelled as combined" not in html
     assert part(html, "Embeddings").count("<svg") == 1
-    metrics = read_json(Layout(tmp_path / "copy" / "data").evaluate(NAME) / "metrics.json")
+    metrics = read_json(ArtifactPaths(tmp_path / "copy" / "data").evaluate(NAME) / "metrics.json")
     assert metrics["combined_n"] is metrics["combined_multi"] is None
 
 
 def test_attention_of_other_regions_is_refused(made: Path, tmp_path: Path) -> None:
     shutil.copytree(made, tmp_path / "copy")
-    path = Layout(tmp_path / "copy" / "data").predict(NAME) / "attention.zarr"
+    path = ArtifactPaths(tmp_path / "copy" / "data").predict(NAME) / "attention.zarr"
     write_arrays(path, {"attention": np.zeros((3, 4, 4), np.float16)}, image_size=56)
     with pytest.raises(ArtifactError, match="run `predict` again"):
         page(tmp_path / "copy")
@@ -255,16 +259,16 @@ def test_the_review_page_holds_every_region(made: Path, html: str) -> None:
     assert "0 corrections applied" in html
     text, content = review_data(made)
     assert "a<b" not in text
-    data, layout = content["data"], Layout(made / "data")
-    assert data["run"] == run_of(layout, NAME)
+    data, artifacts = content["data"], ArtifactPaths(made / "data")
+    assert data["run"] == run_of(artifacts, NAME)
     assert [c["name"] for c in data["classes"]] == [None] * 3
-    table = read_parquet(layout.predict(NAME) / "regions.parquet", schemas.REGIONS)
+    table = read_parquet(artifacts.predict(NAME) / "regions.parquet", schemas.REGIONS)
     regions = data["regions"]
     assert regions["id"] == table["crop_id"].tolist()
     assert regions["model"] == regions["shown"] == [0, 0, 1, 1, 2, 1, 2]
     assert regions["image"] == [0, 1, 2, 3, 4, 4, 5]
     assert regions["square"] == [[2, 3, 20]] * 7
-    stored = np.asarray(open_arrays(layout.predict(NAME) / "descriptors.zarr")["descriptors"])
+    stored = np.asarray(open_arrays(artifacts.predict(NAME) / "descriptors.zarr")["descriptors"])
     expected = typicality(stored.reshape(7, -1), regions["model"])
     np.testing.assert_allclose(regions["typicality"], expected, atol=1e-4)
     assert data["images"]["path"] == [f"{i}.png" for i in range(6)]
@@ -289,10 +293,10 @@ def test_no_label_reaches_the_review_page(made: Path, html: str) -> None:
 def test_names_and_corrections_are_shown(made: Path, tmp_path: Path) -> None:
     root = tmp_path / "copy"
     shutil.copytree(made, root)
-    layout = Layout(root / "data")
-    run = run_of(layout, NAME)
+    artifacts = ArtifactPaths(root / "data")
+    run = run_of(artifacts, NAME)
     set_name(root / "names.yaml", NAME, 1, "cr<ack", run)
-    regions = read_parquet(layout.predict(NAME) / "regions.parquet", schemas.REGIONS)
+    regions = read_parquet(artifacts.predict(NAME) / "regions.parquet", schemas.REGIONS)
     entries = [
         {"crop_id": "s2_0", "name": "st<ain"},
         {"crop_id": "s0_0", "name": "cr<ack"},
@@ -300,7 +304,7 @@ def test_names_and_corrections_are_shown(made: Path, tmp_path: Path) -> None:
     ]
     file = root / "download.json"
     write_json(file, {"category": NAME, "run": run, "corrections": entries})
-    add_corrections(layout, NAME, file, regions)
+    add_corrections(artifacts, NAME, file, regions)
     html = page(root)
     assert "Class 1: cr&lt;ack \u2013 3 sub-images" in html
     assert "3 corrections applied there" in html
@@ -345,7 +349,7 @@ def test_pages_of_categories_that_are_gone_vanish(made: Path, tmp_path: Path) ->
 
 def test_pictures_stop_at_the_size_that_a_page_may_have(made: Path, html: str) -> None:
     del html
-    category = report._tables(NAME, params(made), Layout(made / "data"), made / "names.yaml")
+    category = report._tables(NAME, params(made), ArtifactPaths(made / "data"), made / "names.yaml")
     whole = review(category)
     assert whole.n_pictures == whole.n_images == 6
     parts = [sum(map(len, picture)) for picture in whole.pictures if picture]
@@ -362,7 +366,7 @@ def test_pictures_stop_at_the_size_that_a_page_may_have(made: Path, html: str) -
 def test_masks_of_other_images_are_refused(made: Path, tmp_path: Path) -> None:
     root = tmp_path / "copy"
     shutil.copytree(made, root)
-    table = Layout(root / "data").mebin(NAME) / "images.parquet"
+    table = ArtifactPaths(root / "data").mebin(NAME) / "images.parquet"
     frame = read_parquet(table, schemas.MEBIN_IMAGES)
     write_parquet(table, frame[::-1], schemas.MEBIN_IMAGES, {"method": "mebin"})
     with pytest.raises(ArtifactError, match="run `mebin` again"):
@@ -371,7 +375,7 @@ def test_masks_of_other_images_are_refused(made: Path, tmp_path: Path) -> None:
 
 def test_descriptors_of_other_regions_are_refused(made: Path, tmp_path: Path) -> None:
     shutil.copytree(made, tmp_path / "copy")
-    path = Layout(tmp_path / "copy" / "data").predict(NAME) / "descriptors.zarr"
+    path = ArtifactPaths(tmp_path / "copy" / "data").predict(NAME) / "descriptors.zarr"
     write_arrays(path, {"descriptors": np.zeros((3, 2, 5), np.float16)})
     with pytest.raises(ArtifactError, match="of other regions; run `predict` again"):
         page(tmp_path / "copy")
@@ -380,11 +384,11 @@ def test_descriptors_of_other_regions_are_refused(made: Path, tmp_path: Path) ->
 def test_a_review_page_without_regions(made: Path, html: str, tmp_path: Path) -> None:
     del html
     shutil.copytree(made, tmp_path / "copy")
-    layout = Layout(tmp_path / "copy" / "data")
-    category = report._tables(NAME, params(made), layout, made / "names.yaml")
+    artifacts = ArtifactPaths(tmp_path / "copy" / "data")
+    category = report._tables(NAME, params(made), artifacts, made / "names.yaml")
     empty = replace(category, regions=category.regions[:0], crops=category.crops[:0])
     none = np.zeros((0, 2, 5), np.float16)
-    write_arrays(layout.predict(NAME) / "descriptors.zarr", {"descriptors": none})
+    write_arrays(artifacts.predict(NAME) / "descriptors.zarr", {"descriptors": none})
     found = review(empty)
     assert (found.n_regions, found.n_images, found.n_pictures) == (0, 0, 0)
     assert found.data["regions"]["typicality"] == found.data["classes"] == []

@@ -27,11 +27,11 @@ from typer.testing import CliRunner
 
 from pipeline.cli import app
 from pipeline.clustering.descriptors import DescriptorSpace
-from pipeline.clustering.ensemble import Vote
+from pipeline.clustering.ensemble import MixtureEnsemble
 from pipeline.config.params import Params
 from pipeline.exports.modules import VoteNetwork
 from pipeline.io.arrays import ArraySpec, create_arrays, open_arrays
-from pipeline.io.paths import ArtifactError, Layout
+from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.schemas import CROPS, REGIONS
 from pipeline.io.tables import read_json, read_parquet, write_json, write_parquet
 from pipeline.mgvit.attention import create_vit
@@ -49,7 +49,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_set(root / "images" / CATEGORY, base=root / "base")
     params = Params.model_validate(settings(root))
     for stage in ("backbone", "base", *ORDER):
-        run(stage, params, Layout(root / "data"))
+        run(stage, params, ArtifactPaths(root / "data"))
     return root
 
 
@@ -434,7 +434,7 @@ def test_a_stage_that_is_killed_between_files_changes_none(
     content["predict"] |= {"normal": "none"}
     monkeypatch.setattr(module, step, kill)
     with pytest.raises(KilledError):
-        run(stage, Params.model_validate(content), Layout(data))
+        run(stage, Params.model_validate(content), ArtifactPaths(data))
     assert tree(data / stage) == before
 
 
@@ -469,12 +469,12 @@ def test_a_run_in_which_all_is_normal_is_exported(tmp_path: Path, ending: str) -
     """There are no mixtures then, and one row of votes is the answer to every sub-image."""
     if ending == "onnx" and find_spec("onnxscript") is None:
         pytest.skip("needs the extra onnx")
-    layout, params = run_predict(tmp_path, normal="regions")
-    path = layout.crops("c") / "crops.parquet"
+    paths, params = run_predict(tmp_path, normal="regions")
+    path = paths.crops("c") / "crops.parquet"
     write_parquet(path, read_parquet(path, CROPS).assign(area_px=0), CROPS)
-    predict.run("c", params, layout)
-    assert read_json(layout.predict("c") / "classifier.json")["layers"] == []
-    code, said = export(layout, tmp_path / f"net.{ending}")
+    predict.run("c", params, paths)
+    assert read_json(paths.predict("c") / "classifier.json")["layers"] == []
+    code, said = export(paths, tmp_path / f"net.{ending}")
     assert code == 0, said
 
 
@@ -482,7 +482,7 @@ def test_a_run_in_which_all_is_normal_is_exported(tmp_path: Path, ending: str) -
 def test_a_trace_without_mixtures_takes_any_batch() -> None:
     vit = create_vit("test_vit.r160_in1k", None, image_size=64)
     space = DescriptorSpace(np.zeros((1, int(vit.embed_dim))), np.ones(1))
-    network = VoteNetwork(vit, [3], space, Vote([], np.eye(1, 3)), empty_is_normal=False)
+    network = VoteNetwork(vit, [3], space, MixtureEnsemble([], np.eye(1, 3)), empty_is_normal=False)
     inputs = torch.zeros(5, 3, 64, 64), torch.ones(5, 64, 64)
     with torch.no_grad():
         traced = torch.jit.trace(  # type: ignore[no-untyped-call]

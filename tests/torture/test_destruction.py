@@ -20,7 +20,7 @@ from pipeline.curation.names import ClassNames, read_names, run_of, set_name
 from pipeline.curation.promotion import promote
 from pipeline.demo.camera import PRODUCTS
 from pipeline.io.files import replacing, replacing_folder
-from pipeline.io.paths import Layout
+from pipeline.io.paths import ArtifactPaths
 from pipeline.io.schemas import CLASSIFIED, LABELS
 from pipeline.io.tables import read_parquet, write_parquet
 from stages import demo
@@ -127,29 +127,29 @@ def test_only_a_caller_that_says_so_takes_a_folder_away(tmp_path: Path) -> None:
     "file", ["metal/mine.png", "fabric/test/mine/000.png", "metal/test/good/IMG_1.png"]
 )
 def test_the_demo_refuses_what_it_did_not_make(tmp_path: Path, file: str) -> None:
-    layout = Layout(tmp_path)
-    demo.run(SMALL, layout)
-    mine = layout.raw_demo() / file
+    paths = ArtifactPaths(tmp_path)
+    demo.run(SMALL, paths)
+    mine = paths.raw_demo() / file
     mine.parent.mkdir(exist_ok=True)
     mine.write_text("mine")
     before = contents(tmp_path)
     with pytest.raises(ConfigError, match=rf"{mine.name} is not of the demo.*move it"):
-        demo.run(SMALL, layout)
+        demo.run(SMALL, paths)
     assert contents(tmp_path) == before
 
 
 def test_the_demo_leaves_folders_beside_its_own_alone(tmp_path: Path) -> None:
-    mine = Layout(tmp_path).raw_demo() / "mine" / "a.png"
+    mine = ArtifactPaths(tmp_path).raw_demo() / "mine" / "a.png"
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
     (tmp_path / "elsewhere").mkdir()
-    demo.run(SMALL, Layout(tmp_path))
-    demo.run(SMALL, Layout(tmp_path))
+    demo.run(SMALL, ArtifactPaths(tmp_path))
+    demo.run(SMALL, ArtifactPaths(tmp_path))
     assert mine.read_text() == "mine"
     shutil.rmtree(mine.parents[1] / "metal")
     (mine.parents[1] / "metal").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ConfigError, match="metal is not of the demo"):
-        demo.run(SMALL, Layout(tmp_path))
+        demo.run(SMALL, ArtifactPaths(tmp_path))
 
 
 def test_doctor_finds_images_where_the_demo_s_are_replaced(
@@ -157,7 +157,7 @@ def test_doctor_finds_images_where_the_demo_s_are_replaced(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "params.yaml").touch()
-    demo.run(SMALL, Layout(tmp_path / "data"))
+    demo.run(SMALL, ArtifactPaths(tmp_path / "data"))
     assert "is not of the demo" not in CliRunner().invoke(app, ["doctor"]).output
     (tmp_path / "data/raw/demo/metal/mine.png").touch()
     text = CliRunner().invoke(app, ["doctor"]).output
@@ -209,11 +209,11 @@ def test_dvc_yaml_has_an_output_for_each_product_that_dvc_does_not_remove() -> N
 
 def promoted(root: Path, category: str, target: Path, names: dict[int, str]) -> None:
     """Promote named classes of the one run there is, under the name of any category."""
-    layout = Layout(root / "data")
+    paths = ArtifactPaths(root / "data")
     if category != "c":
         for stage in ("manifest", "mebin", "crops", "predict"):
             shutil.copytree(root / "data" / stage / "c", root / "data" / stage / category)
-    promote(category, root / "raw" / "c", layout, ClassNames(names), target)
+    promote(category, root / "raw" / "c", paths, ClassNames(names), target)
 
 
 def test_promotions_of_categories_that_begin_alike_stay(tmp_path: Path) -> None:
@@ -305,7 +305,7 @@ def test_name_says_where_the_earlier_names_are(tmp_path: Path) -> None:
     text = CliRunner().invoke(app, ["name", "c", "2", "new", *options]).output
     assert f"kept in {names}.old" in text
     assert "kept in" not in CliRunner().invoke(app, ["name", "c", "3", "x", *options]).output
-    run = run_of(Layout(tmp_path / "data"), "c")
+    run = run_of(ArtifactPaths(tmp_path / "data"), "c")
     assert read_names(names)["c"] == ClassNames({2: "new", 3: "x"}, run)
 
 

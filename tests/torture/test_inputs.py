@@ -28,7 +28,7 @@ from pipeline.io.arrays import open_arrays
 from pipeline.io.datasets import collect
 from pipeline.io.images import ImageError, read_image
 from pipeline.io.map_files import MapFileError, find_maps, read_map
-from pipeline.io.paths import Layout
+from pipeline.io.paths import ArtifactPaths
 from stages import crops, manifest, maps, mebin
 
 runner = CliRunner()
@@ -336,7 +336,7 @@ def test_bits_that_a_set_leaves_unused_are_said(
 ) -> None:
     camera(tmp_path / "raw", largest)
     with caplog.at_level(logging.WARNING):
-        manifest.run("c", settings(tmp_path / "raw", bits=bits), Layout(tmp_path / "data"))
+        manifest.run("c", settings(tmp_path / "raw", bits=bits), ArtifactPaths(tmp_path / "data"))
     assert (f"no value above {largest}" in caplog.text) == (said is not None)
     assert (f"set manifest.bits to {said}" in caplog.text) == (said is not None)
 
@@ -350,23 +350,27 @@ def test_init_and_doctor_say_which_bits_to_set(
     result = runner.invoke(app, ["init", "raw/c"])
     assert result.exit_code == 0, result.output
     assert "set manifest.bits to 12" in result.output
-    params, layout = load_params(Path("params.yaml")), Layout(Path("data"))
-    (said,) = [line for line in check_data(params, layout, tmp_path)[1] if line.what == "images c"]
+    params, artifacts = load_params(Path("params.yaml")), ArtifactPaths(Path("data"))
+    (said,) = [
+        line for line in check_data(params, artifacts, tmp_path)[1] if line.what == "images c"
+    ]
     assert "bits" not in said.todo  # nobody has decoded the images yet
-    manifest.run("c", params, layout)
-    (said,) = [line for line in check_data(params, layout, tmp_path)[1] if line.what == "images c"]
+    manifest.run("c", params, artifacts)
+    (said,) = [
+        line for line in check_data(params, artifacts, tmp_path)[1] if line.what == "images c"
+    ]
     assert said.state == "warning"
     assert "set manifest.bits to 12" in said.todo
 
 
 def test_bits_reach_the_sub_images(tmp_path: Path) -> None:
     camera(tmp_path / "raw", 4095)
-    layout, brightest = Layout(tmp_path / "data"), {}
+    artifacts, brightest = ArtifactPaths(tmp_path / "data"), {}
     for bits in (16, 12):
         params = settings(tmp_path / "raw", bits=bits)
         for stage in (manifest, maps, mebin, crops):
-            stage.run("c", params, layout)
-        stored = open_arrays(layout.crops("c") / "crops.zarr")["images"][:]
+            stage.run("c", params, artifacts)
+        stored = open_arrays(artifacts.crops("c") / "crops.zarr")["images"][:]
         brightest[bits] = sorted(int(image.max()) for image in stored)[0]
     assert brightest[16] < 20 < 200 < brightest[12]
 
@@ -397,10 +401,10 @@ def test_a_map_that_flattens_the_others_is_named(
             },
         }
     )
-    layout = Layout(tmp_path / "data")
-    manifest.run("c", params, layout)
+    artifacts = ArtifactPaths(tmp_path / "data")
+    manifest.run("c", params, artifacts)
     with caplog.at_level(logging.WARNING):
-        maps.run("c", params, layout)
+        maps.run("c", params, artifacts)
     named = [r.getMessage() for r in caplog.records if "far outside" in r.getMessage()]
     assert len(named) == said
     assert all("3.npy" in text for text in named)

@@ -21,7 +21,7 @@ from pipeline.commands.classify import classify_images
 from pipeline.config.params import ConfigError
 from pipeline.curation.names import ClassNames
 from pipeline.io.files import replacing, replacing_folder, temporary_prefix
-from pipeline.io.paths import Layout
+from pipeline.io.paths import ArtifactPaths
 from pipeline.io.provenance import recorded
 from pipeline.io.tables import write_json
 from tests.graph import ROOT
@@ -138,11 +138,11 @@ def test_a_complete_stage_does_not_fail_for_its_record(
     (tmp_path / "runs").write_text("in the way")
     with (
         caplog.at_level(logging.WARNING, logger="anomalyncd"),
-        recorded("maps", "c", Layout(tmp_path)),
+        recorded("maps", "c", ArtifactPaths(tmp_path)),
     ):
         pass
     assert "not recorded" in caplog.text
-    with pytest.raises(ConfigError), recorded("maps", "c", Layout(tmp_path)):
+    with pytest.raises(ConfigError), recorded("maps", "c", ArtifactPaths(tmp_path)):
         raise ConfigError("of the stage itself")
 
 
@@ -159,11 +159,11 @@ def test_classify_works_beside_data_that_are_read_only(
     stored = {"maps": {"method": "ground_truth"}}
     monkeypatch.setattr("pipeline.io.region_classifier.load_region_model", lambda _: (None, stored))
     monkeypatch.setattr(tempfile, "mkdtemp", read_only)
-    layout, params = Layout(tmp_path / "data"), tmp_path / "params.yaml"
-    layout.root.mkdir()
+    paths, params = ArtifactPaths(tmp_path / "data"), tmp_path / "params.yaml"
+    paths.root.mkdir()
     with pytest.raises(ConfigError, match="ground-truth masks"):  # it gets to look at the run
-        classify_images(tmp_path, "c", layout, params, None, ClassNames())
-    assert names(layout.root) == []
+        classify_images(tmp_path, "c", paths, params, None, ClassNames())
+    assert names(paths.root) == []
 
 
 def test_a_file_is_on_the_disk_before_it_has_its_name(

@@ -25,7 +25,7 @@ from pipeline.errors import AnomalyNCDError
 from pipeline.io.arrays import ArraySpec, create_arrays, open_arrays
 from pipeline.io.backbone_weights import load_backbone
 from pipeline.io.images import ImageError, read_image
-from pipeline.io.paths import ArtifactError, Layout
+from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.pypi_backbone import WeightsError
 from pipeline.io.tables import read_json, read_metadata
 from stages import manifest
@@ -217,7 +217,7 @@ def test_relative_folders_are_shown_as_they_were_looked_for(
 def test_doctor_warns_of_images_in_the_folder_of_the_demo(project: Path) -> None:
     def subjects(root: str, category: str) -> dict[str, checks.Line]:
         params = parse_params({"dataset": {"root": root, "categories": [category]}})
-        return {line.what: line for line in check_data(params, Layout(project), project)[1]}
+        return {line.what: line for line in check_data(params, ArtifactPaths(project), project)[1]}
 
     images(project / "data/raw/demo/bolts", "0.png")
     for root in ("data/raw/demo", "data/raw/../raw/demo", str(project / "data/raw/demo")):

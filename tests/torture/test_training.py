@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from pipeline.cli import app
 from pipeline.config.params import Params
-from pipeline.io.paths import ArtifactError, Layout
+from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.schemas import CROPS, REGIONS
 from pipeline.io.tables import write_parquet
 from pipeline.mgvit import training
@@ -74,20 +74,20 @@ def test_what_converges_is_left_alone() -> None:
 def test_the_stage_fails_and_leaves_what_was_there(tmp_path: Path) -> None:
     (tmp_path / "normal").mkdir()
     write_set(tmp_path / "images" / CATEGORY, base=tmp_path / "base")
-    content, layout = settings(tmp_path), Layout(tmp_path / "data")
+    content, paths = settings(tmp_path), ArtifactPaths(tmp_path / "data")
     for stage in ("backbone", "base", *ORDER[: ORDER.index("train")]):
-        run(stage, Params.model_validate(content), layout)
+        run(stage, Params.model_validate(content), paths)
     content["train"]["lr"] = 1e6
     params = tmp_path / "params.yaml"
     params.write_text(json.dumps(content))
-    old = layout.train(CATEGORY) / "old"
+    old = paths.train(CATEGORY) / "old"
     old.parent.mkdir(parents=True)
     old.touch()
-    where = ["--params", str(params), "--data", str(layout.root)]
+    where = ["--params", str(params), "--data", str(paths.root)]
     result = CliRunner().invoke(app, ["train", CATEGORY, *where])
     assert result.exit_code == 1
     assert "anomalyncd train: training diverged" in result.output
-    assert [path.name for path in layout.train(CATEGORY).parent.rglob("*")] == [CATEGORY, "old"]
+    assert [path.name for path in paths.train(CATEGORY).parent.rglob("*")] == [CATEGORY, "old"]
 
 
 def crops() -> pd.DataFrame:
@@ -107,15 +107,15 @@ def test_predict_writes_nothing_that_is_not_finite(tmp_path: Path, where: str) -
 
 
 def test_merge_refuses_probabilities_that_are_not_finite(tmp_path: Path) -> None:
-    layout, table = Layout(tmp_path / "data"), crops()
-    write_parquet(layout.crops("c") / "crops.parquet", table, CROPS)
+    paths, table = ArtifactPaths(tmp_path / "data"), crops()
+    write_parquet(paths.crops("c") / "crops.parquet", table, CROPS)
     regions = table[["crop_id", "sample_id"]].assign(
         **{"class": 0}, confidence=0.5, embedding=[[1.0]] * 2, probabilities=[[0.5, 0.5]] * 2
     )
-    path = layout.predict("c") / "regions.parquet"
+    path = paths.predict("c") / "regions.parquet"
     write_parquet(path, regions, REGIONS)
-    merge.run("c", Params(), layout)
+    merge.run("c", Params(), paths)
     regions["probabilities"] = [[0.5, 0.5], [np.nan, 0.5]]
     write_parquet(path, regions, REGIONS)
     with pytest.raises(ArtifactError, match=r"regions\.parquet: .*not finite; .*'predict'"):
-        merge.run("c", Params(), layout)
+        merge.run("c", Params(), paths)
