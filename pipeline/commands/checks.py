@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import platform
 import re
@@ -10,6 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
@@ -44,15 +44,15 @@ def check_python() -> Iterator[Line]:
     said = f"{known['python']} on {platform.system()} {known['machine']}, {known['cpus']} CPUs"
     yield Line("ok", "Python", said)
     try:
-        requirements = importlib.metadata.requires("anomalyncd") or []
-    except importlib.metadata.PackageNotFoundError:
+        requirements = metadata.requires("anomalyncd") or []
+    except metadata.PackageNotFoundError:
         yield Line("error", "packages", "anomalyncd is not installed", "pip install -e .")
         return
     wrong = [problem for text in requirements if (problem := _problem(Requirement(text)))]
     if wrong:
         yield Line("error", "packages", "; ".join(wrong), "pip install -c constraints.txt -e .")
     else:
-        shown = (f"{name} {importlib.metadata.version(name)}" for name in _SHOWN)
+        shown = (f"{name} {metadata.version(name)}" for name in _SHOWN)
         yield Line("ok", "packages", ", ".join(shown))
 
 
@@ -60,8 +60,8 @@ def _problem(requirement: Requirement) -> str | None:
     if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
         return None
     try:
-        version = importlib.metadata.version(requirement.name)
-    except importlib.metadata.PackageNotFoundError:
+        version = metadata.version(requirement.name)
+    except metadata.PackageNotFoundError:
         return f"{requirement.name} is missing"
     if requirement.specifier.contains(version, prereleases=True):
         return None

