@@ -10,8 +10,7 @@ import typer
 from pipeline.commands.errors import check_run, reported
 from pipeline.curation.corrections import add_corrections, corrections_path, read_corrections
 from pipeline.io.paths import ArtifactPaths
-from pipeline.io.schemas import REGIONS
-from pipeline.io.tables import read_parquet
+from pipeline.io.region_table import read_regions
 from pipeline.terminal import say
 
 
@@ -24,7 +23,7 @@ def correct(
     with reported("correct"):
         paths = ArtifactPaths(data)
         check_run(category, paths)
-        regions = read_parquet(paths.predict(category) / "regions.parquet", REGIONS)
+        regions = read_regions(paths, category)
         n_corrected = add_corrections(paths, category, file, regions)
         n_read = len(read_corrections(file).targets)
         say(

@@ -11,8 +11,7 @@ from pipeline.commands.errors import check_run, reported
 from pipeline.config.params import ConfigError
 from pipeline.curation.names import NAMES, names_for, run_of, set_name
 from pipeline.io.paths import ArtifactPaths
-from pipeline.io.schemas import REGIONS
-from pipeline.io.tables import read_parquet
+from pipeline.io.region_table import n_classes, read_regions
 from pipeline.terminal import say
 
 
@@ -28,11 +27,11 @@ def name(
         paths = ArtifactPaths(data)
         check_run(category, paths)
         run = run_of(paths, category)
-        regions = read_parquet(paths.predict(category) / "regions.parquet", REGIONS)
-        n_classes = len(regions["probabilities"].iloc[0]) if len(regions) else 0
-        if not 0 <= number < n_classes:
+        regions = read_regions(paths, category)
+        last = n_classes(regions) - 1
+        if not 0 <= number <= last:
             raise ConfigError(
-                f"{category} has no class {number}: its classes are 0 (normal) to {n_classes - 1}"
+                f"{category} has no class {number}: its classes are 0 (normal) to {last}"
             )
         kept = set_name(names, category, number, text, run)
         if kept is not None:

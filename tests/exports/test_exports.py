@@ -29,7 +29,7 @@ from tests.exports.test_outlines import filled, unpacked
 
 
 @pytest.fixture
-def layout(tmp_path: Path) -> ArtifactPaths:
+def paths(tmp_path: Path) -> ArtifactPaths:
     (tmp_path / "params.yaml").write_text(
         f"dataset: {{root: '{tmp_path / 'raw'}', categories: [c]}}\n"
     )
