@@ -43,17 +43,18 @@ def binarize_otsu(amap: Map, *, erode_px: int = 6) -> MapBinarization:
     """Binarize one map (H, W) by Otsu's threshold, then erode (an ablation).
 
     The histogram has 256 bins: the values of a uint8 map, equal parts between lowest and highest
-    value of a float map. The lowest of equally good thresholds is taken. A constant map gets NaN
-    and an empty mask.
+    value of a float map; OpenCV chooses the bin. A constant map gets NaN and an empty mask.
     """
     amap = checked_map(amap)
     low, high = amap.min(), amap.max()
     if low == high:
         return MapBinarization(np.zeros(amap.shape, np.bool_), float("nan"), 0, 0, _NO_COUNTS)
-    bins = amap.astype(np.float64)
+    bins = amap
     if amap.dtype != np.uint8:
-        bins = np.floor((bins - low) / (float(high) - low) * 255)
-    lower = bins <= _otsu_bin(np.bincount(bins.ravel().astype(np.int64), minlength=256))
+        scaled = (amap.astype(np.float64) - low) / (float(high) - low)
+        bins = np.floor(scaled * 255).astype(np.uint8)
+    last, _ = cv2.threshold(bins, 0, 255, cv2.THRESH_OTSU)
+    lower = bins <= last
     threshold = float(amap[lower].max())
     mask = erode(amap, erode_px) > np.float64(threshold)
     return MapBinarization(mask, threshold, count_regions(mask), 0, _NO_COUNTS)
@@ -102,15 +103,3 @@ def checked_map(amap: Map, name: str = "the map") -> Map:
         found = "NaN" if np.isnan(low) else f"values from {low:g} to {high:g}"
         raise ValueError(f"{name} has {found}: maps must be normalised over the set to [0, 1]")
     return amap.astype(np.float32, copy=False)
-
-
-def _otsu_bin(histogram: NDArray[np.int64]) -> int:
-    """Return the last bin of the lower class where the variance between the two is largest."""
-    weights = histogram / histogram.sum()
-    below = np.cumsum(weights)
-    mean_below = np.cumsum(weights * np.arange(len(histogram)))
-    inside = (below > 0) & (below < 1)
-    spread = np.zeros(len(histogram))
-    difference = mean_below[-1] * below[inside] - mean_below[inside]
-    spread[inside] = difference**2 / (below[inside] * (1 - below[inside]))
-    return int(spread.argmax())

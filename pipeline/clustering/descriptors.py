@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.mgvit.augmentation import plain_view
-from pipeline.mgvit.backbone import embed, normalization
+from pipeline.mgvit.backbone import normalization
 from pipeline.mgvit.tokens import ArrayLike as Crops
 from pipeline.mgvit.tokens import stack
 from pipeline.progress import Progress, silent
@@ -38,14 +38,13 @@ def pool(vit: VisionTransformer, layers: Sequence[int], pixels: Tensor, weights:
     `pixels` (B, 3, S, S) are normalised. Blocks after the last of `layers` do not run. The result
     is float32 under autocast, too.
     """
-    pooled = {}
-    tokens = embed(vit, pixels)  # (B, N, D)
-    for i, block in enumerate(vit.blocks[: max(layers) + 1]):
-        tokens = block(tokens)
-        if i in layers:
-            patches = tokens[:, vit.num_prefix_tokens :].float()
-            pooled[i] = (weights[:, :, None] * patches).sum(1)  # autocast leaves this float32
-    return torch.stack([pooled[i] for i in layers], 1)
+    rising = sorted(set(layers))
+    patches = vit.forward_intermediates(
+        pixels, indices=rising, stop_early=True, output_fmt="NLC", intermediates_only=True
+    )  # each (B, P, D)
+    # Autocast leaves the weighted sums float32.
+    pooled = [(weights[:, :, None] * tokens.float()).sum(1) for tokens in patches]
+    return torch.stack([pooled[rising.index(layer)] for layer in layers], 1)
 
 
 class PooledTokens:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import linear_sum_assignment
-from scipy.stats import rankdata
-from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, roc_auc_score
+from sklearn.metrics.cluster import contingency_matrix
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,7 @@ def contingency(true: ArrayLike, predicted: ArrayLike) -> Contingency:
     t, p = np.asarray(true), np.asarray(predicted)
     if t.ndim != 1 or t.shape != p.shape or not len(t):
         raise ValueError(f"need labels and clusters (N,) of N > 0 images, not {t.shape}, {p.shape}")
-    classes, row = np.unique(t, return_inverse=True)
-    clusters, column = np.unique(p, return_inverse=True)
-    cells = np.bincount(row * len(clusters) + column, minlength=len(classes) * len(clusters))
-    return Contingency(classes, clusters, cells.reshape(len(classes), -1).astype(np.int64))
+    return Contingency(np.unique(t), np.unique(p), contingency_matrix(t, p))
 
 
 def match_clusters(true: ArrayLike, predicted: ArrayLike) -> dict[Any, Any]:
@@ -104,11 +101,9 @@ def image_auroc(anomalous: ArrayLike, scores: ArrayLike) -> float | None:
         raise ValueError(f"{positive.shape} labels for {s.shape} scores")
     if not np.all(np.isfinite(s)):
         raise ValueError("a score is not finite")
-    n = int(positive.sum())
-    pairs = n * (len(s) - n)
-    if pairs == 0:
+    if positive.all() or not positive.any():
         return None
-    return float((rankdata(s)[positive].sum() - n * (n + 1) / 2) / pairs)
+    return float(roc_auc_score(positive, s))
 
 
 def mean_figures(figures: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:

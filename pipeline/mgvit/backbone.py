@@ -145,18 +145,16 @@ def forward_features(
     """Return patch tokens (B, P, D) after each of the 0-based `layers`, in their order, without
     the final norm, and the class tokens (B, D) after the last layer and the final norm.
 
-    Nothing is masked. Raises ValueError for a layer that the model does not have.
+    Nothing is masked. Raises ValueError for no layers, or one that the model does not have.
     """
     depth = len(vit.blocks)
-    if any(not 0 <= layer < depth for layer in layers):
+    if not layers or not 0 <= min(layers) <= max(layers) < depth:
         raise ValueError(f"layers {list(layers)}: this backbone has the layers 0 to {depth - 1}")
-    tokens = embed(vit, images)  # (B, N, D)
-    found: dict[int, Tensor] = {}
-    for i, block in enumerate(vit.blocks):
-        tokens = block(tokens)
-        if i in layers:
-            found[i] = tokens[:, vit.num_prefix_tokens :]  # (B, P, D)
-    return [found[layer] for layer in layers], final_norm(vit)(tokens[:, 0])
+    rising = sorted(set(layers))
+    tokens, patches = vit.forward_intermediates(images, indices=rising, output_fmt="NLC")
+    by_layer = dict(zip(rising, patches, strict=True))  # each (B, P, D)
+    # Models that average patches leave the final norm to `fc_norm`; it is the identity in others.
+    return [by_layer[layer] for layer in layers], vit.fc_norm(tokens[:, 0])
 
 
 def final_norm(vit: VisionTransformer) -> nn.Module:

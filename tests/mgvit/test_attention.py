@@ -164,7 +164,7 @@ def test_final_norm_of_an_averaging_model() -> None:
     nn.init.normal_(vit.fc_norm.weight, generator=torch.Generator().manual_seed(0))
     images = some_images().float()
     expected = vit.fc_norm(vit.forward_features(images)[:, 0])
-    torch.testing.assert_close(forward_features(vit, images, layers=[])[1], expected)
+    torch.testing.assert_close(forward_features(vit, images, layers=[0])[1], expected)
 
 
 def reference_gradients(
