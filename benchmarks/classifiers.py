@@ -92,9 +92,9 @@ def voted(
     index, ids = pd.factorize(crops["sample_id"])
     descriptors = np.zeros((len(crops), *described.shape[1:]))
     descriptors[~normal] = described
-    n_classes = params.train.n_classes(category)
+    n_classes = params.classes.n_classes(category)
     if n_classes is None:
-        raise ConfigError("train.classes is auto: give the number, which these figures need")
+        raise ConfigError("classes.count is auto: give the number, which these figures need")
     probabilities = mixture_probabilities(
         descriptors,
         crops["score"],
@@ -149,7 +149,9 @@ def main(
     )
     true = [labels[sample_id] for sample_id in pd.unique(crops["sample_id"])]
     normal = np.isin(true, params.manifest.normal_label)
-    pooled = pooled_tokens(paths, category, params.train, LAYERS)
+    pooled = pooled_tokens(
+        paths, category, params.compute, LAYERS, image_size=params.views.image_size
+    )
     typer.echo(
         "| layers | dimensions | extra components | normal | NMI/ARI/F1 |\n|---|---|---|---|---|"
     )

@@ -1,4 +1,4 @@
-"""How well `train.classes: auto` counts: python -m benchmarks.count bottle
+"""How well `classes.count: auto` counts: python -m benchmarks.count bottle
 
 reads params.yaml, data/maps/<category> and data/crops/<category>, and prints the estimate beside
 the true number (that of params.yaml), and NMI/ARI/F1 over images with either, means over seeds.
@@ -33,14 +33,16 @@ def main(
 ) -> None:
     """Compare the estimated number of classes with the true one."""
     params, paths = load_params(params_path), ArtifactPaths(data)
-    true = params.train.n_classes(category)
+    true = params.classes.n_classes(category)
     if true is None:
-        raise ConfigError("train.classes is auto: give the true number to compare with")
+        raise ConfigError("classes.count is auto: give the true number to compare with")
     crops = read_parquet(paths.crops(category) / "crops.parquet", CROPS)
     labels = read_parquet(paths.manifest(category) / "labels.parquet", LABELS)
     of = labels.set_index("sample_id")["label"].reindex(pd.unique(crops["sample_id"])).tolist()
     scores = scores_of_images(paths, category, crops)
-    pooled = pooled_tokens(paths, category, params.train, LAYERS)
+    pooled = pooled_tokens(
+        paths, category, params.compute, LAYERS, image_size=params.views.image_size
+    )
     known = scores_of_references(paths, category)
     normal, _ = normal_of_set(params.predict.normal, crops, scores, known)
     candidates = count_candidates(region_descriptors(pooled[~normal]), seed=params.predict.seed)
@@ -49,7 +51,7 @@ def main(
     found = {}
     for number in sorted({true, estimate}):
         content = params.model_dump(by_alias=True)
-        content["train"]["classes"] = number
+        content["classes"]["count"] = number
         changed = type(params).model_validate(content)
         runs = [
             figures(

@@ -95,7 +95,7 @@ def main(
     crops = read_parquet(paths.crops(category) / "crops.parquet", CROPS)
     labels = read_parquet(paths.manifest(category) / "labels.parquet", LABELS)
     true = labels.set_index("sample_id")["label"].reindex(pd.unique(crops["sample_id"])).tolist()
-    spaces = pooled(paths, category, params.train.image_size)
+    spaces = pooled(paths, category, params.views.image_size)
     scores = scores_of_images(paths, category, crops)
     known = scores_of_references(paths, category)
     normal, _ = normal_of_set(VOTE.normal, crops, scores, known)

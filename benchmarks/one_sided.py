@@ -20,6 +20,7 @@ import typer
 
 from pipeline.clustering.normal_images import normal_limit
 from pipeline.config.params import Params, load_params
+from pipeline.config.signature import arguments
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.schemas import LABELS, MAP_SCORES, MEBIN_IMAGES
 from pipeline.io.scores import scores_of_references
@@ -54,9 +55,8 @@ def outcome(
         content = params.model_dump(by_alias=True)
         content["dataset"] = {"root": root, "categories": [category]}
         changed = Params.model_validate(content)
-        manifest.run(category, changed, paths)
-        maps.run(category, changed, paths)
-        mebin.run(category, changed, paths)
+        for stage in (manifest, maps, mebin):
+            stage.run(category, paths=paths, **arguments(stage.run, changed))
     scores = read_parquet(paths.maps(category) / "scores.parquet", MAP_SCORES)
     labels = read_parquet(paths.manifest(category) / "labels.parquet", LABELS)
     limit = normal_limit(scores["score"], scores_of_references(paths, category))

@@ -53,7 +53,9 @@ def main(
     labels = read_parquet(paths.manifest(category) / "labels.parquet", LABELS)
     of = labels.set_index("sample_id")["label"].reindex(crops["sample_id"]).to_numpy()
     defect = (crops["area_px"] > 0).to_numpy() & ~np.isin(of, params.manifest.normal_label)
-    pooled = pooled_tokens(paths, category, params.train, params.predict.layers)[defect]
+    pooled = pooled_tokens(
+        paths, category, params.compute, params.predict.layers, image_size=params.views.image_size
+    )[defect]
     of = of[defect]
     typer.echo(
         "| left out | regions | unknown | unknown of the others | AUROC |\n|---|---|---|---|---|"

@@ -72,7 +72,7 @@ def _tokens(inputs: Artifacts, images: pd.DataFrame) -> tuple[tuple[Array, ...],
     vit = load_vit(inputs.artifacts, image_size=maps.resolution)
 
     def encode(pixels: Tensor) -> tuple[Sequence[Tensor], Tensor]:
-        with autocast_for(torch.device(_CPU), maps.precision):
+        with autocast_for(torch.device(_CPU), inputs.params.compute.dtype):
             return forward_features(vit, pixels, layers=maps.layers)
 
     mean, std = normalization(vit)

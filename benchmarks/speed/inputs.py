@@ -107,7 +107,7 @@ class Artifacts(Inputs):
 
     def vit(self) -> VisionTransformer:
         """Return the backbone of the run."""
-        return load_vit(self.artifacts, image_size=self.params.train.image_size)
+        return load_vit(self.artifacts, image_size=self.params.views.image_size)
 
 
 @dataclass(frozen=True)

@@ -87,9 +87,9 @@ def _truth(inputs: Inputs, table: pd.DataFrame) -> tuple[int, list[str]]:
         return 3, [str(k % 3) for k in range(len(names))]
     labels = read_parquet(inputs.artifacts.manifest(inputs.category) / "labels.parquet", LABELS)
     of = dict(zip(labels["sample_id"], labels["label"], strict=True))
-    n_classes = inputs.params.train.n_classes(inputs.category)
+    n_classes = inputs.params.classes.n_classes(inputs.category)
     if n_classes is None:
-        raise ConfigError("train.classes is auto: give the number, which these figures need")
+        raise ConfigError("classes.count is auto: give the number, which these figures need")
     return n_classes, [of[name] for name in names]
 
 

@@ -126,19 +126,19 @@ def test_the_command_of_a_run() -> None:
     assert set(command[6:-1:2]) == {
         "dataset.root=/data/mvtec",
         "dataset.categories=[bottle]",
-        "train.classes=4",
+        "classes.count=4",
         "maps.method=musc",
         "maps.resolution=448",
         "maps.neighbourhoods=[1,3,5]",
         "predict.classifier=heads",
         "predict.normal=none",
         "mebin.method=fixed",
-        "mebin.threshold=0.1",
+        "mebin.fixed_threshold=0.1",
         "train.seed=7",
         "predict.seed=7",
     }
     assert "$ANOMALYNCD_DATA/mvtec" in job.settings
-    assert job.overrides == "mebin.method=fixed mebin.threshold=0.1"
+    assert job.overrides == "mebin.method=fixed mebin.fixed_threshold=0.1"
 
 
 def test_seeds_are_innermost_and_a_row_wins_over_what_is_set_for_all() -> None:
@@ -230,7 +230,7 @@ def test_the_same_parameters_in_two_tables_are_run_once(fake: Fake) -> None:
     known = read_records(fake.root / "data/tables/6-metal.csv")[2]
     copied = next(r for r in read_records(fake.root / "data/tables/5-metal.csv") if r.row == "9")
     assert copied.metrics == known.metrics
-    assert copied.overrides == "train.mask_layers=9"
+    assert copied.overrides == "views.mask_layers=9"
     assert redo(fake, jobs_of(6, "fabric")) == 3
 
 
