@@ -6,7 +6,7 @@ of maps, and per-region overlap and pixel AUROC come from one pass.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -79,18 +79,6 @@ class ProCurve:
         return _area_below(fpr / fpr[-1], rate / rate[-1], limit)
 
 
-def aupro(
-    maps: Iterable[ArrayLike], masks: Iterable[ArrayLike], *, max_fpr: float = 0.3
-) -> float | None:
-    """Return `ProCurve.aupro` of `maps` and `masks`, each (H, W), of any sizes, read one by one."""
-    return _collect(maps, masks).aupro(max_fpr=max_fpr)
-
-
-def pixel_auroc(maps: Iterable[ArrayLike], masks: Iterable[ArrayLike]) -> float | None:
-    """Return `ProCurve.auroc` of `maps` and `masks`, each (H, W), of any sizes, read one by one."""
-    return _collect(maps, masks).auroc()
-
-
 def box_iou(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
     """Return the intersection over union (J, K) of boxes (J, 4) and (K, 4).
 
@@ -157,10 +145,3 @@ def _area_below(x: NDArray[np.float64], y: NDArray[np.float64], limit: float) ->
         x_in = np.append(x_in, limit)
         y_in = np.append(y_in, y[end - 1] + slope * (limit - x[end - 1]))
     return float(np.sum(np.diff(x_in) * (y_in[1:] + y_in[:-1]) / 2) / limit)
-
-
-def _collect(maps: Iterable[ArrayLike], masks: Iterable[ArrayLike]) -> ProCurve:
-    curve = ProCurve()
-    for anomaly_map, mask in zip(maps, masks, strict=True):
-        curve.add(anomaly_map, mask)
-    return curve
