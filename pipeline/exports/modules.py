@@ -127,8 +127,8 @@ class _Responsibilities(nn.Module):
     def __init__(self, mixture: Mixture) -> None:
         super().__init__()
         self.layer = mixture.layer
-        projection = mixture.axes.T @ mixture.precision  # (D, d)
-        centres = mixture.mean @ projection + mixture.centres @ mixture.precision  # (k, d)
+        projection = mixture.axes.T @ mixture.precision_cholesky  # (D, d)
+        centres = mixture.mean @ projection + mixture.centres @ mixture.precision_cholesky  # (k, d)
         self.projection: Tensor
         self.centres: Tensor
         self.log_weights: Tensor

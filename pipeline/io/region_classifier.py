@@ -28,7 +28,7 @@ from pipeline.io.tables import read_metadata, write_json
 
 JSON = "classifier.json"
 TENSORS = "classifier.safetensors"
-_MIXTURE = ("mean", "axes", "centres", "precision", "log_weights")
+_MIXTURE = ("mean", "axes", "centres", "precision_cholesky", "log_weights")
 _FIELDS = {
     "score_limit": (*NUMBER, NONE),
     "known_limit": (*NUMBER, NONE),
