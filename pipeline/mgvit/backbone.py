@@ -125,6 +125,22 @@ def normalization(vit: VisionTransformer | str) -> tuple[RGB, RGB]:
     return (float(r), float(g), float(b)), (float(r_std), float(g_std), float(b_std))
 
 
+class Normalise(nn.Module):
+    """Pixels (B, 3, S, S) float32 from 0 to 255 -> the range that the weights of `vit` want."""
+
+    def __init__(self, vit: VisionTransformer) -> None:
+        super().__init__()
+        mean, std = normalization(vit)
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Subtract the mean of each channel and divide by its deviation."""
+        return (pixels - self.mean) / self.std
+
+
 def _config(name: str) -> dict[str, Any]:
     """Return timm's description of a model with these weights, or raise ValueError."""
     try:

@@ -256,7 +256,7 @@ def test_gathered_and_padded_tokens_give_the_same() -> None:
     close(ClassBlock(vit)(padded, present), ClassBlock(vit)(tokens, visible))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 2**31 - 1), st.floats(0, 1))
 def test_hidden_tokens_have_no_influence(seed: int, share: float) -> None:
     generator = torch.Generator().manual_seed(seed)
