@@ -34,7 +34,7 @@ from pipeline.regions.merging import merge_regions
 RUNS = ["mebin", "crops", "merging", "augmentation", "inference", "training", "rerun"]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 999), tau=st.integers(1, 9), floor=st.floats(0, 0.9))
 def test_plain_mebin_gives_the_same_masks(seed, tau, floor):
     amap = blobs(40, seed)
