@@ -39,9 +39,9 @@ class Case:
     @property
     def n_classes(self) -> int:
         """The number of classes that params.yaml gives."""
-        number = self.params.train.n_classes(self.category)
+        number = self.params.classes.n_classes(self.category)
         if number is None:
-            raise ConfigError("train.classes is auto: set the number of classes")
+            raise ConfigError("classes.count is auto: set the number of classes")
         return number
 
     @cached_property
@@ -57,7 +57,13 @@ class Case:
     @cached_property
     def pooled(self) -> NDArray[np.float32]:
         """Tokens (M, L, D) of `LAYERS`, averaged under the masks."""
-        return pooled_tokens(self.paths, self.category, self.params.train, LAYERS)
+        return pooled_tokens(
+            self.paths,
+            self.category,
+            self.params.compute,
+            LAYERS,
+            image_size=self.params.views.image_size,
+        )
 
     def normal(self) -> NDArray[np.bool_]:
         """Return which regions (M,) are normal by `predict.normal`."""

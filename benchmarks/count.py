@@ -1,4 +1,4 @@
-"""Measure the estimate of `train.classes: auto`: python -m benchmarks.count bottle
+"""Measure the estimate of `classes.count: auto`: python -m benchmarks.count bottle
 
 reads what `benchmarks.classifiers` reads, and prints the estimate beside the true number (that of
 params.yaml), and NMI/ARI/F1 over images with either, means over seeds. Labels are used for the

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.binarization.stable_run import stable_run
-from pipeline.config.params import Crops, Params
+from pipeline.config.params import Crops, Key
 from pipeline.io import schemas
 from pipeline.io.arrays import ArraySpec, create_arrays, open_arrays, shard_items
 from pipeline.io.files import replacing_folder
@@ -49,7 +49,9 @@ class _Image:
     bits: int
 
 
-def run(category: str, params: Params, paths: ArtifactPaths) -> None:
+def run(
+    category: str, options: Crops, root: Annotated[str, Key("dataset.root")], paths: ArtifactPaths
+) -> None:
     """Write `crops.parquet` and `crops.zarr` of one category.
 
     Images are in the order of the maps, the sub-images of each by falling mask area. With
@@ -57,20 +59,26 @@ def run(category: str, params: Params, paths: ArtifactPaths) -> None:
     """
     masks = open_arrays(paths.mebin(category) / "masks.zarr")["masks"]
     with track(f"crops {category}: squares") as progress:
-        images = _find(category, params, paths, masks, progress)
+        images = _find(category, options, Path(root) / category, paths, masks, progress)
     with replacing_folder(paths.crops(category)) as folder:
         folder.mkdir()
         rows = [row for image in images for row in _rows(image)]
         frame = pd.DataFrame(rows, columns=schemas.CROPS.names)
-        write_parquet(folder / "crops.parquet", frame, schemas.CROPS)
+        params = {"params": {"crops": options.to_json()}}
+        write_parquet(folder / "crops.parquet", frame, schemas.CROPS, params)
         with track(f"crops {category}: cutting") as progress:
-            pairs = _cut_all(images, masks, params.crops.size, progress)
-            _write_pixels(folder / "crops.zarr", pairs, len(rows), params.crops.size)
+            pairs = _cut_all(images, masks, options.size, progress)
+            _write_pixels(folder / "crops.zarr", pairs, len(rows), options.size)
     log.info("crops %s: %d sub-images of %d images", category, len(rows), len(images))
 
 
 def _find(
-    category: str, params: Params, paths: ArtifactPaths, masks: Any, progress: Progress
+    category: str,
+    options: Crops,
+    root: Path,
+    paths: ArtifactPaths,
+    masks: Any,
+    progress: Progress,
 ) -> list[_Image]:
     """Place the squares of every image; nothing is decoded yet."""
     table_path = paths.mebin(category) / "images.parquet"
@@ -84,12 +92,12 @@ def _find(
             f"{category}: {maps.shape[0]} maps, {masks.shape[0]} masks and {len(table)} rows in "
             f"{table_path}; run the stages 'maps' and 'mebin' again"
         )
-    root, images = Path(params.dataset.root) / category, []
+    images = []
     bits = image_bits(paths.manifest(category))
     for i, row in enumerate(table.itertuples()):
         shape = (int(manifest["height"].iloc[i]), int(manifest["width"].iloc[i]))
         mask = resize_mask(masks[i], shape)
-        squares = _squares(mask, params.crops, _n_regions(row, metadata))
+        squares = _squares(mask, options, _n_regions(row, metadata))
         scores = crop_scores(
             maps[i], squares, shape, s_min=metadata["s_min"], s_max=metadata["s_max"]
         )

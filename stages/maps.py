@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
@@ -14,13 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.config.params import Maps, Params
+from pipeline.config.params import Compute, Key, Maps
 from pipeline.detectors import musc, patchcore
 from pipeline.detectors.features import Array, Features, extract, squash, upsample
 from pipeline.detectors.normalise import joint_range, rescale, stretching, value_range
 from pipeline.io import schemas
 from pipeline.io.arrays import ArraySpec, create_arrays, shard_items
 from pipeline.io.backbone_weights import load_saved_vit
+from pipeline.io.devices import choose_device
 from pipeline.io.files import replacing_folder
 from pipeline.io.images import read_image, read_mask
 from pipeline.io.map_files import find_maps, mask_to_map, read_map, resize_map
@@ -29,7 +31,7 @@ from pipeline.io.scratch import Scratch
 from pipeline.io.stored import sha256_of, write_tensors
 from pipeline.io.tables import image_bits, read_parquet, write_parquet
 from pipeline.mgvit.backbone import forward_features, normalization
-from pipeline.mgvit.precision import autocast_for
+from pipeline.mgvit.precision import autocast_for, stores_half
 from pipeline.progress import track
 
 log = logging.getLogger("anomalyncd")
@@ -74,6 +76,8 @@ class Job:
     backbone: Path
     scratch: Path
     maps: Maps
+    compute: Compute
+    device: torch.device
     bits: int  # significant ones, of 16-bit images
     bank: Mapping[str, Array] | None = None  # of an earlier run, for new images
 
@@ -87,7 +91,14 @@ class Frozen:
     high: float
 
 
-def run(category: str, params: Params, paths: ArtifactPaths, frozen: Frozen | None = None) -> None:
+def run(
+    category: str,
+    options: Maps,
+    root: Annotated[str, Key("dataset.root")],
+    compute: Compute,
+    paths: ArtifactPaths,
+    frozen: Frozen | None = None,
+) -> None:
     """Write `maps.zarr`, `scores.parquet`, `references.parquet` and `bank.safetensors`.
 
     Rows are in the order of the manifest. The score of an image is the maximum of its stored map.
@@ -95,6 +106,7 @@ def run(category: str, params: Params, paths: ArtifactPaths, frozen: Frozen | No
     compared with its bank and normalised by its range, each for itself.
     """
     manifest = paths.manifest(category)
+    bits = image_bits(manifest)
     images = read_parquet(manifest / "images.parquet", schemas.IMAGES)
     queries = images[images["split"] == "query"]
     with replacing_folder(paths.maps(category)) as folder:
@@ -102,20 +114,23 @@ def run(category: str, params: Params, paths: ArtifactPaths, frozen: Frozen | No
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             job = Job(
                 category=category,
-                root=Path(params.dataset.root) / category,
+                root=Path(root) / category,
                 queries=queries,
                 normals=images[images["split"] == "normal"],
                 manifest=manifest,
                 backbone=paths.backbone(),
                 scratch=Path(scratch),
-                maps=params.maps,
-                bits=image_bits(manifest),
+                maps=options,
+                compute=compute,
+                device=choose_device(compute.device),
+                bits=bits,
                 bank=None if frozen is None else frozen.bank,
             )
-            source = _METHODS[params.maps.method](job)
+            source = _METHODS[options.method](job)
             ends = None if frozen is None else (frozen.low, frozen.high)
             write_tensors(folder / BANK, source.bank)
-            write(folder, list(queries["sample_id"]), source, params.maps, category, ends)
+            params = {"manifest": {"bits": bits}, "maps": options.to_json()}
+            write(folder, list(queries["sample_id"]), source, options, category, ends, params)
 
 
 def write(
@@ -125,6 +140,7 @@ def write(
     maps: Maps,
     category: str,
     ends: tuple[float, float] | None = None,
+    params: Mapping[str, object] | None = None,
 ) -> None:
     """Normalise raw maps over the set and write them: two passes, a shard in memory at a time.
 
@@ -141,7 +157,7 @@ def write(
                 value_range(raw)  # raises for NaN and infinity
             except ValueError as error:  # NaN in the weights, or a precision that overflows
                 raise ArtifactError(
-                    f"{category}: {error}: try maps.precision float32, or other weights"
+                    f"{category}: {error}: try compute.dtype float32, or other weights"
                 ) from error
             minima[start:stop], maxima[start:stop] = raw.min(axis=(1, 2)), raw.max(axis=(1, 2))
             progress(stop, len(ids))
@@ -171,7 +187,9 @@ def write(
             progress(stop, len(ids))
     columns = {"sample_id": ids, "score": scores, "image_score": source.image_scores(maxima)}
     frame = pd.DataFrame(columns)
-    write_parquet(folder / "scores.parquet", frame, schemas.MAP_SCORES, attributes)
+    write_parquet(
+        folder / "scores.parquet", frame, schemas.MAP_SCORES, {**attributes, "params": params}
+    )
     maxima = np.array(list(source.references.values()), np.float32)
     known = pd.DataFrame(
         {"sample_id": list(source.references), "score": rescale(maxima, low, high)}
@@ -193,8 +211,8 @@ def _warn_of_outliers(files: Sequence[Path], minima: Floats, maxima: Floats, cat
 
 
 def _musc(job: Job) -> Source:
-    maps, device = job.maps, _device()
-    memory = Scratch(job.scratch, maps.memory_mb / 2)
+    maps, device = job.maps, job.device
+    memory = Scratch(job.scratch, job.compute.memory_mb / 2)
     features = _features(job, job.queries, "queries", memory)
     if job.bank is not None:  # image scores are not re-weighted, as that takes a set
         return Source(_against(job, features, job.bank, "comparing"))
@@ -211,7 +229,7 @@ def _musc(job: Job) -> Source:
             fraction=maps.fraction,
             references=maps.references,
             seed=maps.seed,
-            memory_mb=maps.memory_mb / 2,
+            memory_mb=job.compute.memory_mb / 2,
             device=device,
             allocate=memory,
             progress=progress,
@@ -236,7 +254,7 @@ def _musc_references(job: Job, bank: Mapping[str, Array]) -> dict[str, float]:
     normals = _some(job.normals, job.maps.seed)
     if len(normals) == 0:
         return {}
-    memory = Scratch(job.scratch, job.maps.memory_mb / 2)
+    memory = Scratch(job.scratch, job.compute.memory_mb / 2)
     features = _features(job, normals, "normal references", memory)
     maps = _against(job, features, bank, "comparing normal references")
     return dict(zip(normals["sample_id"], maps(0, len(normals)).max(axis=(1, 2)), strict=True))
@@ -259,7 +277,7 @@ def _against(
             features.grid,
             neighbourhoods=maps.neighbourhoods,
             fraction=maps.fraction,
-            device=_device(),
+            device=job.device,
             progress=progress,
         )
     return _upsampler(scores, features.grid, maps.map_size)
@@ -292,7 +310,7 @@ def _patchcore_bank(job: Job, memory: Scratch) -> tuple[Floats, dict[str, float]
             ratio=maps.coreset_ratio,
             maximum=maps.coreset_max,
             seed=maps.seed,
-            device=_device(),
+            device=job.device,
             progress=progress,
         )
     if len(job.normals) == 1:
@@ -307,7 +325,7 @@ def _patchcore_bank(job: Job, memory: Scratch) -> tuple[Floats, dict[str, float]
             owners,
             list(some.index),
             neighbourhoods=maps.neighbourhoods,
-            device=_device(),
+            device=job.device,
             progress=progress,
         )
     compared = np.isfinite(distances[:, 0])  # not so the one owner of a whole bank
@@ -317,13 +335,13 @@ def _patchcore_bank(job: Job, memory: Scratch) -> tuple[Floats, dict[str, float]
 
 
 def _patchcore(job: Job) -> Source:
-    maps, device = job.maps, _device()
+    maps, device = job.maps, job.device
     known: dict[str, float] = {}
     if job.bank is None:
-        bank, known = _patchcore_bank(job, Scratch(job.scratch, maps.memory_mb / 2))
+        bank, known = _patchcore_bank(job, Scratch(job.scratch, job.compute.memory_mb / 2))
     else:
         bank = np.asarray(_part(job.bank, "patches"), np.float32)
-    memory = Scratch(job.scratch, maps.memory_mb / 2)
+    memory = Scratch(job.scratch, job.compute.memory_mb / 2)
     features = _features(job, job.queries, "queries", memory)
     layers, grid = features.layers, features.grid
     with track(f"maps {job.category}: comparing") as progress:
@@ -390,18 +408,14 @@ def _upsampler(scores: Floats, grid: tuple[int, int], size: int) -> Callable[[in
     return lambda start, stop: upsample(scores[start:stop], grid, size)
 
 
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def _features(job: Job, images: pd.DataFrame, what: str, memory: Scratch) -> Features:
     """Run the frozen ViT over some images of the manifest."""
-    maps, device = job.maps, _device()
+    maps, device = job.maps, job.device
     vit = load_saved_vit(job.backbone, image_size=maps.resolution).to(device).eval()
     mean, std = normalization(vit)
 
     def encode(pixels: Tensor) -> tuple[Sequence[Tensor], Tensor]:
-        with autocast_for(device, maps.precision):
+        with autocast_for(device, job.compute.dtype):
             tokens, heads = forward_features(vit, pixels, layers=maps.layers)
         return tokens, heads
 
@@ -417,8 +431,7 @@ def _features(job: Job, images: pd.DataFrame, what: str, memory: Scratch) -> Fea
             mean=mean,
             std=std,
             device=device,
-            half=maps.precision == "bfloat16"
-            or (maps.precision == "auto" and device.type == "cuda"),
+            half=stores_half(device, job.compute.dtype),
             allocate=memory,
             progress=progress,
         )

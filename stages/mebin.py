@@ -18,13 +18,13 @@ from pipeline.binarization.thresholds import (
     binarize_otsu,
     count_regions,
 )
-from pipeline.config.params import Mebin, Params
+from pipeline.config.params import Mebin
 from pipeline.io import schemas
 from pipeline.io.arrays import ArraySpec, create_arrays, open_arrays, shard_items
 from pipeline.io.files import replacing_folder
 from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.scores import scores_of_references
-from pipeline.io.tables import read_parquet, write_parquet
+from pipeline.io.tables import params_of, read_parquet, write_parquet
 from pipeline.progress import Progress, track
 
 log = logging.getLogger("anomalyncd")
@@ -33,7 +33,7 @@ Binarize = Callable[[NDArray[np.float32]], MapBinarization]
 
 
 def run(
-    category: str, params: Params, paths: ArtifactPaths, frozen: ScoreRange | None = None
+    category: str, options: Mebin, paths: ArtifactPaths, frozen: ScoreRange | None = None
 ) -> None:
     """Write `masks.zarr` and `images.parquet` of one category, rows in the order of the maps.
 
@@ -51,17 +51,18 @@ def run(
         )
     ground_truth = group.attrs.get("method") == "ground_truth"
     ends = ScoreRange(0.0, 1.0) if ground_truth else frozen
-    ends = ends or _range(category, scores, scores_of_references(paths, category), params.mebin)
-    binarize = _pass_through if ground_truth else _method(params.mebin, ends)
+    ends = ends or _range(category, scores, scores_of_references(paths, category), options)
+    binarize = _pass_through if ground_truth else _method(options, ends)
     metadata = {
-        "method": "ground_truth" if ground_truth else params.mebin.method,
-        "rule": params.mebin.rule,
-        "tau": params.mebin.tau,
+        "method": "ground_truth" if ground_truth else options.method,
+        "rule": options.rule,
+        "tau": options.tau,
         "s_min": ends.s_min,
         "s_max": ends.s_max,
         "raw_min": group.attrs.get("raw_min"),
         "raw_max": group.attrs.get("raw_max"),
         "bank_sha256": group.attrs.get("bank_sha256"),
+        "params": {**params_of(source / "scores.parquet"), "mebin": _shaping(options)},
     }
     with replacing_folder(paths.mebin(category)) as folder:
         folder.mkdir()
@@ -72,6 +73,14 @@ def run(
         write_parquet(folder / "images.parquet", frame, schemas.MEBIN_IMAGES, metadata)
     found = int((frame["n_regions"] > 0).sum())
     log.info("mebin %s: %d of %d images have regions", category, found, len(frame))
+
+
+def _shaping(options: Mebin) -> dict[str, Any]:
+    """Return the section as far as it shapes the masks: the report has a column of its own."""
+    content = options.to_json()
+    if options.method != "fixed":
+        del content["fixed_threshold"]
+    return content
 
 
 def _write_masks(
@@ -118,14 +127,14 @@ def _range(
 def _method(options: Mebin, ends: ScoreRange) -> Binarize:
     if options.method == "fixed":
         return lambda amap: binarize_fixed(
-            amap, threshold=options.threshold, erode_px=options.erode_px
+            amap, threshold=options.fixed_threshold, erode_px=options.erode_px
         )
     if options.method == "otsu":
         return lambda amap: binarize_otsu(amap, erode_px=options.erode_px)
     return lambda amap: binarize_map(
         amap,
         ends,
-        thresholds=options.thresholds,
+        thresholds=options.n_thresholds,
         tau=options.tau,
         erode_px=options.erode_px,
         rule=options.rule,

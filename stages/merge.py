@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from pipeline.config.params import Params
+from pipeline.config.params import Merge
 from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.region_table import read_regions
 from pipeline.io.schemas import CROPS, MERGED
@@ -13,7 +13,7 @@ from pipeline.io.tables import read_parquet, write_parquet
 from pipeline.regions.merging import defect_class_set, merge_regions, region_class_set
 
 
-def run(category: str, params: Params, paths: ArtifactPaths) -> None:
+def run(category: str, options: Merge, paths: ArtifactPaths) -> None:
     """Write images.parquet of a category, one row per query image, in the order of the crops."""
     crops = read_parquet(paths.crops(category) / "crops.parquet", CROPS)
     regions = read_regions(paths.predict(category) / "regions.parquet")
@@ -26,8 +26,8 @@ def run(category: str, params: Params, paths: ArtifactPaths) -> None:
         index.astype(np.int64),
         crops["area_px"].to_numpy(np.float64),
         crops["score"].to_numpy(np.float64),
-        rule=params.merge.weights,
-        temperature=params.merge.temperature,
+        rule=options.weights,
+        temperature=options.temperature,
         n_images=len(sample_ids),
     )
     classes = regions["class"].to_numpy(np.int64)

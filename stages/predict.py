@@ -19,11 +19,11 @@ from pipeline.clustering.descriptors import descriptor_space
 from pipeline.clustering.ensemble import fit_ensemble
 from pipeline.clustering.normal_images import known_normal
 from pipeline.clustering.novelty import directions, fit_novelty
-from pipeline.config.params import Params
+from pipeline.config.params import Compute, Predict
 from pipeline.inference.region_features import normal_of_set, pooled_tokens
 from pipeline.io.arrays import ArraySpec, create_arrays
 from pipeline.io.files import replacing_folder
-from pipeline.io.networks import crop_arrays, load_blocks, load_classifier, trained_section
+from pipeline.io.networks import crop_arrays, load_blocks, load_classifier, trained_sections
 from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.region_classifier import RegionModel, save_region_model
 from pipeline.io.schemas import CROPS, REGIONS
@@ -64,29 +64,29 @@ class Classified:
     descriptors: NDArray[np.float64]
 
 
-def run(category: str, params: Params, paths: ArtifactPaths) -> None:
+def run(category: str, options: Predict, compute: Compute, paths: ArtifactPaths) -> None:
     """Write regions, descriptors, attention and the classifier's files of a category.
 
     The network's settings come from model.json.
     """
-    seen = look(category, params, paths)
-    model = learn(seen, params)
-    found = classify(seen, model, params)
-    content = params.model_dump(mode="json", by_alias=True)
+    seen = look(category, options, compute, paths)
+    model = learn(seen, options)
+    found = classify(seen, model, options)
+    content = {**seen.trained["params"], "predict": options.to_json()}
     with replacing_folder(paths.predict(category)) as folder:  # at once: all are of one run
         folder.mkdir()
         classifier = save_region_model(folder, model, content, seen.trained.get("sha256"))
-        write_regions(folder, seen, found.probabilities, params, classifier)
+        write_regions(folder, seen, found.probabilities, options, classifier)
         _write_descriptors(folder, directions(found.descriptors))
 
 
-def look(category: str, params: Params, paths: ArtifactPaths) -> Seen:
+def look(category: str, options: Predict, compute: Compute, paths: ArtifactPaths) -> Seen:
     """Run the networks over the sub-images of a category."""
     crops = read_parquet(paths.crops(category) / "crops.parquet", CROPS)
-    section = trained_section(paths, category)
-    blocks = load_blocks(paths, section)
+    train, views = trained_sections(paths, category)
+    blocks = load_blocks(paths, views, compute)
     block, heads, trained = load_classifier(
-        paths.train(category), blocks.vit, fold_layerscale=section.fold_layerscale
+        paths.train(category), blocks.vit, fold_layerscale=train.fold_layerscale
     )
     images, masks = crop_arrays(paths.crops(category))
     with track(f"predicting {category}") as progress:
@@ -98,19 +98,20 @@ def look(category: str, params: Params, paths: ArtifactPaths) -> Seen:
             device=blocks.device,
         )
     pooled = None
-    if params.predict.classifier == "mixture":
-        pooled = pooled_tokens(paths, category, section, params.predict.layers)
+    if options.classifier == "mixture":
+        pooled = pooled_tokens(
+            paths, category, compute, options.layers, image_size=views.image_size
+        )
     scores = scores_of_images(paths, category, crops)
     references = scores_of_references(paths, category)
     return Seen(crops, scores, references, network, pooled, blocks, trained)
 
 
-def learn(seen: Seen, params: Params) -> RegionModel:
+def learn(seen: Seen, options: Predict) -> RegionModel:
     """Fit the classifier to a set, without labels."""
-    normal, limit = normal_of_set(params.predict.normal, seen.crops, seen.scores, seen.references)
+    normal, limit = normal_of_set(options.normal, seen.crops, seen.scores, seen.references)
     if seen.pooled is None:
         return RegionModel(limit, fit_novelty(seen.network.embeddings[~normal][:, None]))
-    section = params.predict
     space = descriptor_space(seen.pooled[~normal])
     descriptors = space(seen.pooled[~normal])
     vote = fit_ensemble(
@@ -118,18 +119,16 @@ def learn(seen: Seen, params: Params) -> RegionModel:
         seen.crops["score"].to_numpy()[~normal],
         int(seen.trained["n_classes"]),
         normal_known=bool(normal.any()),
-        dimensions=section.dimensions,
-        extra_components=section.extra_components,
-        seed=section.seed,
+        dimensions=options.dimensions,
+        extra_components=options.extra_components,
+        seed=options.seed,
     )
     return RegionModel(limit, fit_novelty(descriptors), space, vote)
 
 
-def classify(seen: Seen, model: RegionModel, params: Params) -> Classified:
+def classify(seen: Seen, model: RegionModel, options: Predict) -> Classified:
     """Return the classes of sub-images by a fitted model, each for itself."""
-    normal = known_normal(
-        params.predict.normal, seen.crops["area_px"], seen.scores, model.score_limit
-    )
+    normal = known_normal(options.normal, seen.crops["area_px"], seen.scores, model.score_limit)
     if model.vote is None or model.space is None or seen.pooled is None:
         descriptors = np.asarray(seen.network.embeddings[:, None], np.float64)
         probabilities = class_probabilities(
@@ -148,7 +147,7 @@ def write_regions(
     folder: Path,
     seen: Seen,
     probabilities: NDArray[np.float64],
-    params: Params,
+    options: Predict,
     classifier: str | None = None,
 ) -> None:
     """Write regions.parquet, with the hash of the `classifier` fitted to them, and attention.zarr.
@@ -172,7 +171,7 @@ def write_regions(
     )
     metadata = {
         "head": seen.trained["head"],
-        "classifier": params.predict.classifier,
+        "classifier": options.classifier,
         "classifier_sha256": classifier,
     }
     write_parquet(folder / "regions.parquet", frame, REGIONS, metadata)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Iterable
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 from ruamel.yaml import YAML
 
+from pipeline.config.params import Params
+from pipeline.config.signature import arguments, keys_of
 from tests.graph import ROOT, expected_code, is_code
 
 STAGES = sorted(
@@ -30,6 +35,36 @@ def test_one_name_everywhere() -> None:
 def test_code_deps_are_the_import_graph(name: str) -> None:
     listed = [dep for dep in NODES[name]["deps"] if is_code(dep)]
     assert listed == expected_code(name), "run `python -m tests.graph`"
+
+
+PATHS = {"dataset.root"}
+"""Keys that only name a folder among the deps."""
+
+
+def tracked(keys: Iterable[str]) -> set[str]:
+    """Return the entries of `params:` for what a stage takes of params.yaml."""
+    expected: set[str] = set()
+    for key in keys:
+        expected |= set(Params.model_fields) if key == "*" else {key}
+    if "compute" in expected:  # device and memory change no result
+        expected = expected - {"compute"} | {"compute.dtype"}
+    return expected - PATHS
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_params_are_those_of_the_signature(name: str) -> None:
+    run = importlib.import_module(f"stages.{name}").run
+    assert set(NODES[name]["params"]) == tracked(keys_of(run).values())
+    assert len(NODES[name]["params"]) == len(set(NODES[name]["params"]))
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_every_key_of_a_signature_is_there(name: str) -> None:
+    """With a value of the type that the stage gives it."""
+    run = importlib.import_module(f"stages.{name}").run
+    given = arguments(run, Params())
+    left = {"category", "paths", "names_path", "frozen", "return"}
+    assert set(get_type_hints(run)) - left == set(given)
 
 
 def test_labels_are_a_dependency_of_evaluate_and_report_alone() -> None:

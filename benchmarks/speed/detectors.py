@@ -61,7 +61,7 @@ def patches_of(inputs: Inputs, split: str, limit: int) -> Patches:
     vit = inputs.vit(options.resolution)
 
     def encode(pixels: Tensor) -> tuple[Sequence[Tensor], Tensor]:
-        with autocast_for(torch.device("cpu"), options.precision):
+        with autocast_for(torch.device("cpu"), inputs.params.compute.dtype):
             return forward_features(vit, pixels, layers=options.layers)
 
     mean, std = normalization(vit)
@@ -83,7 +83,9 @@ def musc(inputs: Inputs) -> Row:
     patches = patches_of(inputs, "query", 60)
     n, p, width = patches.layers[0].shape
     features = np.empty((n, p, width), np.float32)
-    our_musc.unit_features(patches.layers[0][:], patches.grid, 1, out=features)
+    our_musc.unit_features(
+        np.asarray(patches.layers[0][:], np.float32), patches.grid, 1, out=features
+    )
     tensor = torch.from_numpy(features)
     plain, ours = plain_detectors.mutual_scores(tensor).numpy(), our_musc.mutual_scores(features)
     a, b = patches.aupro(plain), patches.aupro(ours)

@@ -34,7 +34,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "demo": {"good": 1, "per_defect": 1, "normals": 1},
     "backbone": {"source": "random", "name": "vit_tiny_patch16_224"},
     "maps": {"resolution": _SIDE, "map_size": 128, "references": 50},
-    "train": {"classes": "auto", "image_size": _SIDE, "views": 2, "epochs": 2},
+    "classes": {"count": "auto"},
+    "views": {"image_size": _SIDE, "count": 2},
+    "train": {"epochs": 2},
 }
 
 

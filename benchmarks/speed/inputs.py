@@ -70,4 +70,4 @@ class Inputs:
 
     def vit(self, image_size: int | None = None) -> VisionTransformer:
         """Return the backbone, without a size at that of the crops' views."""
-        return load_vit(self.paths, image_size=image_size or self.params.train.image_size)
+        return load_vit(self.paths, image_size=image_size or self.params.views.image_size)

@@ -15,7 +15,7 @@ from benchmarks.plain import network as plain_network
 from benchmarks.plain.training import Trainer
 from benchmarks.speed.harness import Row, Timing, check, compare, interleaved, peak_mb
 from benchmarks.speed.inputs import Inputs
-from pipeline.io.networks import Autocast
+from pipeline.io.devices import Autocast
 from pipeline.mgvit.attention import ClassBlock, frozen_tokens, patch_keep, visible_keys
 from pipeline.mgvit.augmentation import Augmentations, augmented_view, plain_view, view_rng
 from pipeline.mgvit.backbone import normalization

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from pipeline.binarization.mebin import ScoreRange
 from pipeline.commands.errors import check_run, reported
 from pipeline.config.params import ConfigError, Params, load_params, parse_params
+from pipeline.config.signature import arguments
 from pipeline.curation.names import NAMES, ClassNames, names_or_numbers
 from pipeline.io.datasets import DatasetError, same_bytes
 from pipeline.io.files import sweep, temporary_prefix
@@ -169,7 +171,9 @@ def _params(
     """Return the parameters of the run, for a flat set; merging is that of params.yaml."""
     content = {**stored}
     if params_path.exists():
-        content["merge"] = load_params(params_path).merge.model_dump()
+        given = load_params(params_path)
+        content["merge"] = given.merge.to_json()
+        content["compute"] = {**given.compute.to_json(), **stored.get("compute", {})}
     method = stored["maps"]["method"]
     if method == "ground_truth":
         raise ConfigError(
@@ -203,10 +207,20 @@ def _cut_out(category: str, params: Params, paths: ArtifactPaths, trained: Artif
     path = trained.maps(category) / maps.BANK
     bank = read_tensors(path)
     check_sha256(path, description["maps"].get("bank_sha256"), model_json)
-    manifest.run(category, params, paths)
-    maps.run(category, params, paths, maps.Frozen(bank, low, high))
-    mebin.run(category, params, paths, ends)
-    crops.run(category, params, paths)
+    _run(manifest.run, category, params, paths)
+    _run(maps.run, category, params, paths, frozen=maps.Frozen(bank, low, high))
+    _run(mebin.run, category, params, paths, frozen=ends)
+    _run(crops.run, category, params, paths)
+
+
+def _run(
+    stage: Callable[..., None],
+    category: str,
+    params: Params,
+    paths: ArtifactPaths,
+    **frozen: object,
+) -> None:
+    stage(category, paths=paths, **frozen, **arguments(stage, params))
 
 
 def _sort(
@@ -216,10 +230,11 @@ def _sort(
     predicting, merging = (
         importlib.import_module(f"stages.{name}") for name in ("predict", "merge")
     )
-    seen = predicting.look(category, params, paths)
-    found = predicting.classify(seen, model, params)
-    predicting.write_regions(paths.predict(category), seen, found.probabilities, params)
-    merging.run(category, params, paths)
+    options = params.predict
+    seen = predicting.look(category, options, params.compute, paths)
+    found = predicting.classify(seen, model, options)
+    predicting.write_regions(paths.predict(category), seen, found.probabilities, options)
+    _run(merging.run, category, params, paths)
     unknown: NDArray[np.bool_] = found.unknown
     return unknown
 

@@ -36,7 +36,7 @@ def check_params(path: Path) -> tuple[Params | None, Line]:
     try:
         params = load_params(path)
         for category in params.dataset.categories:
-            params.train.n_classes(category)
+            params.classes.n_classes(category)
     except ConfigError as error:
         return None, Line("error", "params", str(error), f"correct {path}")
     shown = ", ".join(params.dataset.categories)
@@ -202,7 +202,7 @@ def check_disk(params: Params, paths: ArtifactPaths, n_images: int) -> Line:
 def estimate(params: Params, n_images: int) -> int:
     """Return roughly how many bytes all artifacts of a first run take, cache included."""
     crop = _COMPRESSED * 4 * params.crops.size**2
-    views = params.train.views * _VISIBLE * _TOKENS * _WIDTH * 2
+    views = params.views.count * _VISIBLE * _TOKENS * _WIDTH * 2
     kept = _COMPRESSED * 4 * params.maps.map_size**2 + _SUBIMAGES * crop
     return int(_BASICS * (n_images > 0) + n_images * (2 * kept + _SUBIMAGES * views))
 

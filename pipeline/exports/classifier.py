@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.clustering.normal_images import known_normal
-from pipeline.config.params import ConfigError, Predict, Train
+from pipeline.config.params import ConfigError, Predict, Train, Views
 from pipeline.curation.names import ClassNames, names_for, run_of
 from pipeline.exports.files import refuse_existing
 from pipeline.exports.modules import HeadsNetwork, VoteNetwork
 from pipeline.io.files import replacing
-from pipeline.io.networks import crop_arrays, load_classifier, load_vit, masking, trained_section
+from pipeline.io.networks import crop_arrays, load_classifier, load_vit, masking, trained_sections
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.region_classifier import JSON, RegionModel, check_network, load_region_model
 from pipeline.io.region_table import read_regions
@@ -50,7 +50,7 @@ _COMPARED = 512
 
 
 @dataclass(frozen=True)
-class Views:
+class PlainViews:
     """Plain views of sub-images: `images` (M, 3, S, S), `masks` (M, S, S).
 
     `probabilities` (M, C) are the run's, `comparable` (M,) says where they come from the view.
@@ -77,23 +77,23 @@ def write_network(category: str, out: Path, paths: ArtifactPaths, names: Path) -
     model, stored = load_region_model(folder)
     check_network(paths, category)
     options = parse_stored(folder / JSON, "params.predict", Predict, stored["predict"])
-    section = trained_section(paths, category)
-    network = _load(category, paths, section, model, options)
-    views = _views(category, paths, section.image_size, model, options)
-    checks = _compare(network, views)
+    train, views = trained_sections(paths, category)
+    network = _load(category, paths, train, views, model, options)
+    crops = _views(category, paths, views.image_size, model, options)
+    checks = _compare(network, crops)
     with replacing(out) as temporary:
-        difference = _difference(network, write(network, views, temporary), views)
+        difference = _difference(network, write(network, crops, temporary), crops)
         if not difference <= TOLERANCE:
             raise ConfigError(f"{out}: differs from torch by {difference:.2g}; it was not written")
     about = {
         "category": category,
         "run": run_of(paths, category),
-        **_usage(section.image_size, options, model, known, views.probabilities.shape[1]),
+        **_usage(views.image_size, options, model, known, crops.probabilities.shape[1]),
         **checks,
         "largest_difference_from_torch": difference,
     }
     write_json(description_path, about)
-    return f"{_said(about, len(views.masks))}; description in {description_path}"
+    return f"{_said(about, len(crops.masks))}; description in {description_path}"
 
 
 def _said(about: dict[str, Any], n: int) -> str:
@@ -130,9 +130,14 @@ def _usage(
 
 
 def _load(
-    category: str, paths: ArtifactPaths, section: Train, model: RegionModel, options: Predict
+    category: str,
+    paths: ArtifactPaths,
+    train: Train,
+    views: Views,
+    model: RegionModel,
+    options: Predict,
 ) -> HeadsNetwork | VoteNetwork:
-    vit = load_vit(paths, image_size=section.image_size)
+    vit = load_vit(paths, image_size=views.image_size)
     network: HeadsNetwork | VoteNetwork
     empty_is_normal = options.normal != "none"
     if model.vote is not None and model.space is not None:
@@ -142,16 +147,16 @@ def _load(
         )
     else:
         block, heads, trained = load_classifier(
-            paths.train(category), vit, fold_layerscale=section.fold_layerscale
+            paths.train(category), vit, fold_layerscale=train.fold_layerscale
         )
         network = HeadsNetwork(
             vit,
             block,
             heads,
-            masking(section),
+            masking(views),
             head=int(trained["head"]),
             n_base=int(trained["n_base_classes"]),
-            temperature=section.student_temperature,
+            temperature=train.student_temperature,
             empty_is_normal=empty_is_normal,
         )
     return network.eval().requires_grad_(False)
@@ -159,7 +164,7 @@ def _load(
 
 def _views(
     category: str, paths: ArtifactPaths, size: int, model: RegionModel, options: Predict
-) -> Views:
+) -> PlainViews:
     """Return the plain views of at most `_COMPARED` sub-images, evenly spread.
 
     Comparable are those that the run did not call normal by score or area. (A mask that only the
@@ -179,11 +184,11 @@ def _views(
     seen = np.stack([mask for _, mask in pairs]).astype(np.float32)
     from_view = seen.any(axis=(1, 2)) | (options.normal == "none")
     theirs = np.stack([np.asarray(p, np.float32) for p in regions["probabilities"].iloc[rows]])
-    return Views(pixels, seen, theirs, ~normal[rows] & from_view)
+    return PlainViews(pixels, seen, theirs, ~normal[rows] & from_view)
 
 
 @torch.inference_mode()
-def _compare(network: nn.Module, views: Views) -> dict[str, Any]:
+def _compare(network: nn.Module, views: PlainViews) -> dict[str, Any]:
     """Return how the network's probabilities compare with the run's.
 
     Raises `ConfigError` if they differ by more than `RUN_TOLERANCE`.
@@ -217,7 +222,7 @@ def _tensors(images: Floats, masks: Floats) -> tuple[Tensor, Tensor]:
 
 
 @torch.inference_mode()
-def _difference(network: nn.Module, runner: Runner, views: Views) -> float:
+def _difference(network: nn.Module, runner: Runner, views: PlainViews) -> float:
     """Return the largest difference of the file's answers from torch's, in batches of 1 and 3."""
     largest = 0.0
     for size in (1, 3):
@@ -229,7 +234,7 @@ def _difference(network: nn.Module, runner: Runner, views: Views) -> float:
     return largest
 
 
-def _writer(out: Path) -> Callable[[nn.Module, Views, Path], Runner]:
+def _writer(out: Path) -> Callable[[nn.Module, PlainViews, Path], Runner]:
     if out.suffix == ".pt":
         return _torchscript
     if out.suffix != ".onnx":
@@ -243,13 +248,13 @@ def _writer(out: Path) -> Callable[[nn.Module, Views, Path], Runner]:
     return _onnx
 
 
-def _example(views: Views) -> tuple[Tensor, Tensor]:
+def _example(views: PlainViews) -> tuple[Tensor, Tensor]:
     """Return two inputs to follow the network with: its control flow does not depend on them."""
     rows = np.arange(2) % len(views.masks)
     return _tensors(views.images[rows], views.masks[rows])
 
 
-def _torchscript(network: nn.Module, views: Views, path: Path) -> Runner:
+def _torchscript(network: nn.Module, views: PlainViews, path: Path) -> Runner:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # that tracing is deprecated, and fixes shape checks
         traced = torch.jit.trace(  # type: ignore[no-untyped-call]
@@ -267,7 +272,7 @@ def _torchscript(network: nn.Module, views: Views, path: Path) -> Runner:
     return run
 
 
-def _onnx(network: nn.Module, views: Views, path: Path) -> Runner:
+def _onnx(network: nn.Module, views: PlainViews, path: Path) -> Runner:
     import onnxruntime
 
     batch = {0: torch.export.Dim.DYNAMIC}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -20,13 +22,14 @@ from benchmarks.plain.crops import image_crops
 from benchmarks.plain.mebin import binarize_map
 from benchmarks.plain.merging import merge_images
 from benchmarks.plain.training import Trainer
+from benchmarks.speed import detectors as speed
 from benchmarks.speed import growth, harness
 from benchmarks.speed.__main__ import MEASURED
 from benchmarks.speed.inputs import Inputs
 from benchmarks.speed.masks import our_crops
 from benchmarks.speed.table import markdown
 from pipeline.binarization import mebin
-from pipeline.config.params import load_params, parse_params
+from pipeline.config.params import load_params
 from pipeline.detectors import musc, patchcore
 from pipeline.io.paths import ArtifactPaths
 from pipeline.mgvit.attention import ClassBlock, frozen_tokens, patch_keep, visible_keys
@@ -176,18 +179,61 @@ def test_a_synthetic_checkout_has_images_and_masks(tmp_path: Path) -> None:
     assert len(list((tmp_path / "ground_truth" / "spot").iterdir())) == 3
 
 
+@dataclass(frozen=True)
+class Tiny(Inputs):
+    """Small random inputs in the place of artifacts."""
+
+    folder: Path = Path()
+
+    def maps(self, limit: int) -> tuple[list[NDArray[np.float32]], mebin.ScoreRange]:
+        return [blobs(96, seed) for seed in range(3)], mebin.ScoreRange(0.5, 1.0)
+
+    def images(self, limit: int) -> list[Path]:
+        rng = np.random.default_rng(0)
+        paths = [self.folder / f"{i}.png" for i in range(3)]
+        for path in paths:
+            Image.fromarray(rng.integers(0, 256, (120, 90, 3), np.uint8)).save(path)
+        return paths
+
+    def crops(self, limit: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        rng = np.random.default_rng(0)
+        images = [cv2.blur(rng.integers(0, 256, (73, 73, 3), np.uint8), (9, 9)) for _ in range(4)]
+        return np.stack(images), np.stack([blobs(73, seed) > 0.5 for seed in range(4)]).view(
+            np.uint8
+        )
+
+    def table(self) -> pd.DataFrame:
+        rng = np.random.default_rng(0)
+        owners = np.sort(np.r_[np.arange(20), rng.integers(0, 20, 20)])
+        areas = rng.integers(0, 9000, len(owners))
+        return pd.DataFrame(
+            {"sample_id": owners.astype(str), "area_px": areas, "score": rng.random(len(owners))}
+        )
+
+    def vit(self, image_size: int | None = None) -> VisionTransformer:
+        return create_vit("vit_tiny_patch16_224", None, image_size=64)
+
+
+def tiny_patches(inputs: Inputs, split: str, limit: int) -> speed.Patches:
+    tokens = np.random.default_rng(len(split)).standard_normal((12, 16, 12)).astype(np.float32)
+    masks = [(blobs(speed.MAP_SIZE, k) > 0.7).astype(np.float32) for k in range(12)]
+    return speed.Patches((tokens,), (4, 4), masks)
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_every_command_runs_on_tiny_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(speed, "patches_of", tiny_patches)
+    found = MEASURED[name](Tiny("tiny", load_params(), ArtifactPaths(tmp_path), tmp_path))
+    rows = found if isinstance(found, list) else [found]
+    assert all(row.ratio and row.equal for row in rows)
+    harness.save(tmp_path, name, "tiny", rows)
+    assert rows[0].what in markdown(harness.load(tmp_path))
+
+
 @pytest.mark.slow
-def test_every_command_runs_on_a_synthetic_checkout(tmp_path: Path) -> None:
-    rows = growth.grown((6,), tmp_path, repeats=1)
-    assert rows[0].metrics.keys() == {"N = 6"}
-    checkout = tmp_path / "6"
-    params = load_params(checkout / "params.yaml")
-    root = str(checkout / params.dataset.root)
-    content = params.model_dump(by_alias=True)
-    content["dataset"]["root"] = root
-    inputs = Inputs(growth.CATEGORY, parse_params(content), ArtifactPaths(checkout / "data"))
-    for name, measure in MEASURED.items():
-        if name != "coreset":  # needs normal references, which the checkout does not have
-            found = measure(inputs)
-            rows += found if isinstance(found, list) else [found]
-    assert {row.ratio for row in rows[-8:]}
+def test_growth_runs_on_tiny_input(tmp_path: Path) -> None:
+    rows = growth.grown((4,), tmp_path, repeats=1)
+    assert len(rows) == 1 + 2 * len(growth.STAGES)
+    assert all(row.metrics.keys() == {"N = 4"} for row in rows)

@@ -37,7 +37,8 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     content = settings(root)
     content["maps"] |= {"method": method, "neighbourhoods": [1], "resolution": 128, "map_size": 128}
     content["crops"] = {"merge_distance": 0.0}
-    content["train"] |= {"classes": 4, "seed": 1}  # with seed 0 the heads know fewer classes
+    content["classes"] = {"count": 4}
+    content["train"] |= {"seed": 1}  # with seed 0 the heads know fewer classes
     content["predict"]["classifier"] = classifier
     params = parse_params(content)
     for stage in ("backbone", "base", *ORDER[:-1]):

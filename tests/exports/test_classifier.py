@@ -33,6 +33,7 @@ from pipeline.mgvit.attention import ClassBlock, create_vit
 from pipeline.mgvit.augmentation import plain_view
 from pipeline.mgvit.network import new_network
 from stages import predict
+from tests.running import run_stage
 
 N_BASE, N_CLASSES, HEAD = 2, 4, 1
 SIDE, N = 64, 48
@@ -79,9 +80,9 @@ def run_predict(
     paths = ArtifactPaths(root / "data")
     write_crops(paths)
     save(paths.backbone(), *load_backbone("random", "test_vit.r160_in1k", Path()))
-    train = {"image_size": SIDE, "mask_on": mask_on, "mask_layers": 2, "precision": "float32"}
+    views = {"image_size": SIDE, "mask_on": mask_on, "mask_layers": 2}
     section = {"classifier": classifier, "normal": normal, "layers": [2, 4], "dimensions": [3, 5]}
-    params = parse_params({"train": {**train, "classes": N_CLASSES}, "predict": section})
+    params = parse_params({"views": views, "predict": section, "compute": {"dtype": "float32"}})
     vit = load_vit(paths, image_size=SIDE)
     network = new_network(
         ClassBlock(vit, fold_layerscale=True),
@@ -97,7 +98,7 @@ def run_predict(
         "params": params.model_dump(mode="json", by_alias=True),
     }
     save_network(paths.train("c"), network, description)
-    predict.run("c", params, paths)
+    run_stage(predict, "c", params, paths)
     return paths, params
 
 

@@ -16,6 +16,7 @@ from pipeline.io.map_files import MapFileError
 from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.tables import read_parquet, write_parquet
 from stages import maps as stage
+from tests.running import run_stage
 
 CATEGORY = "thing"
 DEFECT = slice(32, 48)
@@ -34,7 +35,7 @@ def state() -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture
-def layout(tmp_path, monkeypatch, state) -> ArtifactPaths:
+def paths(tmp_path, monkeypatch, state) -> ArtifactPaths:
     """A manifest of 6 queries (every third with a defect and a mask) and 4 normal images."""
     monkeypatch.setattr(
         "pipeline.io.backbone_weights.load_saved", lambda folder: (state, {"timm_name": VIT})
@@ -71,16 +72,22 @@ def _write(paths: ArtifactPaths, name: str, rows: list[tuple], schema) -> None:
     write_parquet(paths.manifest(CATEGORY) / f"{name}.parquet", frame, schema)
 
 
-def _params(paths: ArtifactPaths, **maps: object) -> Params:
+COMPUTE = {"dtype", "memory_mb"}
+
+
+def _params(paths: ArtifactPaths, **values: object) -> Params:
+    compute = {name: value for name, value in values.items() if name in COMPUTE}
+    maps = {name: value for name, value in values.items() if name not in COMPUTE}
     given = {"layers": [1, 3], "neighbourhoods": [1], "resolution": 64, "map_size": 32, **maps}
     root = str(paths.root.parent / "raw")
-    return parse_params({"dataset": {"root": root, "categories": [CATEGORY]}, "maps": given})
+    dataset = {"root": root, "categories": [CATEGORY]}
+    return parse_params({"dataset": dataset, "maps": given, "compute": compute})
 
 
 def _run(
     paths: ArtifactPaths, **maps: object
 ) -> tuple[np.ndarray, pd.DataFrame, dict[str, object]]:
-    stage.run(CATEGORY, _params(paths, **maps), paths)
+    run_stage(stage, CATEGORY, _params(paths, **maps), paths)
     folder = paths.maps(CATEGORY)
     group = open_arrays(folder / "maps.zarr")
     frame = read_parquet(folder / "scores.parquet", schemas.MAP_SCORES)
@@ -139,7 +146,7 @@ def test_maps_without_a_detector_have_no_reference_scores(paths):
         {"fraction": 1.0},
         {"references": 3},
         {"references": 3, "seed": 1},
-        {"precision": "bfloat16"},
+        {"dtype": "bfloat16"},
     ],
 )
 def test_every_parameter_of_musc_counts(paths, change):
@@ -288,7 +295,7 @@ def test_patchcore_without_normal_images(paths):
 
 def test_musc_with_two_images_and_with_one(paths):
     _keep(paths, "id0", "id1")
-    stage.run(CATEGORY, _params(paths), paths)
+    run_stage(stage, CATEGORY, _params(paths), paths)
     _keep(paths, "id0")
     with pytest.raises(ArtifactError, match="at least 2"):
-        stage.run(CATEGORY, _params(paths), paths)
+        run_stage(stage, CATEGORY, _params(paths), paths)

@@ -38,6 +38,7 @@ from pipeline.mgvit.attention import create_vit
 from stages import predict, train
 from tests.config.test_every_parameter import CATEGORY, ORDER, run, settings, write_set
 from tests.exports.test_classifier import export, run_predict
+from tests.running import run_stage
 
 Break = Callable[[Path], object]
 
@@ -396,15 +397,20 @@ def test_parts_without_hashes_are_taken_as_they_are(made: Path, data: Path) -> N
 
 @pytest.mark.parametrize(
     "change",
-    [{"view_seed": 1}, {"mask_layers": 4}, {"augment": {"flip": False}}, {"precision": "bfloat16"}],
+    [
+        {"views": {"seed": 1}},
+        {"views": {"mask_layers": 4}},
+        {"views": {"augment": {"flip": False}}},
+        {"compute": {"dtype": "bfloat16"}},
+    ],
 )
 def test_views_of_other_settings_are_refused(
     made: Path, data: Path, change: dict[str, Any]
 ) -> None:
-    line = fails(made, data, "train", train=change)
+    line = fails(made, data, "train", **change)
     assert "views/metal: made from other settings; run the stage 'views' again" in line
-    assert call(made, data, "views", train=change)[0] == 0
-    assert call(made, data, "train", train=change)[0] == 0
+    assert call(made, data, "views", **change)[0] == 0
+    assert call(made, data, "train", **change)[0] == 0
 
 
 def test_views_of_other_crops_are_refused(made: Path, data: Path) -> None:
@@ -472,7 +478,7 @@ def test_a_run_in_which_all_is_normal_is_exported(tmp_path: Path, ending: str) -
     paths, params = run_predict(tmp_path, normal="regions")
     path = paths.crops("c") / "crops.parquet"
     write_parquet(path, read_parquet(path, CROPS).assign(area_px=0), CROPS)
-    predict.run("c", params, paths)
+    run_stage(predict, "c", params, paths)
     assert read_json(paths.predict("c") / "classifier.json")["layers"] == []
     code, said = export(paths, tmp_path / f"net.{ending}")
     assert code == 0, said

@@ -167,7 +167,7 @@ def test_maps_that_are_nan_say_what_to_try(project: Path) -> None:
     with pytest.raises(ValueError, match="NaN"):
         value_range(raw)
     options = parse_params({"maps": {"map_size": 4}}).maps
-    with pytest.raises(ArtifactError, match=r"bolts: .*NaN.*maps\.precision float32"):
+    with pytest.raises(ArtifactError, match=r"bolts: .*NaN.*compute\.dtype float32"):
         write(project / "maps", ["a"], Source(lambda *_: raw), options, "bolts")
 
 

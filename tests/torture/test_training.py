@@ -28,6 +28,7 @@ from pipeline.mgvit.training import TrainingSettings
 from stages import merge, predict
 from tests.config.test_every_parameter import CATEGORY, ORDER, run, settings, write_set
 from tests.mgvit.test_training import CPU, DIM, N_CLASSES, PER_CLASS, Toy
+from tests.running import run_stage
 
 
 def train(change: TrainingSettings) -> training.TrainingResult:
@@ -114,8 +115,8 @@ def test_merge_refuses_probabilities_that_are_not_finite(tmp_path: Path) -> None
     )
     path = paths.predict("c") / "regions.parquet"
     write_parquet(path, regions, REGIONS)
-    merge.run("c", Params(), paths)
+    run_stage(merge, "c", Params(), paths)
     regions["probabilities"] = [[0.5, 0.5], [np.nan, 0.5]]
     write_parquet(path, regions, REGIONS)
     with pytest.raises(ArtifactError, match=r"regions\.parquet: .*not finite; .*'predict'"):
-        merge.run("c", Params(), paths)
+        run_stage(merge, "c", Params(), paths)
