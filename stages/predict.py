@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.clustering.descriptors import descriptor_space
+from pipeline.clustering.descriptors import descriptor_space, l2_normalise
 from pipeline.clustering.ensemble import fit_ensemble
 from pipeline.clustering.normal_images import known_normal
-from pipeline.clustering.novelty import directions, fit_novelty
+from pipeline.clustering.novelty import fit_novelty
 from pipeline.config.params import Compute, Predict
 from pipeline.inference.region_features import normal_of_set, pooled_tokens
 from pipeline.io.arrays import ArraySpec, create_arrays
@@ -77,7 +77,7 @@ def run(category: str, options: Predict, compute: Compute, paths: ArtifactPaths)
         folder.mkdir()
         classifier = save_region_model(folder, model, content, seen.trained.get("sha256"))
         write_regions(folder, seen, found.probabilities, options, classifier)
-        _write_descriptors(folder, directions(found.descriptors))
+        _write_descriptors(folder, l2_normalise(np.asarray(found.descriptors, np.float32)))
 
 
 def look(category: str, options: Predict, compute: Compute, paths: ArtifactPaths) -> Seen:
@@ -179,7 +179,7 @@ def write_regions(
 
 
 def _write_descriptors(folder: Path, rows: NDArray[np.float32]) -> None:
-    """Write the directions (M, L, D) of the descriptors."""
+    """Write the unit descriptors (M, L, D)."""
     specs = {"descriptors": ArraySpec(rows.shape, "float16")}
     with create_arrays(folder / "descriptors.zarr", specs) as arrays:
         arrays["descriptors"][:] = rows.astype(np.float16)

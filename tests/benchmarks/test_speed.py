@@ -45,7 +45,7 @@ def blobs(size: int, seed: int) -> NDArray[np.float32]:
     return np.asarray((smooth - low) / (high - low), np.float32)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 999), tau=st.integers(1, 9), floor=st.floats(0, 0.9))
 def test_plain_mebin_gives_the_same_masks(seed: int, tau: int, floor: float) -> None:
     amap = blobs(40, seed)
