@@ -1,0 +1,1 @@
+"""Clustering: which images are normal, and classes of the others."""
