@@ -16,7 +16,10 @@ from sklearn.mixture import GaussianMixture
 
 Basis = Literal["references", "modes", "nothing"]
 
-_SEPARATION = 2.0
+_SEPARATION = 3.0
+"""Ashman's D of two modes that tell normal from abnormal: of two equal ones 7 % lie wrong at 3."""
+_LEAST = 0.1
+"""Share of the images that a mode has at least: a few outliers above all others are none."""
 _RESTARTS = 5
 _FEWEST = 8
 
@@ -86,8 +89,9 @@ def modes(scores: ArrayLike) -> tuple[float, float]:
     """Return the score that ends the lower of two modes of `scores` (N,), and Ashman's D.
 
     Two Gaussians are fitted; the end lies half way between the highest score of the lower one and
-    the next. It is -inf where they are not separate (D of 2 or less: Ashman, Bird and Zepf, 1994)
-    or fit no better than one by BIC, and D is NaN with fewer than 8 scores or equal ones.
+    the next. It is -inf where they are not separate (D of 3 or less: Ashman, Bird and Zepf, 1994)
+    or fit no better than one by BIC, or one of them has less than a tenth of the scores; D is NaN
+    with fewer than 8 scores or equal ones.
     """
     values = _checked(scores)
     if len(values) < _FEWEST or np.ptp(values) < 1e-9:
@@ -102,6 +106,8 @@ def modes(scores: ArrayLike) -> tuple[float, float]:
     nearer = mixture.predict(column) == means.argmin()
     # the wider Gaussian wins beyond both means; the order of the scores decides there
     low = (nearer | (values < means.min())) & (values < means.max())
+    if not _LEAST <= low.mean() <= 1 - _LEAST:
+        return -np.inf, separation
     return float((values[low].max() + values[~low].min()) / 2), separation
 
 

@@ -1,4 +1,8 @@
-"""One scale for the distances of several runs, and the score of an image from them."""
+"""One scale for the distances of several runs, and the score of an image from them.
+
+A run is a layer at a neighbourhood size. The runs of a size are averaged, then the sizes, so that
+no size weighs more for having more layers.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,67 @@ class Scale:
 
     mean: float
     spread: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What puts new images on the scale of a product: of each run, and of each size's image score.
+
+    `runs` follow the order of the runs, `scores` the sizes in rising order.
+    """
+
+    runs: tuple[Scale, ...]
+    scores: tuple[Scale, ...]
+
+
+def calibrate(held_out: Sequence[Floats], sizes: Sequence[int]) -> Calibration:
+    """Return the calibration of runs by the distances (R, P) that held-out normal references have.
+
+    `sizes` holds the neighbourhood size of each run. References with infinite distances in a run,
+    as they had nothing to be compared with, are left out. Raises ValueError without runs, or if
+    no reference is left.
+    """
+    if not held_out:
+        raise ValueError("no runs: give at least one layer and one neighbourhood size")
+    compared = np.all([np.isfinite(one).all(axis=1) for one in held_out], axis=0)  # (R,)
+    known = [distances[compared] for distances in held_out]
+    scales = tuple(fit_scale(distances) for distances in known)
+    maps = _by_size(known, sizes, scales)
+    return Calibration(scales, tuple(fit_scale(contrast(one)) for one in maps))
+
+
+def calibrate_bulk(distances: Sequence[Floats], sizes: Sequence[int]) -> Calibration:
+    """Return the calibration of runs by a set's own distances (N, P), where no references are."""
+    scales = tuple(fit_bulk_scale(one) for one in distances)
+    maps = _by_size(distances, sizes, scales)
+    return Calibration(scales, tuple(fit_bulk_scale(contrast(one)) for one in maps))
+
+
+def joint_map(
+    distances: Sequence[Floats], sizes: Sequence[int], calibration: Calibration
+) -> Floats:
+    """Return the patch scores (N, P): the mean over sizes of the mean over the runs of a size."""
+    maps = _by_size(distances, sizes, calibration.runs)
+    return np.asarray(np.mean(maps, axis=0, dtype=np.float64), np.float32)
+
+
+def fused_scores(
+    distances: Sequence[Floats], sizes: Sequence[int], calibration: Calibration
+) -> Floats:
+    """Return the image scores (N,): the largest over sizes of the calibrated `contrast`."""
+    maps = _by_size(distances, sizes, calibration.runs)
+    return fuse([contrast(one) for one in maps], calibration.scores)
+
+
+def _by_size(
+    distances: Sequence[Floats], sizes: Sequence[int], scales: Sequence[Scale]
+) -> list[Floats]:
+    """Return the joined runs (N, P) of each size, in rising order of the sizes."""
+    runs = list(zip(distances, sizes, scales, strict=True))
+    if not runs:
+        raise ValueError("no runs: give at least one layer and one neighbourhood size")
+    groups = [[run for run in runs if run[1] == size] for size in sorted(set(sizes))]
+    return [join([run[0] for run in group], [run[2] for run in group]) for group in groups]
 
 
 def fit_scale(distances: Floats) -> Scale:

@@ -72,6 +72,12 @@ def test_nothing_is_normal_where_no_mode_stands_out(scores: np.ndarray) -> None:
     assert limit.basis == "nothing"
 
 
+def test_a_few_outliers_are_no_mode() -> None:
+    """Else all other images, defects among them, would be called normal."""
+    scores = np.append(_modes(50, 50, 2), [30.0, 31.0])
+    assert normal_limit(scores, []).basis == "nothing"
+
+
 def test_negative_scores_and_shifts_change_nothing() -> None:
     scores = _modes(40, 60)
     end, separation = modes(scores)

@@ -7,11 +7,15 @@ import pytest
 
 from pipeline.detectors.calibration import (
     Scale,
+    calibrate,
+    calibrate_bulk,
     contrast,
     fit_bulk_scale,
     fit_scale,
     fuse,
+    fused_scores,
     join,
+    joint_map,
     top_share,
 )
 
@@ -82,7 +86,6 @@ def test_contrast_tells_a_spot_from_a_level() -> None:
     patches[1, :200] += 3  # a part that lies unlike all others
     patches[2, :200] += 2
     patches[2, :10] += 1  # lies better, and has a defect
-    assert top_share(patches)[1] > top_share(patches)[2] - 0.1
     scores = contrast(patches)
     assert scores[2] > scores[1] + 0.3 > scores[0]
     own = np.quantile(patches, 0.9, axis=1)
@@ -105,3 +108,45 @@ def test_the_largest_score_counts() -> None:
     np.testing.assert_allclose(fused, [3, 2, 2])
     with pytest.raises(ValueError, match="no scores"):
         fuse([], [])
+
+
+def test_each_size_weighs_the_same_however_many_layers_it_has() -> None:
+    held_out = [_patches(seed=k) for k in range(4)]
+    runs, sizes = [_patches(9, seed=k) for k in range(10, 14)], [1, 1, 3, 1]
+    known = calibrate(held_out, sizes)
+    z = [(a - b.mean()) / b.std() for a, b in zip(runs, held_out, strict=True)]
+    fine, coarse = (z[0] + z[1] + z[3]) / 3, z[2]
+    np.testing.assert_allclose(joint_map(runs, sizes, known), (fine + coarse) / 2, atol=1e-4)
+
+
+def test_the_image_score_is_the_largest_calibrated_contrast() -> None:
+    held_out = [_patches(20, seed=k) for k in range(2)]
+    runs, sizes = [_patches(9, seed=k) for k in range(10, 12)], [3, 1]
+    known = calibrate(held_out, sizes)
+    parts = []
+    for run, own in zip(runs, held_out, strict=True):
+        normal = contrast((own - own.mean()) / own.std())
+        found = contrast((run - own.mean()) / own.std())
+        parts.append((found - normal.mean()) / normal.std())
+    np.testing.assert_allclose(fused_scores(runs, sizes, known), np.max(parts, axis=0), atol=1e-3)
+    normal = fused_scores(held_out, sizes, known)
+    assert abs(float(normal.mean())) < 1
+
+
+def test_a_reference_that_could_not_be_compared_is_left_out() -> None:
+    held_out = _patches(20)
+    known = calibrate([held_out], [1])
+    lonely = np.vstack([held_out, np.full((1, 400), np.inf, np.float32)])
+    assert calibrate([lonely], [1]) == known
+
+
+def test_a_set_calibrates_itself() -> None:
+    runs = [_patches(50, seed=k) for k in range(2)]
+    runs[0][0, :9] += 4
+    known = calibrate_bulk(runs, [1, 3])
+    scores = fused_scores(runs, [1, 3], known)
+    assert scores.argmax() == 0
+    assert scores[0] > 5 * np.abs(scores[1:]).max()
+    for fit in (calibrate, calibrate_bulk):
+        with pytest.raises(ValueError, match="no runs"):
+            fit([], [])
