@@ -156,8 +156,7 @@ def train(
     n_base, n_novel = len(base_labels), len(scores)
     if n_novel == 0:
         raise ValueError("there is no sub-image to train on")
-    labels = torch.from_numpy(np.r_[base_labels, np.full(n_novel, UNLABELLED)]).to(torch.int64)
-    all_scores = torch.from_numpy(np.r_[np.ones(n_base), scores]).float()
+    labels, all_scores = _targets(base_labels, scores)
     network = network.to(device)
     optimizer = _optimizer(network, settings)
     rng = np.random.default_rng(settings.seed)
@@ -178,21 +177,31 @@ def train(
                     n_base_classes=n_base_classes,
                     settings=settings,
                 )
-            optimizer.zero_grad(set_to_none=True)
-            losses.total.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+            _step(optimizer, losses.total)
             terms.append(losses)
         history.append(_mean_losses(terms, epoch, lr))
         _check_finite(network, history[-1], settings)
         progress(epoch + 1, settings.epochs)
-    best = int(np.argmin(history[-1].per_head))
-    return TrainingResult(network, tuple(history), best)
+    return TrainingResult(network, tuple(history), int(np.argmin(history[-1].per_head)))
+
+
+def _targets(base_labels: Index, scores: NDArray[np.float32]) -> tuple[Tensor, Tensor]:
+    """Return labels int64 and scores float32 of all samples, base crops (score 1) first."""
+    labels = np.r_[base_labels, np.full(len(scores), UNLABELLED)]
+    every_score = np.r_[np.ones(len(base_labels)), scores]
+    return torch.from_numpy(labels).to(torch.int64), torch.from_numpy(every_score).float()
 
 
 def _optimizer(network: Network, settings: TrainingSettings) -> torch.optim.SGD:
     modules = (network.block, network.projector, network.heads)
     groups = parameter_groups(modules, weight_decay=settings.weight_decay)
     return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum)
+
+
+def _step(optimizer: torch.optim.SGD, loss: Tensor) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
 
 
 def _check_finite(network: Network, losses: EpochLosses, settings: TrainingSettings) -> None:
