@@ -24,4 +24,4 @@ def test_examples(name: str) -> None:
 
 
 def test_entry_points_have_examples() -> None:
-    assert len(MODULES) >= 11
+    assert len(MODULES) >= 17
