@@ -108,7 +108,8 @@ def test_an_option_of_the_report_reruns_nothing_else(option: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "file", [file.relative_to(ROOT).as_posix() for file in (ROOT / "pipeline/report").glob("[!_]*.py")]
+    "file",
+    [file.relative_to(ROOT).as_posix() for file in (ROOT / "pipeline/report").glob("[!_]*.py")],
 )
 def test_the_report_s_code_reruns_nothing_else(file: str) -> None:
     assert rerun(file=file) == {"report"}

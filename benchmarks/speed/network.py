@@ -16,6 +16,8 @@ from benchmarks.plain import network as plain_network
 from benchmarks.plain.training import Trainer
 from benchmarks.speed.harness import Row, Timing, check, interleaved, peak_mb
 from benchmarks.speed.inputs import Inputs
+from pipeline.config.params import Train
+from pipeline.inference.training_inputs import training_settings
 from pipeline.io.devices import Autocast
 from pipeline.mgvit.attention import ClassBlock, frozen_tokens, patch_keep, visible_keys
 from pipeline.mgvit.augmentation import Augmentations, augmented_view, plain_view, view_rng
@@ -30,7 +32,7 @@ from pipeline.mgvit.tokens import (
     iter_augmented,
     iter_plain,
 )
-from pipeline.mgvit.training import TrainingSettings, train
+from pipeline.mgvit.training import train
 
 CPU = torch.device("cpu")
 VIEWS = 6
@@ -262,7 +264,7 @@ def measure_training(
 
     epochs = 2
     batches = epochs * -(-len(images) // BATCH)
-    settings = TrainingSettings(epochs=epochs)
+    settings = training_settings(Train(epochs=epochs))
 
     def ours() -> None:
         train(

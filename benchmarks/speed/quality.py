@@ -8,8 +8,9 @@ import pandas as pd
 from benchmarks.speed.harness import Row
 from benchmarks.speed.inputs import Artifacts, Inputs
 from benchmarks.speed.network import CPU, EPOCHS, VIEWS, Ours, our_network
-from pipeline.config.params import ConfigError
+from pipeline.config.params import ConfigError, Train
 from pipeline.evaluation.clustering import clustering_scores
+from pipeline.inference.training_inputs import training_settings
 from pipeline.io.schemas import LABELS
 from pipeline.io.tables import read_parquet
 from pipeline.mgvit.augmentation import Augmentations
@@ -49,7 +50,7 @@ def quality(inputs: Inputs, *, quick: bool) -> Row:
     classes, labels = _truth(inputs, table)
     found: dict[str, list[float]] = {"fresh": [], "cached": []}
     for seed in range(seeds):
-        settings = TrainingSettings(epochs=epochs, seed=seed)
+        settings = training_settings(Train(epochs=epochs, seed=seed))
         for name, source in (
             ("fresh", CachedViews(fresh, n_fresh)),
             ("cached", CachedViews(cached, VIEWS)),
