@@ -54,8 +54,8 @@ def _find_crops(root: Path, options: Base, cutting: Crops, progress: Progress) -
         normal_label=options.normal_label,
         progress=progress,
     )
-    for path, reason in dataset.rejected:
-        log.warning("base: %s is not used: %s", path, reason)
+    for row in dataset.rejected:
+        log.warning("base: %s is not used: %s", row.path, row.sentence())
     defects = [s for s in dataset.split("query") if s.label not in (None, *options.normal_label)]
     crops = [
         crop for sample in defects for crop in _squares(root, sample, cutting, options.per_image)

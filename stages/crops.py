@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.binarization.stable_run import stable_run
 from pipeline.config.params import Crops, Key
+from pipeline.inference.mask_squares import squares_of, stable_count
 from pipeline.io import schemas
 from pipeline.io.arrays import ArraySpec, create_arrays, open_arrays, shard_items
 from pipeline.io.files import replacing_folder
@@ -23,7 +23,7 @@ from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.stored import NUMBER, check_fields
 from pipeline.io.tables import image_bits, read_metadata, read_parquet, write_parquet
 from pipeline.progress import Progress, track
-from pipeline.regions.crops import area_px, crop_scores, cut, region_squares, resize_mask
+from pipeline.regions.crops import area_px, crop_scores, cut, resize_mask
 
 log = logging.getLogger("anomalyncd")
 
@@ -97,7 +97,7 @@ def _find(
     for i, row in enumerate(table.itertuples()):
         shape = (int(manifest["height"].iloc[i]), int(manifest["width"].iloc[i]))
         mask = resize_mask(masks[i], shape)
-        squares = _squares(mask, options, _n_regions(row, metadata))
+        squares = squares_of(mask, options, _n_stable(row, metadata))
         scores = crop_scores(
             maps[i], squares, shape, s_min=metadata["s_min"], s_max=metadata["s_max"]
         )
@@ -121,22 +121,14 @@ def _queries(category: str, paths: ArtifactPaths, table: pd.DataFrame) -> pd.Dat
     return queries.loc[table["sample_id"]]
 
 
-def _n_regions(row: Any, metadata: dict[str, Any]) -> int:
-    """Return delta*, the stable number of regions, or that of the mask if none was sought."""
-    if metadata["method"] != "mebin":
-        return int(row.n_regions)
-    counts = np.asarray(row.counts, np.int32)
-    return stable_run(counts, tau=metadata["tau"], rule=metadata["rule"]).count
-
-
-def _squares(mask: NDArray[np.bool_], options: Crops, n_regions: int) -> NDArray[np.int64]:
-    keep = {"delta": n_regions + 1, "all": None}.get(str(options.keep), options.keep)
-    return region_squares(
-        mask if options.enabled else np.zeros_like(mask),
-        padding=options.padding,
-        smallest_side=options.smallest_side,
-        merge_distance=options.merge_distance,
-        keep=keep if keep is None else int(keep),
+def _n_stable(row: Any, metadata: dict[str, Any]) -> int:
+    """Return the stable number of regions of a row of `mebin`'s table."""
+    return stable_count(
+        int(row.n_regions),
+        row.counts,
+        method=metadata["method"],
+        tau=metadata["tau"],
+        rule=metadata["rule"],
     )
 
 

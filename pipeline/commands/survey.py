@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from pipeline.config.params import CATEGORY_RULE, Base, ConfigError, Manifest, is_category_name
 from pipeline.io.dataset_formats import detect_layout, holds_images
-from pipeline.io.datasets import Dataset, Sample, collect, unused_bits
+from pipeline.io.datasets import Dataset, Rejected, Sample, collect, unused_bits
 from pipeline.io.images import is_image_name
 from pipeline.progress import track
 from pipeline.terminal import printable
@@ -103,7 +103,7 @@ def describe(name: str, folder: Path, found: Dataset) -> Iterator[str]:
 
 def _outside(folder: Path, found: Dataset) -> int:
     """Count the files that links in `folder` lead to; separate references are not among them."""
-    paths = {path for path, _ in found.rejected}
+    paths = {row.path for row in found.rejected}
     paths |= {path for s in found.samples for path in (s.path, s.mask) if path is not None}
     inner = [path for path in paths if PurePosixPath(path).parts[0] != ".."]
     root = os.path.realpath(folder)
@@ -126,11 +126,10 @@ def _sizes(samples: Sequence[Sample]) -> str:
     )
 
 
-def _reasons(rejected: Sequence[tuple[str, str]]) -> Iterator[str]:
+def _reasons(rejected: Sequence[Rejected]) -> Iterator[str]:
     reasons: dict[str, list[str]] = {}
-    for path, reason in rejected:
-        kind = reason.split(" as ")[0] if reason.startswith("the same bytes") else reason
-        reasons.setdefault(kind, []).append(path)
+    for row in rejected:
+        reasons.setdefault(row.reason, []).append(row.path)
     for reason, paths in sorted(reasons.items(), key=lambda item: -len(item[1])):
         more = f" and {len(paths) - _EXAMPLES} more" if len(paths) > _EXAMPLES else ""
         yield f"    {reason}: {', '.join(map(printable, paths[:_EXAMPLES]))}{more}"

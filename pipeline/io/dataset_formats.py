@@ -75,8 +75,9 @@ def scan_folder(
     """Sort the files under `root` by their names alone.
 
     `normal_list` names a text file, relative to `root`, with the normal references: one file name
-    or relative path a line (None: `NORMAL_LIST` if there is one). `normal_root` is a further folder
-    of normal references, anywhere; if it lies inside `root`, its images are no queries.
+    or relative path a line (None: `NORMAL_LIST` if there is one; empty: none). `normal_root` is a
+    further folder of normal references, anywhere; if it lies inside `root`, its images are no
+    queries.
     Images of `exclude_labels` are rejected before everything else; their masks are not listed.
 
     Raises DatasetError if `root` or `normal_root` is no folder, or the list is missing or names an
@@ -215,6 +216,8 @@ class _Listing:
 
 
 def _normal_names(root: Path, normal_list: str | None) -> _Listing | None:
+    if normal_list == "":
+        return None
     path = root / (normal_list or NORMAL_LIST)
     if not path.is_file():
         if normal_list is None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from pipeline.io.dataset_formats import (
     DatasetError,
@@ -24,10 +24,10 @@ from pipeline.progress import Progress, silent
 __all__ = [
     "Dataset",
     "DatasetError",
+    "Rejected",
     "Sample",
     "collect",
     "holds_images",
-    "same_bytes",
     "unused_bits",
 ]
 
@@ -35,6 +35,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _CAMERA_BITS = (8, 10, 12)
+_DUPLICATE = "the same bytes as another file"
 _WORKERS = min(4, os.cpu_count() or 1)
 
 
@@ -52,6 +53,20 @@ class Sample:
     mask: str | None
 
 
+class Rejected(NamedTuple):
+    """A file that is not used and why; `duplicate_of` is the file that is used in its place."""
+
+    path: str
+    reason: str
+    duplicate_of: str | None = None
+
+    def sentence(self) -> str:
+        """Return the reason for people to read."""
+        if self.duplicate_of is None:
+            return self.reason
+        return f"the same bytes as {self.duplicate_of}, which is used"
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Samples in the order of their ids, which says nothing of path or label; rejected by path.
@@ -61,7 +76,7 @@ class Dataset:
 
     layout: str
     samples: tuple[Sample, ...]
-    rejected: tuple[tuple[str, str], ...]
+    rejected: tuple[Rejected, ...]
     largest: int | None = None
 
     def split(self, name: Split) -> list[Sample]:
@@ -100,7 +115,7 @@ def collect(
         normal_list=normal_list,
         normal_root=normal_root,
     )
-    rejected = list(scan.rejected)
+    rejected = [Rejected(*row) for row in scan.rejected]
     infos = _parallel(lambda entry: _inspect(root, entry, bits), scan.entries, progress)
     samples = _unique(scan.entries, infos, rejected)
     samples = _with_sound_masks(root, samples, rejected)
@@ -122,11 +137,6 @@ def unused_bits(largest: int | None, bits: int) -> str | None:
     )
 
 
-def same_bytes(path: str) -> str:
-    """Return why a file is rejected that has the same bytes as the file `path`."""
-    return f"the same bytes as {path}, which is used"
-
-
 def _inspect(root: Path, entry: Entry, bits: int) -> ImageInfo | str:
     try:
         return inspect_image(root / entry.path, bits)
@@ -135,7 +145,7 @@ def _inspect(root: Path, entry: Entry, bits: int) -> ImageInfo | str:
 
 
 def _unique(
-    entries: Iterable[Entry], infos: Iterable[ImageInfo | str], rejected: list[tuple[str, str]]
+    entries: Iterable[Entry], infos: Iterable[ImageInfo | str], rejected: list[Rejected]
 ) -> list[Sample]:
     """Keep one sample for each id; add the others, and what could not be read, to `rejected`."""
     kept: dict[str, Sample] = {}
@@ -144,9 +154,9 @@ def _unique(
     )
     for entry, info in pairs:
         if isinstance(info, str):
-            rejected.append((entry.path, info))
+            rejected.append(Rejected(entry.path, info))
         elif info.sample_id in kept:
-            rejected.append((entry.path, same_bytes(kept[info.sample_id].path)))
+            rejected.append(Rejected(entry.path, _DUPLICATE, kept[info.sample_id].path))
         else:
             kept[info.sample_id] = Sample(
                 sample_id=info.sample_id,
@@ -162,14 +172,14 @@ def _unique(
 
 
 def _with_sound_masks(
-    root: Path, samples: Sequence[Sample], rejected: list[tuple[str, str]]
+    root: Path, samples: Sequence[Sample], rejected: list[Rejected]
 ) -> list[Sample]:
     """Take unusable masks off their samples and add them to `rejected`."""
     problems = _parallel(lambda sample: _mask_problem(root, sample), samples, silent)
     sound: list[Sample] = []
     for sample, problem in zip(samples, problems, strict=True):
         if sample.mask is not None and problem is not None:
-            rejected.append((sample.mask, problem))
+            rejected.append(Rejected(sample.mask, problem))
             sample = replace(sample, mask=None)
         sound.append(sample)
     return sound
@@ -190,8 +200,8 @@ def _mask_problem(root: Path, sample: Sample) -> str | None:
     )
 
 
-def _no_queries(root: Path, scan: Scan, rejected: Sequence[tuple[str, str]]) -> str:
-    shown = "".join(f"\n  {path}: {reason}" for path, reason in sorted(rejected)[:5])
+def _no_queries(root: Path, scan: Scan, rejected: Sequence[Rejected]) -> str:
+    shown = "".join(f"\n  {row.path}: {row.sentence()}" for row in sorted(rejected)[:5])
     files = f" {len(rejected)} files were rejected, among them:{shown}\n" if shown else " "
     return (
         f"{root} holds no usable query image (read as layout {scan.layout!r}).{files}{understood()}"

@@ -22,6 +22,7 @@ from pipeline.clustering.descriptors import DescriptorSpace, PooledTokens
 from pipeline.clustering.ensemble import Mixture, MixtureEnsemble
 from pipeline.config.params import Params, parse_params
 from pipeline.exports.modules import VoteNetwork
+from pipeline.inference.region_features import pooled_tokens
 from pipeline.io.arrays import ArraySpec, create_arrays, open_arrays
 from pipeline.io.backbone_weights import load_backbone, save
 from pipeline.io.networks import crop_arrays, load_vit, save_network
@@ -149,9 +150,8 @@ def embeddings_of(paths: ArtifactPaths, params: Params, model: RegionModel) -> n
     """Return what `classify` compares: embeddings, or the layers' directions in one row."""
     if model.space is None:
         return np.stack(regions_of(paths)["embedding"].tolist())
-    pooled = predict.look("c", params, paths).pooled
-    assert pooled is not None
-    x = model.space(pooled)
+    layers = params.predict.layers
+    x = model.space(pooled_tokens(paths, "c", params.compute, layers, image_size=SIDE))
     x /= np.linalg.norm(x, axis=2, keepdims=True)
     return np.asarray(x.reshape(len(x), -1) / np.sqrt(x.shape[1]))
 

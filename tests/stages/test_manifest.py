@@ -109,6 +109,18 @@ def test_a_flat_folder_gives_empty_labels_and_masks(tmp_path: Path) -> None:
     assert [len(table[name]) for name in ("labels", "masks", "rejected")] == [0, 0, 0]
 
 
+def test_a_file_with_the_same_bytes_names_the_one_that_is_used(tmp_path: Path) -> None:
+    raw = tmp_path / "raw/gadget"
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        put(raw / f"{name}.png", seed)
+    (raw / "d.png").write_bytes(b"nothing")
+    paths = ArtifactPaths(tmp_path / "out")
+    run_stage(manifest, "gadget", params_of(raw), paths)
+    rejected = tables(paths)["rejected"].set_index("path")
+    assert rejected.loc["b.png", "duplicate_of"] == "a.png"
+    assert rejected.loc["d.png", "duplicate_of"] is None
+
+
 def test_every_parameter_reaches_the_scan(raw: Path, tmp_path: Path) -> None:
     paths = ArtifactPaths(tmp_path / "out")
 

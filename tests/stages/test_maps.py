@@ -56,7 +56,7 @@ def paths(tmp_path, monkeypatch, state) -> ArtifactPaths:
     order = [3, 8, 0, 5, 9, 1, 2, 7, 4, 6]  # neither by name nor by split
     _write(paths, "images", [images[k] for k in order], schemas.IMAGES)
     _write(paths, "masks", masks, schemas.MASKS)
-    _write(paths, "rejected", [("test/hole/broken.png", "truncated")], schemas.REJECTED)
+    _write(paths, "rejected", [("test/hole/broken.png", "truncated", None)], schemas.REJECTED)
     return paths
 
 
@@ -198,7 +198,7 @@ def test_scratch_files_are_used_beyond_half_of_the_memory(paths, monkeypatch, me
 def test_memory_mapped_features_give_the_same_maps(paths, monkeypatch):
     plain, _, _ = _run(paths)
     made = []
-    monkeypatch.setattr(stage.np, "memmap", _recording(made, np.memmap))
+    monkeypatch.setattr(np, "memmap", _recording(made, np.memmap))
     monkeypatch.setattr(stage, "Scratch", _without_memory(stage.Scratch))
     assert np.array_equal(plain, _run(paths)[0])
     assert len(made) == 5  # two layers and the prepared one, and two layers of the references
@@ -278,7 +278,7 @@ def test_bad_precomputed_maps_leave_nothing_behind(paths, values, message):
     with pytest.raises(MapFileError, match=message):
         _run(paths, method="precomputed", precomputed_root=root)
     assert not paths.maps(CATEGORY).exists()
-    assert not list(paths.maps(CATEGORY).parent.iterdir())
+    assert not list(paths.root.glob("maps/*"))
 
 
 def _keep(paths: ArtifactPaths, *ids: str) -> None:

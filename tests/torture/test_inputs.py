@@ -61,10 +61,10 @@ def strange_files(folder: Path, name: str, suffix: str) -> list[Path]:
 COLLECT = """
 import resource, sys
 from pathlib import Path
-from pipeline.datasets import collect
+from pipeline.io.datasets import collect
 resource.setrlimit(resource.RLIMIT_AS, (4 * 2**30,) * 2)
-for path, reason in collect(Path(sys.argv[1])).rejected:
-    print(path, reason)
+for row in collect(Path(sys.argv[1])).rejected:
+    print(row.path, row.reason)
 """
 
 
@@ -276,9 +276,9 @@ def test_a_mask_that_fits_two_images_is_nobodys(tmp_path: Path) -> None:
         "test/a/0.bmp": None,
         "test/a/1.png": "ground_truth/a/1_mask.png",
     }
-    ((path, reason),) = found.rejected
-    assert path == "ground_truth/a/0_mask.png"
-    assert "fits several images (0.bmp, 0.png)" in reason
+    (row,) = found.rejected
+    assert row.path == "ground_truth/a/0_mask.png"
+    assert "fits several images (0.bmp, 0.png)" in row.reason
 
 
 def wide(path: Path, values: NDArray[np.int64]) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -102,9 +101,8 @@ def test_predict_writes_nothing_that_is_not_finite(tmp_path: Path, where: str) -
     values = {"probabilities": np.full((2, 3), 1 / 3), "embeddings": np.ones((2, 4), np.float32)}
     values[where][1, 0] = np.nan
     network = Predictions(np.zeros((2, 3), np.float32), values["embeddings"], None)
-    seen: Any = SimpleNamespace(crops=crops(), network=network, trained={"head": 0})
     with pytest.raises(ArtifactError, match=r"not finite.*train\.lr"):
-        predict.write_regions(tmp_path, seen, values["probabilities"], Params())
+        predict.write_regions(tmp_path, crops(), values["probabilities"], network, {})
     assert list(tmp_path.iterdir()) == []
 
 
