@@ -20,9 +20,7 @@ UNLABELLED = -1
 """Label of a sample that has none."""
 
 
-def teacher_temperature(
-    epoch: int, *, warm: float = 0.07, final: float = 0.04, steps: int = 10, hold: int = 4
-) -> float:
+def teacher_temperature(epoch: int, *, warm: float, final: float, steps: int, hold: int) -> float:
     """Return the teacher's temperature tau_t of an epoch (appendix B).
 
     Parameters
@@ -39,7 +37,8 @@ def teacher_temperature(
 
     Examples
     --------
-    >>> teacher_temperature(0), teacher_temperature(100)
+    >>> schedule = {"warm": 0.07, "final": 0.04, "steps": 10, "hold": 4}
+    >>> teacher_temperature(0, **schedule), teacher_temperature(100, **schedule)
     (0.07, 0.04)
     """
     if epoch < 0 or steps < 1 or hold < 1:
@@ -56,7 +55,7 @@ def pseudo_labels(
     *,
     temperature: float,
     n_base: int,
-    plc_threshold: float | None = 0.5,
+    plc_threshold: float | None,
 ) -> Tensor:
     """Return the pseudo-labels q of the teacher, Eq. 9, corrected by the anomaly scores, Eq. 5.
 
@@ -129,7 +128,7 @@ def discovery_loss(
     student_temperature: float,
     teacher_temperature: float,
     n_base: int,
-    plc_threshold: float | None = 0.5,
+    plc_threshold: float | None,
 ) -> Tensor:
     """Return L_cls_u: the pseudo-labels of each view supervise the other view, Eq. 12.
 
@@ -303,12 +302,12 @@ def total_loss(
     *,
     n_base: int,
     teacher_temperature: float,
-    student_temperature: float = 0.1,
-    contrast_temperature: float = 1.0,
-    contrast_temperature_labelled: float = 0.07,
-    lambda_: float = 0.3,
-    mu: float = 4.0,
-    plc_threshold: float | None = 0.5,
+    student_temperature: float,
+    contrast_temperature: float,
+    contrast_temperature_labelled: float,
+    lambda_: float,
+    mu: float,
+    plc_threshold: float | None,
 ) -> LossTerms:
     """Return ``lambda (L_rep_l + L_cls_l) + (1 - lambda) (L_rep + L_cls_u + mu L_reg)``, Eq. 4.
 

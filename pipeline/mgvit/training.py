@@ -27,26 +27,26 @@ Index = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """Constants of the training; defaults are the paper's and the published implementation's."""
+    """Constants of the training: section `train` of params.yaml has the defaults."""
 
-    epochs: int = 50
-    batch: int = 32
-    seed: int = 3407
-    heads: int = 4
-    lambda_: float = 0.3
-    mu: float = 4.0
-    plc_threshold: float | None = 0.5
-    student_temperature: float = 0.1
-    teacher_temperature_start: float = 0.07
-    teacher_temperature_end: float = 0.04
-    teacher_steps: int = 10
-    teacher_hold: int = 4
-    contrast_temperature: float = 1.0
-    contrast_temperature_labelled: float = 0.07
-    lr: float = 0.003
-    lr_end_factor: float = 0.001
-    momentum: float = 0.9
-    weight_decay: float = 5e-5
+    epochs: int
+    batch: int
+    seed: int
+    heads: int
+    lambda_: float
+    mu: float
+    plc_threshold: float | None
+    student_temperature: float
+    teacher_temperature_start: float
+    teacher_temperature_end: float
+    teacher_steps: int
+    teacher_hold: int
+    contrast_temperature: float
+    contrast_temperature_labelled: float
+    lr: float
+    lr_end_factor: float
+    momentum: float
+    weight_decay: float
 
 
 class TokenSource(Protocol):

@@ -15,7 +15,8 @@ from timm.models.vision_transformer import VisionTransformer
 from typer.testing import CliRunner
 
 from pipeline.cli import app
-from pipeline.config.params import Params
+from pipeline.config.params import Params, Train
+from pipeline.inference.training_inputs import training_settings
 from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.schemas import CROPS, REGIONS
 from pipeline.io.tables import write_parquet
@@ -45,7 +46,7 @@ def train(change: TrainingSettings) -> training.TrainingResult:
     )
 
 
-SETTINGS = TrainingSettings(epochs=3, batch=12, heads=2)
+SETTINGS = training_settings(Train(epochs=3, batch=12, heads=2))
 
 
 @pytest.mark.parametrize("lr", [1e6, 1e30])
