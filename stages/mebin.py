@@ -39,9 +39,9 @@ def run(category: str, options: Mebin, paths: ArtifactPaths) -> None:
             f"{source}: {len(scores)} scores and {maps.shape[0]} maps; run the stage 'maps' again"
         )
     ground_truth = group.attrs.get("method") == "ground_truth"
-    if ground_truth:
-        ends, binarize = ScoreRange(0.0, 1.0), pass_through
-    else:
+    ends = ScoreRange(0.0, 1.0)
+    binarize: Binarize = pass_through
+    if not ground_truth:
         ends = _range(category, scores, scores_of_references(paths, category), options)
         binarize = binarizer(options, ends)
     metadata = {
