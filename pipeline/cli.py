@@ -128,8 +128,9 @@ for _stage in _ORDER:
         app.command(_stage, help=PER_CATEGORY[_stage])(_per_category(_stage))
 
 
-for _command in (classify, correct, doctor, export, init, name, preset, promote):
+for _command in (classify, correct, doctor, init, name, preset, promote):
     app.command()(_command)
+app.add_typer(export, name="export")
 
 
 def main() -> None:

@@ -62,7 +62,7 @@ def run(
     null without such images.
     """
     merged = read_parquet(paths.merge(category) / "images.parquet", MERGED)
-    regions = read_regions(paths.predict(category) / "regions.parquet")
+    regions = read_regions(paths, category)
     labels = read_parquet(paths.manifest(category) / "labels.parquet", LABELS)
     label_of = dict(zip(labels["sample_id"], labels["label"], strict=True))
     metrics: dict[str, Any] = {**_NULL, "n_query": len(merged), "n_regions": len(regions)}

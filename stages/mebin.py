@@ -39,11 +39,11 @@ def run(category: str, options: Mebin, paths: ArtifactPaths) -> None:
             f"{source}: {len(scores)} scores and {maps.shape[0]} maps; run the stage 'maps' again"
         )
     ground_truth = group.attrs.get("method") == "ground_truth"
-    ends = ScoreRange(0.0, 1.0)
-    binarize: Binarize = pass_through
-    if not ground_truth:
+    if ground_truth:
+        ends = ScoreRange(0.0, 1.0)
+    else:
         ends = _range(category, scores, scores_of_references(paths, category), options)
-        binarize = binarizer(options, ends)
+    binarize = pass_through if ground_truth else binarizer(options, ends)
     metadata = {
         "method": "ground_truth" if ground_truth else options.method,
         "rule": options.rule,

@@ -6,19 +6,16 @@ import numpy as np
 import pandas as pd
 
 from pipeline.config.params import Merge
-from pipeline.io.paths import ArtifactError, ArtifactPaths
-from pipeline.io.region_table import read_regions
-from pipeline.io.schemas import CROPS, MERGED
-from pipeline.io.tables import read_parquet, write_parquet
+from pipeline.io.paths import ArtifactPaths
+from pipeline.io.region_table import read_regions_and_crops
+from pipeline.io.schemas import MERGED
+from pipeline.io.tables import write_parquet
 from pipeline.regions.merging import defect_class_set, merge_regions, region_class_set
 
 
 def run(category: str, options: Merge, paths: ArtifactPaths) -> None:
     """Write images.parquet of a category, one row per query image, in the order of the crops."""
-    crops = read_parquet(paths.crops(category) / "crops.parquet", CROPS)
-    regions = read_regions(paths.predict(category) / "regions.parquet")
-    if crops["crop_id"].tolist() != regions["crop_id"].tolist():
-        raise ArtifactError(f"{paths.predict(category)}: made from other crops; run `predict`")
+    regions, crops = read_regions_and_crops(paths, category)
     index, sample_ids = pd.factorize(regions["sample_id"])
     region_probabilities = np.stack([np.asarray(p) for p in regions["probabilities"]])
     probabilities = merge_regions(

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.clustering.novelty import directions
+from pipeline.clustering.descriptors import l2_normalise
 from pipeline.config.params import Compute, Predict
 from pipeline.inference.region_classes import (
     Seen,
@@ -62,7 +62,7 @@ def run(category: str, options: Predict, compute: Compute, paths: ArtifactPaths)
         }
         write_regions(folder, crops, classes.probabilities, predictions, metadata)
         _write_attention(folder, predictions.attention, network.blocks)
-        _write_descriptors(folder, directions(classes.descriptors))
+        _write_descriptors(folder, l2_normalise(np.asarray(classes.descriptors, np.float32)))
 
 
 def _seen(
@@ -110,7 +110,7 @@ def write_regions(
 
 
 def _write_descriptors(folder: Path, rows: NDArray[np.float32]) -> None:
-    """Write the directions (M, L, D) of the descriptors."""
+    """Write the unit descriptors (M, L, D)."""
     specs = {"descriptors": ArraySpec(rows.shape, "float16")}
     with create_arrays(folder / "descriptors.zarr", specs) as arrays:
         arrays["descriptors"][:] = rows.astype(np.float16)

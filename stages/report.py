@@ -14,10 +14,10 @@ from pipeline.config.params import Params
 from pipeline.curation.names import NAMES, names_or_numbers
 from pipeline.evaluation.clustering import mean_figures
 from pipeline.io.files import replacing_folder
-from pipeline.io.paths import ArtifactError, ArtifactPaths, damaged, missing
+from pipeline.io.paths import ArtifactPaths, damaged, missing
 from pipeline.io.provenance import environment
-from pipeline.io.region_table import read_regions
-from pipeline.io.schemas import CROPS, IMAGES, LABELS, MAP_SCORES, MASKS, MERGED
+from pipeline.io.region_table import read_regions_and_crops
+from pipeline.io.schemas import IMAGES, LABELS, MAP_SCORES, MASKS, MERGED
 from pipeline.io.stored import read_object
 from pipeline.io.tables import image_bits, read_parquet, write_json
 from pipeline.progress import track
@@ -92,12 +92,7 @@ def _review(category: Category, folder: Path) -> ReviewLink:
 def _tables(name: str, params: Params, artifacts: ArtifactPaths, names_path: Path) -> Category:
     """Read the tables of a category; regions of other crops are an `ArtifactError`."""
     manifest = artifacts.manifest(name)
-    regions = read_regions(artifacts.predict(name) / "regions.parquet")
-    crops = read_parquet(artifacts.crops(name) / "crops.parquet", CROPS)
-    if crops["crop_id"].tolist() != regions["crop_id"].tolist():
-        raise ArtifactError(
-            f"{artifacts.predict(name)}: made from other crops; run `predict` again"
-        )
+    regions, crops = read_regions_and_crops(artifacts, name)
     names, notes = names_or_numbers(names_path, name, artifacts)
     images = read_parquet(manifest / "images.parquet", IMAGES)
     return Category(

@@ -51,7 +51,7 @@ def test_commands_start_without_the_libraries_of_single_stages() -> None:
         ("name", "metl", "1", "scratch"),
         ("correct", "metl", "params.yaml"),
         ("classify", "images", "--category", "metl", "--out", "out.parquet"),
-        ("export", "metl", "coco", "--out", "out.json"),
+        ("export", "coco", "metl", "--out", "out.json"),
         ("promote", "metl"),
     ],
     ids=lambda arguments: arguments[0],

@@ -8,27 +8,27 @@ from typing import Annotated
 import typer
 
 from pipeline.commands.errors import check_run, reported
+from pipeline.commands.options import DATA, CategoryArgument, DataOption
 from pipeline.curation.corrections import add_corrections, corrections_path, read_corrections
 from pipeline.io.paths import ArtifactPaths
-from pipeline.io.schemas import REGIONS
-from pipeline.io.tables import read_parquet
+from pipeline.io.region_table import read_regions
 from pipeline.terminal import say
 
 
 def correct(
-    category: Annotated[str, typer.Argument(help="One of dataset.categories.")],
-    file: Annotated[Path, typer.Argument(help="What the review page downloaded.")],
-    data: Annotated[Path, typer.Option("--data", help="Folder of the artifacts.")] = Path("data"),
+    category: CategoryArgument,
+    file: Annotated[Path, typer.Argument(help="File downloaded from the review page.")],
+    data: DataOption = DATA,
 ) -> None:
     """Apply corrections from the review page (data/report/review-CATEGORY.html)."""
     with reported("correct"):
         paths = ArtifactPaths(data)
         check_run(category, paths)
-        regions = read_parquet(paths.predict(category) / "regions.parquet", REGIONS)
+        regions = read_regions(paths, category)
         n_corrected = add_corrections(paths, category, file, regions)
         n_read = len(read_corrections(file).targets)
         say(
-            f"{category}: {n_read} corrections read; {n_corrected} of {len(regions)} regions are "
-            f"corrected in {corrections_path(paths, category)} now"
+            f"{category}: read {n_read} corrections; {corrections_path(paths, category)} now "
+            f"corrects {n_corrected} of {len(regions)} regions"
         )
-        say("`dvc repro report` (or `anomalyncd report`) shows them")
+        say("update the report with `dvc repro report` (or `anomalyncd report`)")

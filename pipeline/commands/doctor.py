@@ -1,10 +1,9 @@
-"""`anomalyncd doctor`: is everything there that a run needs?"""
+"""`anomalyncd doctor`: check everything that a run needs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
@@ -18,6 +17,7 @@ from pipeline.commands.checks import (
 )
 from pipeline.commands.data_checks import check_data, check_disk, check_params
 from pipeline.commands.errors import reported
+from pipeline.commands.options import DATA, PARAMS, DataOption, ParamsOption
 from pipeline.io.paths import ArtifactPaths
 from pipeline.terminal import printable, say
 
@@ -29,14 +29,12 @@ _COLOURS = {
 
 
 def doctor(
-    params: Annotated[Path, typer.Option("--params", help="The parameter file.")] = Path(
-        "params.yaml"
-    ),
-    data: Annotated[Path, typer.Option("--data", help="Folder of the artifacts.")] = Path("data"),
+    params: ParamsOption = PARAMS,
+    data: DataOption = DATA,
 ) -> None:
     """Check environment, device, weights, disk, params, images, DVC and git; uses no network.
 
-    Exit status 1 if anything is wrong.
+    The exit status is 1 if anything is wrong.
     """
     with reported("doctor"):
         counts = {"ok": 0, "warning": 0, "error": 0}

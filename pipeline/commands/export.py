@@ -1,90 +1,135 @@
-"""`anomalyncd export`: what was discovered, for other programs."""
+"""`anomalyncd export FORMAT`: write the discovered classes for other programs."""
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.commands.errors import check_run, reported
-from pipeline.config.params import ConfigError, load_params
+from pipeline.commands.options import (
+    DATA,
+    PARAMS,
+    CategoryArgument,
+    DataOption,
+    NamesOption,
+    ParamsOption,
+)
+from pipeline.config.params import load_params
 from pipeline.curation.names import NAMES
+from pipeline.exports.files import Shape
 from pipeline.io.paths import ArtifactPaths
 from pipeline.terminal import say
 
+if TYPE_CHECKING:
+    from pipeline.exports.discovered import Discovered
 
-class Format(StrEnum):
-    """What `export` can write."""
+# The commands import what they need when they run: torch alone takes seconds to load.
 
-    COCO = "coco"
-    LABEL_STUDIO = "label-studio"
-    FOLDERS = "folders"
-    FIFTYONE = "fiftyone"
-    MODEL = "model"
+_FileOption = Annotated[Path, typer.Option("--out", help="New file; must not exist.")]
+_FolderOption = Annotated[Path, typer.Option("--out", help="New folder; must not exist.")]
+_ShapeOption = Annotated[
+    Shape, typer.Option("--shape", help="Write masks as polygons or run lengths.")
+]
 
-
-class Shape(StrEnum):
-    """How a region's mask is written."""
-
-    POLYGON = "polygon"
-    RLE = "rle"
+export = typer.Typer(
+    no_args_is_help=True,
+    help="Write the discovered classes for other programs (docs/exports.md). Never overwrites.",
+)
 
 
-def export(
-    category: Annotated[str, typer.Argument(help="One of dataset.categories.")],
-    format: Annotated[Format, typer.Argument(help="What to write.", metavar="FORMAT")],
-    out: Annotated[Path, typer.Option("--out", help="File or folder that does not exist yet.")],
-    shape: Annotated[
-        Shape, typer.Option("--shape", help="Masks as polygons or run lengths.")
-    ] = Shape.POLYGON,
+@export.command("coco")
+def export_coco(
+    category: CategoryArgument,
+    out: _FileOption,
+    shape: _ShapeOption = Shape.POLYGON,
+    names: NamesOption = NAMES,
+    data: DataOption = DATA,
+) -> None:
+    """Write COCO instance JSON."""
+    with reported("export coco"):
+        from pipeline.exports.coco import write_coco
+
+        say(f"{out}: {write_coco(_discovered(category, names, data), out, shape=shape)}")
+
+
+@export.command("fiftyone")
+def export_fiftyone(
+    category: CategoryArgument,
+    out: _FolderOption,
+    shape: _ShapeOption = Shape.POLYGON,
+    link: Annotated[bool, typer.Option("--link", help="Link the images; do not copy.")] = False,
+    names: NamesOption = NAMES,
+    params: ParamsOption = PARAMS,
+    data: DataOption = DATA,
+) -> None:
+    """Write a folder that FiftyOne reads as a COCODetectionDataset, with the images."""
+    with reported("export fiftyone"):
+        from pipeline.exports.coco import write_fiftyone
+
+        discovered = _discovered(category, names, data)
+        images = Path(load_params(params).dataset.root) / category
+        say(f"{out}: {write_fiftyone(discovered, out, shape=shape, images=images, link=link)}")
+
+
+@export.command("label-studio")
+def export_label_studio(
+    category: CategoryArgument,
+    out: _FileOption,
+    shape: _ShapeOption = Shape.POLYGON,
     images: Annotated[
         str | None,
-        typer.Option("--images", help="label-studio: what stands before the paths of images."),
+        typer.Option("--images", help="URL prefix for image paths (default: local files)."),
     ] = None,
-    link: Annotated[bool, typer.Option("--link", help="fiftyone: link the images.")] = False,
-    names: Annotated[Path, typer.Option("--names", help="The file of names.")] = NAMES,
-    params: Annotated[
-        Path, typer.Option("--params", help="The parameter file (fiftyone: dataset.root).")
-    ] = Path("params.yaml"),
-    data: Annotated[Path, typer.Option("--data", help="Folder of the artifacts.")] = Path("data"),
+    names: NamesOption = NAMES,
+    data: DataOption = DATA,
 ) -> None:
-    """Write the discovered classes as coco, label-studio, folders, fiftyone or model.
+    """Write Label Studio tasks and, beside them, the labelling configuration (.xml)."""
+    with reported("export label-studio"):
+        from pipeline.exports.label_studio import LOCAL_FILES, write_label_studio
 
-    Nothing is overwritten. docs/exports.md says what each format holds and how to open it.
-    """
-    with reported("export"):
-        _check_options(format, images, link)
-        paths, kind = ArtifactPaths(data), _literal(shape)
+        discovered = _discovered(category, names, data)
+        address = LOCAL_FILES if images is None else images
+        say(f"{out}: {write_label_studio(discovered, out, shape=shape, address=address)}")
+
+
+@export.command("folders")
+def export_folders(
+    category: CategoryArgument,
+    out: _FolderOption,
+    names: NamesOption = NAMES,
+    data: DataOption = DATA,
+) -> None:
+    """Write a folder of PNG crops per class and a CSV table of the regions."""
+    with reported("export folders"):
+        from pipeline.exports.folders import write_folders
+
+        discovered = _discovered(category, names, data)
+        say(f"{out}: {write_folders(discovered, out, ArtifactPaths(data))}")
+
+
+@export.command("model")
+def export_model(
+    category: CategoryArgument,
+    out: Annotated[
+        Path, typer.Option("--out", help="New file: .pt for TorchScript, .onnx for ONNX.")
+    ],
+    names: NamesOption = NAMES,
+    data: DataOption = DATA,
+) -> None:
+    """Write the classifier of the run as one file, from crop and mask to class probabilities."""
+    with reported("export model"):
+        paths = ArtifactPaths(data)
         check_run(category, paths)
-        # Imported here: torch, which `model` needs, takes seconds to load.
-        from pipeline.exports import classifier as network
-        from pipeline.exports import coco, discovered, folders, label_studio
+        from pipeline.exports.classifier import write_network
 
-        if format is Format.MODEL:
-            say(f"{out}: {network.write_network(category, out, paths, names)}")
-            return
-        found = discovered.read_discovered(category, paths, names)
-        if format is Format.COCO:
-            said = coco.write_coco(found, out, shape=kind)
-        elif format is Format.FIFTYONE:
-            root = Path(load_params(params).dataset.root) / category
-            said = coco.write_fiftyone(found, out, shape=kind, images=root, link=link)
-        elif format is Format.LABEL_STUDIO:
-            address = label_studio.LOCAL_FILES if images is None else images
-            said = label_studio.write_label_studio(found, out, shape=kind, address=address)
-        else:
-            said = folders.write_folders(found, out, paths)
-        say(f"{out}: {said}")
+        say(f"{out}: {write_network(category, out, paths, names)}")
 
 
-def _literal(shape: Shape) -> Literal["polygon", "rle"]:
-    return "rle" if shape is Shape.RLE else "polygon"
+def _discovered(category: str, names: Path, data: Path) -> Discovered:
+    from pipeline.exports.discovered import read_discovered
 
-
-def _check_options(format: Format, images: str | None, link: bool) -> None:
-    if images is not None and format is not Format.LABEL_STUDIO:
-        raise ConfigError(f"--images is for label-studio, not for {format.value}: leave it out")
-    if link and format is not Format.FIFTYONE:
-        raise ConfigError(f"--link is for fiftyone, not for {format.value}: leave it out")
+    paths = ArtifactPaths(data)
+    check_run(category, paths)
+    return read_discovered(category, paths, names)

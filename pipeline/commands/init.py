@@ -11,6 +11,7 @@ import typer
 
 from pipeline.commands import params_file
 from pipeline.commands.errors import reported
+from pipeline.commands.options import PARAMS, ParamsOption
 from pipeline.commands.survey import Place, describe, describe_base, locate, survey
 from pipeline.config.params import MOST_CLASSES, ConfigError, Manifest
 from pipeline.io.dataset_formats import detect_layout
@@ -41,9 +42,7 @@ def init(
     force: Annotated[
         bool, typer.Option("--force", help="Replace a changed params.yaml; the old one is kept.")
     ] = False,
-    params: Annotated[Path, typer.Option("--params", help="The parameter file.")] = Path(
-        "params.yaml"
-    ),
+    params: ParamsOption = PARAMS,
 ) -> None:
     """Write params.yaml for a folder of images, and say what was found and what to run next."""
     with reported("init"):

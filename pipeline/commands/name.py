@@ -2,42 +2,41 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pipeline.commands.errors import check_run, reported
+from pipeline.commands.options import DATA, CategoryArgument, DataOption, NamesOption
 from pipeline.config.params import ConfigError
 from pipeline.curation.names import NAMES, names_for, run_of, set_name
 from pipeline.io.paths import ArtifactPaths
-from pipeline.io.schemas import REGIONS
-from pipeline.io.tables import read_parquet
+from pipeline.io.region_table import n_classes, read_regions
 from pipeline.terminal import say
 
 
 def name(
-    category: Annotated[str, typer.Argument(help="One of dataset.categories.")],
-    number: Annotated[int, typer.Argument(help="The number of a class, as the report shows it.")],
-    text: Annotated[str, typer.Argument(metavar="NAME", help="What the class is: scratch.")],
-    names: Annotated[Path, typer.Option("--names", help="The file of names.")] = NAMES,
-    data: Annotated[Path, typer.Option("--data", help="Folder of the artifacts.")] = Path("data"),
+    category: CategoryArgument,
+    number: Annotated[int, typer.Argument(help="Class number, as in the report.")],
+    text: Annotated[str, typer.Argument(metavar="NAME", help="Name of the class, as `scratch`.")],
+    names: NamesOption = NAMES,
+    data: DataOption = DATA,
 ) -> None:
     """Name a discovered class; the report, `classify` and `export` then show the name."""
     with reported("name"):
         paths = ArtifactPaths(data)
         check_run(category, paths)
         run = run_of(paths, category)
-        regions = read_parquet(paths.predict(category) / "regions.parquet", REGIONS)
-        n_classes = len(regions["probabilities"].iloc[0]) if len(regions) else 0
-        if not 0 <= number < n_classes:
+        regions = read_regions(paths, category)
+        last = n_classes(regions) - 1
+        if not 0 <= number <= last:
             raise ConfigError(
-                f"{category} has no class {number}: its classes are 0 (normal) to {n_classes - 1}"
+                f"{category} has no class {number}: its classes are 0 (normal) to {last}"
             )
         kept = set_name(names, category, number, text, run)
         if kept is not None:
-            say(f"{names} had names of an earlier run of {category}: they are kept in {kept}")
-        known = names_for(names, category, paths)
+            say(f"{names} had names of an earlier run of {category}: kept them in {kept}")
+        class_names = names_for(names, category, paths)
         n_regions = int((regions["class"] == number).sum())
-        say(f"{category}: class {number} ({n_regions} regions) is {known[number]!r} now")
-        say("`dvc repro report` (or `anomalyncd report`) shows it")
+        say(f"{category}: named class {number} ({n_regions} regions) {class_names[number]!r}")
+        say("update the report with `dvc repro report` (or `anomalyncd report`)")

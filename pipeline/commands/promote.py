@@ -8,6 +8,14 @@ from typing import Annotated
 import typer
 
 from pipeline.commands.errors import check_run, reported
+from pipeline.commands.options import (
+    DATA,
+    PARAMS,
+    CategoryArgument,
+    DataOption,
+    NamesOption,
+    ParamsOption,
+)
 from pipeline.config.params import load_params
 from pipeline.curation.names import NAMES, names_for
 from pipeline.curation.promotion import promote as promote_classes
@@ -16,13 +24,13 @@ from pipeline.terminal import say
 
 
 def promote(
-    category: Annotated[str, typer.Argument(help="One of dataset.categories.")],
+    category: CategoryArgument,
     to: Annotated[
-        Path | None, typer.Option("--to", help="Where to; without: base.root of params.yaml.")
+        Path | None, typer.Option("--to", help="Target folder (default: base.root).")
     ] = None,
-    names: Annotated[Path, typer.Option("--names", help="The file of names.")] = NAMES,
-    params_path: Annotated[Path, typer.Option("--params")] = Path("params.yaml"),
-    data: Annotated[Path, typer.Option("--data", help="Folder of the artifacts.")] = Path("data"),
+    names: NamesOption = NAMES,
+    params_path: ParamsOption = PARAMS,
+    data: DataOption = DATA,
 ) -> None:
     """Turn named classes into labelled base data (D_l) for the next run."""
     with reported("promote"):
@@ -30,11 +38,11 @@ def promote(
         check_run(category, paths)
         target = to or Path(params.base.root)
         root = Path(params.dataset.root) / category
-        done = promote_classes(category, root, paths, names_for(names, category, paths), target)
-        for name, count in done.images.items():
+        promoted = promote_classes(category, root, paths, names_for(names, category, paths), target)
+        for name, count in promoted.images.items():
             say(f"{target}: {count} images of {name!r}")
-        if done.left_out:
-            say(f"left out: {done.left_out} regions of images that have a larger named one")
+        if promoted.left_out:
+            say(f"left out {promoted.left_out} regions of images with a larger named region")
         if target != Path(params.base.root):
-            say(f"to use them: set base.root to {target} in params.yaml")
+            say(f"to use them, set base.root to {target} in params.yaml")
         say("next: dvc repro")

@@ -22,6 +22,7 @@ from pipeline.config.params import ConfigError
 from pipeline.curation.names import ClassNames, run_of
 from pipeline.io.file_checks import file_problem
 from pipeline.io.paths import ArtifactPaths
+from pipeline.io.region_table import n_classes
 from pipeline.io.tables import write_json
 
 LONGEST_NAME = 100
@@ -100,11 +101,6 @@ def add_corrections(paths: ArtifactPaths, category: str, path: Path, regions: pd
         corrections_path(paths, category), {"category": category, "run": run, "corrections": rows}
     )
     return len(rows)
-
-
-def n_classes(regions: pd.DataFrame) -> int:
-    """Return how many classes the model of `regions` has; 0 without regions."""
-    return len(regions["probabilities"].iloc[0]) if len(regions) else 0
 
 
 def read_corrections(path: Path) -> Corrections:

@@ -55,7 +55,7 @@ def run_of(paths: ArtifactPaths, category: str) -> str:
     path = paths.predict(category) / "regions.parquet"
     if not path.exists():
         raise ConfigError(f"{path} does not exist: run `dvc repro` first")
-    regions = read_regions(path)
+    regions = read_regions(paths, category)
     table = regions[["crop_id", "class"]]
     cut = paths.crops(category) / "crops.parquet"
     if cut.exists():

@@ -19,7 +19,8 @@ from pipeline.io.arrays import open_arrays
 from pipeline.io.files import replacing
 from pipeline.io.images import read_image
 from pipeline.io.paths import ArtifactError, ArtifactPaths
-from pipeline.io.schemas import CROPS, IMAGES, REGIONS
+from pipeline.io.region_table import read_regions_and_crops
+from pipeline.io.schemas import IMAGES
 from pipeline.io.tables import image_bits, read_json, read_parquet, write_json
 from pipeline.regions.crops import resize_mask
 
@@ -80,10 +81,7 @@ def promote(
 
 def _regions(category: str, artifacts: ArtifactPaths, names: ClassNames) -> pd.DataFrame:
     """Return the crops with position and path of their image, and their class's name or None."""
-    regions = read_parquet(artifacts.predict(category) / "regions.parquet", REGIONS)
-    crops = read_parquet(artifacts.crops(category) / "crops.parquet", CROPS)
-    if crops["crop_id"].tolist() != regions["crop_id"].tolist():
-        raise ArtifactError(f"{artifacts.predict(category)}: made from other crops; run `predict`")
+    regions, crops = read_regions_and_crops(artifacts, category)
     images = read_parquet(artifacts.manifest(category) / "images.parquet", IMAGES)
     queries = images[images["split"] == "query"]
     position = {sample_id: i for i, sample_id in enumerate(queries["sample_id"])}

@@ -28,11 +28,10 @@ from pipeline.io.files import replacing
 from pipeline.io.networks import crop_arrays, load_classifier, load_vit, masking, trained_sections
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.region_classifier import JSON, RegionModel, check_network, load_region_model
-from pipeline.io.region_table import read_regions
-from pipeline.io.schemas import CROPS
+from pipeline.io.region_table import read_regions_and_crops
 from pipeline.io.scores import scores_of_images
 from pipeline.io.stored import parse_stored
-from pipeline.io.tables import read_parquet, write_json
+from pipeline.io.tables import write_json
 from pipeline.mgvit.augmentation import plain_view, resized_side
 
 Floats = NDArray[np.float32]
@@ -170,14 +169,13 @@ def _views(
     Comparable are those that the run did not call normal by score or area. (A mask that only the
     centre crop empties is not, either: the network takes it for no mask.)
     """
-    regions = read_regions(paths.predict(category) / "regions.parquet")
-    crops = read_parquet(paths.crops(category) / "crops.parquet", CROPS)
+    regions, crops = read_regions_and_crops(paths, category)
     scores = scores_of_images(paths, category, crops)
     normal = known_normal(options.normal, crops["area_px"], scores, model.score_limit)
     images, masks = crop_arrays(paths.crops(category))
     n = int(images.shape[0])
-    if not n == len(regions) == len(crops):
-        raise ConfigError(f"{n} sub-images and {len(regions)} regions: run `dvc repro`")
+    if n != len(regions):
+        raise ConfigError(f"{n} crops and {len(regions)} regions: run `dvc repro`")
     rows = np.unique(np.linspace(0, n - 1, min(n, _COMPARED)).astype(np.int64))
     pairs = [plain_view(np.asarray(images[i]), np.asarray(masks[i]), size=size) for i in rows]
     pixels = np.stack([image.transpose(2, 0, 1) for image, _ in pairs]).astype(np.float32)

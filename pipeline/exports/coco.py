@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.exports.discovered import Discovered, Picture, Region
-from pipeline.exports.files import refuse_existing, write_compact
+from pipeline.exports.files import Shape, refuse_existing, write_compact
 from pipeline.exports.outlines import column_runs, outlines
 from pipeline.io.files import replacing_folder
-
-Shape = Literal["polygon", "rle"]
 
 
 def coco(found: Discovered, *, shape: Shape, prefix: str = "") -> dict[str, Any]:
@@ -59,7 +57,7 @@ def _annotation(region: Region, mask: NDArray[np.bool_], shape: Shape) -> dict[s
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     x, y = int(columns[0]), int(rows[0])
     segmentation: object
-    if shape == "rle":
+    if shape is Shape.RLE:
         segmentation = {"size": list(mask.shape), "counts": column_runs(mask)}
     else:
         segmentation = [polygon.ravel().tolist() for polygon in outlines(mask)]

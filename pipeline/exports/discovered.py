@@ -16,8 +16,8 @@ from pipeline.curation.corrections import corrected_classes
 from pipeline.curation.names import ClassNames, names_for, run_of
 from pipeline.io.arrays import open_arrays
 from pipeline.io.paths import ArtifactError, ArtifactPaths
-from pipeline.io.region_table import read_regions
-from pipeline.io.schemas import CROPS, IMAGES, MEBIN_IMAGES
+from pipeline.io.region_table import n_classes, read_regions_and_crops
+from pipeline.io.schemas import IMAGES, MEBIN_IMAGES
 from pipeline.io.tables import read_parquet
 from pipeline.regions.crops import area_px, resize_mask
 
@@ -114,15 +114,12 @@ def read_discovered(category: str, paths: ArtifactPaths, names: Path) -> Discove
 
     Classes are those after corrections; a name that no class of the run has is a further class.
     """
-    regions = read_regions(paths.predict(category) / "regions.parquet")
-    crops = read_parquet(paths.crops(category) / "crops.parquet", CROPS)
-    if crops["crop_id"].tolist() != regions["crop_id"].tolist():
-        raise ArtifactError(f"{paths.predict(category)}: made from other crops; run `dvc repro`")
+    regions, crops = read_regions_and_crops(paths, category)
     known = names_for(names, category, paths)
     corrected = corrected_classes(paths, category, regions, known)
     added = sorted({target for target in corrected if isinstance(target, str)})
-    n_classes = (len(regions["probabilities"].iloc[0]) if len(regions) else 1) + len(added)
-    numbers = {name: n_classes - len(added) + i for i, name in enumerate(added)}
+    n_discovered = max(1, n_classes(regions))
+    numbers = {name: n_discovered + i for i, name in enumerate(added)}
     classes = [numbers[k] if isinstance(k, str) else k for k in corrected]
     found = _regions(crops, regions, classes)
     table = read_parquet(paths.mebin(category) / "images.parquet", MEBIN_IMAGES)
@@ -147,7 +144,7 @@ def read_discovered(category: str, paths: ArtifactPaths, names: Path) -> Discove
         category,
         run_of(paths, category),
         ClassNames({**known.names, **{k: name for name, k in numbers.items()}}, known.run),
-        n_classes,
+        n_discovered + len(added),
         tuple(pictures),
         open_arrays(paths.mebin(category) / "masks.zarr")["masks"],
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
@@ -12,17 +12,18 @@ from numpy.typing import NDArray
 
 from pipeline.config.params import ConfigError
 from pipeline.exports.discovered import Discovered, Picture, Region
-from pipeline.exports.files import refuse_existing, write_compact
+from pipeline.exports.files import Shape, refuse_existing, write_compact
 from pipeline.exports.outlines import brush_runs, outlines
 from pipeline.io.files import replacing
 from pipeline.palette import class_colour
 
-Shape = Literal["polygon", "rle"]
-
 LOCAL_FILES = "/data/local-files/?d="
 """Label Studio's own address of files below its document root; the path follows."""
 
-_KINDS = {"polygon": ("polygonlabels", "PolygonLabels"), "rle": ("brushlabels", "BrushLabels")}
+_KINDS = {
+    Shape.POLYGON: ("polygonlabels", "PolygonLabels"),
+    Shape.RLE: ("brushlabels", "BrushLabels"),
+}
 _FROM, _TO = "label", "image"
 
 
@@ -53,7 +54,7 @@ def _prediction(found: Discovered, picture: Picture, shape: Shape) -> dict[str, 
 
 def _values(mask: NDArray[np.bool_], shape: Shape) -> list[dict[str, Any]]:
     """Return the value of each result: points in percent of the image, or the packed runs."""
-    if shape == "rle":
+    if shape is Shape.RLE:
         return [{"format": "rle", "rle": brush_runs(mask)}]
     height, width = mask.shape
     percent = 100 / np.array([width, height])

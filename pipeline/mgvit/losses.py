@@ -253,8 +253,8 @@ def _labelled_terms(
         zero = _full(z).new_zeros(())
         return zero, zero.expand(len(views))
     rep = supervised_contrastive(z[labelled.repeat(2)], twice, contrast_temperature)
-    known = views[:, :, labelled].flatten(1, 2)  # (H, 2 B_l, C)
-    return rep, supervised_cross_entropy(known, twice, student_temperature)
+    of_labelled = views[:, :, labelled].flatten(1, 2)  # (H, 2 B_l, C)
+    return rep, supervised_cross_entropy(of_labelled, twice, student_temperature)
 
 
 def _check_batch(

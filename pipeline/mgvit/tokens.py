@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from pipeline.mgvit.attention import MaskOn, frozen_tokens, normalization, patch_keep, visible_keys
+from pipeline.mgvit.attention import MaskOn, frozen_tokens, patch_keep, visible_keys
 from pipeline.mgvit.augmentation import (
     Augmentations,
     Image,
@@ -26,6 +26,7 @@ from pipeline.mgvit.augmentation import (
     plain_view,
     view_rng,
 )
+from pipeline.mgvit.backbone import Normalise
 from pipeline.progress import Progress, silent
 
 Index = NDArray[np.int64]
@@ -128,15 +129,13 @@ class FrozenBlocks:
         self.masking = masking
         self.device = device
         self.autocast = autocast
-        mean, std = normalization(vit)
-        self._mean = torch.tensor(mean, device=device).view(1, 3, 1, 1) * 255
-        self._std = torch.tensor(std, device=device).view(1, 3, 1, 1) * 255
+        self._normalise = Normalise(vit).to(device)
 
     @torch.inference_mode()
     def __call__(self, images: NDArray[np.uint8], masks: NDArray[np.float32]) -> RaggedTokens:
         """Return the visible tokens of views: images (B, S, S, 3), masks (B, S, S) in [0, 1]."""
         pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float()
-        pixels = (pixels - self._mean) / self._std  # (B, 3, S, S)
+        pixels = self._normalise(pixels)  # (B, 3, S, S)
         keep = patch_keep(
             torch.from_numpy(masks).to(self.device),
             self.vit.patch_embed.patch_size[0],

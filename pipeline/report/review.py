@@ -15,11 +15,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.config.params import ConfigError
-from pipeline.curation.corrections import Target, applied_corrections, corrected_classes, n_classes
+from pipeline.curation.corrections import Target, applied_corrections, corrected_classes
 from pipeline.curation.names import run_of
 from pipeline.io.arrays import open_arrays
 from pipeline.io.images import ImageError, read_image
 from pipeline.io.paths import ArtifactError
+from pipeline.io.region_table import n_classes
 from pipeline.io.schemas import MEBIN_IMAGES
 from pipeline.io.tables import read_parquet
 from pipeline.palette import class_colour, class_marker

@@ -305,6 +305,6 @@ def test_init_then_repro(tmp_path: Path) -> None:
     assert len(regions["probabilities"].iloc[0]) == 3
     assert (root / "data/report/index.html").is_file()
     for form, out in (("coco", "c.json"), ("folders", "f"), ("fiftyone", "fo"), ("model", "m.pt")):
-        made.run("anomalyncd", "export", "my bolts", form, "--out", out)
+        made.run("anomalyncd", "export", form, "my bolts", "--out", out)
         assert (root / out).exists()
     assert "everything is up to date" in made.run("anomalyncd", "doctor")

@@ -42,7 +42,7 @@ def write_regions(paths: ArtifactPaths, classes: dict[str, int], *, seed: int = 
 
 
 @pytest.fixture
-def layout(tmp_path: Path) -> ArtifactPaths:
+def paths(tmp_path: Path) -> ArtifactPaths:
     paths = ArtifactPaths(tmp_path / "data")
     write_regions(paths, CLASSES)
     return paths

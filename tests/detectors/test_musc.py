@@ -71,7 +71,7 @@ def test_references_are_seeded():
     assert list(musc.choose_references(5, 9, 0)) == list(range(5))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(n=st.integers(2, 6), seed=st.integers(0, 1000))
 def test_order_of_images_plays_no_part(n, seed):
     features = _unit(n, 5, 4, seed)

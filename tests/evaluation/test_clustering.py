@@ -47,7 +47,7 @@ def test_contingency_counts() -> None:
     assert table.counts.tolist() == [[1, 0], [1, 2]]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(LABELS)
 def test_f1_is_the_best_of_all_matchings_and_sklearns_micro_f1(
     pairs: list[tuple[str, int]],
@@ -62,7 +62,7 @@ def test_f1_is_the_best_of_all_matchings_and_sklearns_micro_f1(
     assert scores.ari == pytest.approx(adjusted_rand_score(true, predicted))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(LABELS, st.permutations(range(6)), st.randoms(use_true_random=False))
 def test_names_of_clusters_and_order_of_images_leave_the_scores(
     pairs: list[tuple[str, int]], names: list[int], random: object
@@ -74,7 +74,7 @@ def test_names_of_clusters_and_order_of_images_leave_the_scores(
         assert getattr(after, name) == pytest.approx(getattr(before, name), abs=1e-12)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(LABELS)
 def test_matching_is_one_to_one_and_as_large_as_possible(pairs: list[tuple[str, int]]) -> None:
     true, predicted = [t for t, _ in pairs], [p for _, p in pairs]
@@ -136,7 +136,7 @@ def test_normal_figures_that_cannot_be_had_are_none() -> None:
 # Image AUROC
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=2, max_size=30))
 def test_image_auroc_equals_pairs_and_sklearn(pairs: list[tuple[bool, int]]) -> None:
     positive, scores = [p for p, _ in pairs], [s / 5 for _, s in pairs]

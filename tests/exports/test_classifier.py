@@ -123,7 +123,7 @@ def regions_of(paths: ArtifactPaths) -> pd.DataFrame:
 
 def export(paths: ArtifactPaths, out: Path) -> tuple[int, str]:
     where = ["--data", str(paths.root), "--names", str(paths.root / "none.yaml")]
-    result = CliRunner().invoke(app, ["export", "c", "model", "--out", str(out), *where])
+    result = CliRunner().invoke(app, ["export", "model", "c", "--out", str(out), *where])
     return result.exit_code, result.output
 
 

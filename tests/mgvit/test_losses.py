@@ -113,7 +113,7 @@ def test_pseudo_labels_carry_no_gradient_and_leave_the_logits_alone() -> None:
     assert torch.equal(logits, before)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(SEEDS, st.integers(0, 4), st.floats(0, 1), st.floats(0.01, 1))
 def test_pseudo_labels_are_distributions_over_novel_classes(
     seed: int, n_base: int, threshold: float, temperature: float
@@ -413,7 +413,7 @@ def test_every_option_of_the_total_loss_changes_it(name: str, value: float | Non
     assert abs(float(before - after)) > 1e-4
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(SEEDS, st.permutations(range(6)))
 def test_total_loss_does_not_depend_on_the_order_of_the_batch(seed: int, order: list[int]) -> None:
     logits, z, scores, labels = batch(seed)

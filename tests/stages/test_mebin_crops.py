@@ -10,7 +10,6 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.binarization.mebin import binarize
 from pipeline.binarization.thresholds import binarize_fixed, binarize_otsu
 from pipeline.config.params import Params, parse_params
 from pipeline.io import schemas
@@ -19,6 +18,7 @@ from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.tables import read_metadata, read_parquet, write_parquet
 from pipeline.regions.crops import cut, region_squares, resize_mask
 from stages import crops, mebin
+from tests.binarization.whole_set import binarize
 from tests.running import run_stage
 
 SIZE, HEIGHT, WIDTH = 40, 60, 80

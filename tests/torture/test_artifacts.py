@@ -365,7 +365,7 @@ def test_a_network_of_another_run_is_refused(made: Path, data: Path) -> None:
     for line in (
         fails(made, data, "classify"),
         CliRunner()
-        .invoke(app, ["export", CATEGORY, "model", "--out", "x.pt", "--data", str(data)])
+        .invoke(app, ["export", "model", CATEGORY, "--out", "x.pt", "--data", str(data)])
         .output,
     ):
         assert "made by another network than" in line

@@ -77,9 +77,7 @@ def test_there_are_keys_of_every_kind() -> None:
     assert KEYS.keys() >= FREE_TEXT | LABELS
 
 
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(key=st.sampled_from(sorted(KEYS)), value=st.sampled_from(NONSENSE))
 def test_nonsense_is_one_line_with_the_key(tmp_path: Path, key: str, value: object) -> None:
     if (value == [] and key in LABELS) or (value == TEXT and key in FREE_TEXT):
@@ -105,9 +103,7 @@ def _lines(key: str, value: str) -> str:
     )
 
 
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     key=st.sampled_from(sorted(KEYS)),
     text=st.text(st.characters(min_codepoint=0xA0, max_codepoint=0xFF), min_size=1, max_size=9),
@@ -127,9 +123,7 @@ def test_another_encoding_is_named(tmp_path: Path, key: str, text: str, encoding
     assert said.count("\n") == 1
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=80))
 def test_any_bytes_are_params_or_one_line(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "params.yaml"
