@@ -19,11 +19,10 @@ import typer
 from numpy.typing import NDArray
 
 from benchmarks.case import LAYERS, Case, load_case
-from pipeline.clustering.descriptors import region_descriptors
-from pipeline.clustering.ensemble import mixture_probabilities
 from pipeline.clustering.normal_images import NormalRule
+from pipeline.config.params import Predict
 from pipeline.evaluation.clustering import clustering_scores
-from pipeline.inference.region_features import normal_of_set
+from pipeline.inference.region_classes import Seen, classify_regions, fit_regions
 from pipeline.regions.merging import merge_regions
 
 
@@ -58,20 +57,18 @@ def image_classes(
     case: Case, choice: Choice, seed: int, n_classes: int | None = None
 ) -> NDArray[np.int64]:
     """Return the class of each image, in the order of `case.image_labels`."""
-    normal, _ = normal_of_set(choice.normal, case.crops, case.scores, case.references)
-    columns = [LAYERS.index(layer) for layer in choice.layers]
-    described = region_descriptors(case.pooled[~normal][:, columns])
-    descriptors = np.zeros((len(case.crops), *described.shape[1:]))
-    descriptors[~normal] = described
-    probabilities = mixture_probabilities(
-        descriptors,
-        case.crops["score"],
-        normal,
-        n_classes or case.n_classes,
-        dimensions=choice.dimensions,
-        extra_components=choice.extra_components,
+    options = Predict(
+        normal=choice.normal,
+        layers=list(choice.layers),
+        dimensions=list(choice.dimensions),
+        extra_components=list(choice.extra_components),
         seed=seed,
     )
+    seen = Seen(pooled=case.pooled[:, [LAYERS.index(layer) for layer in choice.layers]])
+    n_classes = n_classes or case.n_classes
+    model = fit_regions(seen, case.crops, case.scores, case.references, n_classes, options)
+    areas = case.crops["area_px"]
+    probabilities = classify_regions(seen, areas, case.scores, model, options).probabilities
     index, ids = pd.factorize(case.crops["sample_id"])
     merged = merge_regions(
         probabilities,
