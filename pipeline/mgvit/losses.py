@@ -84,7 +84,8 @@ def pseudo_labels(
     Examples
     --------
     >>> logits, scores = torch.zeros(2, 2), torch.tensor([0.0, 1.0])
-    >>> pseudo_labels(logits, scores, temperature=0.1, n_base=0).tolist()
+    >>> labels = pseudo_labels(logits, scores, temperature=0.1, n_base=0, plc_threshold=0.5)
+    >>> labels.tolist()
     [[0.75, 0.25], [0.5, 0.5]]
     """
     _check_novel(logits, n_base)
@@ -147,7 +148,9 @@ def discovery_loss(
     --------
     >>> view = torch.tensor([[9.0, 0.0]])
     >>> temperatures = {"student_temperature": 1.0, "teacher_temperature": 1.0}
-    >>> loss = discovery_loss(view, view, torch.ones(1), n_base=0, **temperatures)
+    >>> loss = discovery_loss(
+    ...     view, view, torch.ones(1), n_base=0, plc_threshold=0.5, **temperatures
+    ... )
     >>> round(float(loss), 4)
     0.0012
     """
@@ -340,7 +343,20 @@ def total_loss(
     --------
     >>> logits, z = torch.zeros(4, 3), torch.eye(2).repeat(2, 1)
     >>> labels = torch.tensor([0, UNLABELLED])
-    >>> terms = total_loss(logits, z, torch.ones(2), labels, n_base=1, teacher_temperature=0.07)
+    >>> terms = total_loss(
+    ...     logits,
+    ...     z,
+    ...     torch.ones(2),
+    ...     labels,
+    ...     n_base=1,
+    ...     teacher_temperature=0.07,
+    ...     student_temperature=0.1,
+    ...     contrast_temperature=1.0,
+    ...     contrast_temperature_labelled=0.07,
+    ...     lambda_=0.3,
+    ...     mu=4.0,
+    ...     plc_threshold=0.5,
+    ... )
     >>> round(float(terms.cls), 4), round(float(terms.reg), 4)
     (1.0986, 0.0)
     """

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.errors import AnomalyNCDError
 from pipeline.mgvit.heads import parameter_groups
 from pipeline.mgvit.losses import UNLABELLED, LossTerms, teacher_temperature, total_loss
 from pipeline.mgvit.network import Network
@@ -47,6 +48,10 @@ class TrainingSettings:
     lr_end_factor: float
     momentum: float
     weight_decay: float
+
+
+class DivergenceError(AnomalyNCDError):
+    """The loss or the parameters are not finite any more."""
 
 
 class TokenSource(Protocol):
@@ -86,13 +91,7 @@ class TrainingResult:
 
 
 def learning_rate(epoch: int, settings: TrainingSettings) -> float:
-    """Return the learning rate of an epoch (0-based): a cosine from lr to lr * lr_end_factor.
-
-    Examples
-    --------
-    >>> learning_rate(0, TrainingSettings(lr=0.1, epochs=10))
-    0.1
-    """
+    """Return the learning rate of an epoch (0-based): a cosine from lr to lr * lr_end_factor."""
     end = settings.lr * settings.lr_end_factor
     cosine = (1 + math.cos(math.pi * epoch / settings.epochs)) / 2
     return end + (settings.lr - end) * cosine
@@ -210,7 +209,7 @@ def _check_finite(network: Network, losses: EpochLosses, settings: TrainingSetti
     finite = [p.detach().isfinite().all() for module in modules for p in module.parameters()]
     if math.isfinite(losses.total) and bool(torch.stack(finite).all()):
         return
-    raise ValueError(
+    raise DivergenceError(
         f"training diverged in epoch {losses.epoch + 1} of {settings.epochs}: its loss is "
         f"{losses.total:g} and the network is of no use; set train.lr below {settings.lr:g}"
     )

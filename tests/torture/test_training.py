@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from pipeline.cli import app
 from pipeline.config.params import Params, Train
+from pipeline.errors import AnomalyNCDError
 from pipeline.inference.training_inputs import training_settings
 from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.schemas import CROPS, REGIONS
@@ -64,7 +65,7 @@ def test_the_last_step_is_checked_too(monkeypatch: pytest.MonkeyPatch) -> None:
         self.param_groups[0]["params"][0].data.fill_(torch.inf)
 
     monkeypatch.setattr(torch.optim.SGD, "step", ruin)
-    with pytest.raises(ValueError, match="diverged in epoch 1 of 1"):
+    with pytest.raises(AnomalyNCDError, match="diverged in epoch 1 of 1"):
         train(replace(SETTINGS, epochs=1, batch=1000))
 
 
