@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.config.params import Base, Crops
 from pipeline.io import schemas
-from pipeline.io.arrays import ArraySpec, create_arrays, shard_items
+from pipeline.io.crop_files import Crop, write_crops
 from pipeline.io.datasets import DatasetError, Sample, collect, holds_images
 from pipeline.io.files import replacing_folder
 from pipeline.io.images import read_image, read_mask
@@ -42,7 +42,8 @@ def run(options: Base, cutting: Crops, paths: ArtifactPaths) -> None:
     with replacing_folder(paths.base()) as folder:
         folder.mkdir()
         write_parquet(folder / "crops.parquet", _table(crops), schemas.BASE_CROPS)
-        _write_pixels(folder / "crops.zarr", root, crops, cutting.size)
+        pairs = (_pixels(root, crop, cutting.size) for crop in crops)
+        write_crops(folder / "crops.zarr", pairs, len(crops), cutting.size)
     log.info("base: %d labelled sub-images", len(crops))
 
 
@@ -109,22 +110,7 @@ def _table(crops: list[_Crop]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=schemas.BASE_CROPS.names)
 
 
-def _write_pixels(path: Path, root: Path, crops: list[_Crop], size: int) -> None:
-    """Cut the sub-images and write them a shard at a time."""
-    specs = {
-        "images": ArraySpec((len(crops), size, size, 3), "uint8"),
-        "masks": ArraySpec((len(crops), size, size), "uint8"),
-    }
-    step = min(shard_items(spec) for spec in specs.values())
-    with create_arrays(path, specs) as arrays:
-        for start in range(0, len(crops), step):
-            pairs = [_pixels(root, crop, size) for crop in crops[start : start + step]]
-            stop = start + len(pairs)
-            arrays["images"][start:stop] = np.stack([image for image, _ in pairs])
-            arrays["masks"][start:stop] = np.stack([mask for _, mask in pairs])
-
-
-def _pixels(root: Path, crop: _Crop, size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def _pixels(root: Path, crop: _Crop, size: int) -> Crop:
     image, mask = read_image(root / crop.sample.path), _mask(root, crop.sample)
     assert mask is not None  # no square without a mask
     return cut(image, mask, crop.square, size=size)

@@ -6,22 +6,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
-import pandas as pd
 import pyarrow as pa
-from markupsafe import Markup
 
 from pipeline.config.params import Params
 from pipeline.curation.names import NAMES, names_or_numbers
 from pipeline.evaluation.clustering import mean_figures
 from pipeline.io.files import replacing_folder
-from pipeline.io.paths import ArtifactPaths, damaged, missing
+from pipeline.io.paths import ArtifactPaths
 from pipeline.io.provenance import environment
 from pipeline.io.region_table import read_regions_and_crops
 from pipeline.io.schemas import IMAGES, LABELS, MAP_SCORES, MASKS, MERGED
 from pipeline.io.stored import read_object
 from pipeline.io.tables import image_bits, read_parquet, write_json
 from pipeline.progress import track
-from pipeline.report.charts import line_chart
+from pipeline.report.losses import loss_curves
 from pipeline.report.page import (
     CategoryReport,
     Confusion,
@@ -42,15 +40,6 @@ from pipeline.report.sections import (
     several,
     times,
 )
-
-_CURVES = {
-    "loss_total": "total",
-    "loss_rep": "contrastive",
-    "loss_cls_u": "pseudo-labels",
-    "loss_reg": "mean entropy",
-    "loss_rep_l": "contrastive, labelled",
-    "loss_cls_l": "labels",
-}
 
 
 def run(params: Params, paths: ArtifactPaths, names_path: Path = NAMES) -> None:
@@ -129,7 +118,7 @@ def _section(
         embeddings=embeddings(category),
         binarized=binarized(category, params.mebin, params.report.examples),
         confusion=_confusion(category),
-        losses=_losses(category),
+        losses=loss_curves(category),
         review=link,
         names=category.names,
     )
@@ -141,30 +130,3 @@ def _confusion(category: Category) -> Confusion | None:
     if len(known) == 0:
         return None
     return confusion([labels[s] for s in known["sample_id"]], known["class"].tolist())
-
-
-def _losses(category: Category) -> Markup:
-    history = _history(category.artifacts.train(category.name) / "history.csv")
-    curves = {
-        label: history[column].tolist()
-        for column, label in _CURVES.items()
-        if (history[column] != 0).any()
-    }
-    return line_chart(curves)
-
-
-def _history(path: Path) -> pd.DataFrame:
-    """Read the losses (epochs, curves) of a training."""
-    if not path.exists():
-        raise missing(path)
-    try:
-        history = pd.read_csv(path)
-    except (ValueError, OSError) as error:  # also what pandas calls an empty or broken file
-        raise damaged(path, f"not a readable CSV file ({error})") from error
-    lacking = [column for column in _CURVES if column not in history]
-    if lacking or len(history) == 0:
-        raise damaged(path, f"lacks the columns {lacking}" if lacking else "has no rows")
-    for column in _CURVES:
-        if not pd.api.types.is_numeric_dtype(history[column]):
-            raise damaged(path, f"the column {column!r} holds text")
-    return history

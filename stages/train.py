@@ -14,7 +14,7 @@ from pipeline.io.devices import Autocast, choose_device
 from pipeline.io.files import replacing_folder
 from pipeline.io.history import write_history
 from pipeline.io.networks import load_vit, save_network
-from pipeline.io.paths import ArtifactPaths
+from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.schemas import BASE_CROPS, CROPS
 from pipeline.io.stored import read_object
 from pipeline.io.tables import params_of, read_metadata, read_parquet
@@ -43,26 +43,30 @@ def run(
         heads=options.heads,
         seed=options.seed,
     )
+    source = token_source(
+        category,
+        views,
+        compute,
+        paths,
+        n_base=len(base),
+        n_novel=len(crops),
+        seed=options.seed,
+    )
     with track(f"training {category}") as progress:
-        result = train(
-            token_source(
-                category,
-                views,
-                compute,
-                paths,
-                n_base=len(base),
-                n_novel=len(crops),
-                seed=options.seed,
-            ),
-            network,
-            base_labels=np.searchsorted(base_classes, base["label"]).astype(np.int64),
-            scores=crops["score"].to_numpy(np.float32),
-            n_base_classes=len(base_classes),
-            settings=settings,
-            device=device,
-            autocast=Autocast(device, "float32" if device.type == "cpu" else compute.dtype),
-            progress=progress,
-        )
+        try:
+            result = train(
+                source,
+                network,
+                base_labels=np.searchsorted(base_classes, base["label"]).astype(np.int64),
+                scores=crops["score"].to_numpy(np.float32),
+                n_base_classes=len(base_classes),
+                settings=settings,
+                device=device,
+                autocast=Autocast(device, "float32" if device.type == "cpu" else compute.dtype),
+                progress=progress,
+            )
+        except ValueError as error:  # nothing to train on, or the loss diverged
+            raise ArtifactError(str(error)) from error
     description = {
         "category": category,
         **_range(category, paths),

@@ -31,7 +31,7 @@ from pipeline.inference.region_features import pooled_tokens
 from pipeline.io import networks as model_store
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.schemas import CROPS, MERGED, REGIONS
-from pipeline.io.tables import read_parquet, write_parquet
+from pipeline.io.tables import read_json, read_parquet, write_parquet
 from stages import train
 from tests.graph import ROOT
 from tests.running import run_stage
@@ -391,6 +391,21 @@ def test_layerscale_is_folded_if_asked(
         assert ("block.ls1.gamma" in tensors) != fold
         embeddings.append(columns(regions)[1])
     assert not np.allclose(*embeddings, atol=1e-5)
+
+
+def test_parameters_travel_with_what_they_made(made: Path) -> None:
+    given = parse_params(settings(made))
+    train, predict = (folder_of(made / "data", stage) for stage in ("train", "predict"))
+    stored = read_json(train / "model.json")["params"]
+    assert set(stored) == {"manifest", "maps", "mebin", "crops", "views", "train", "compute"}
+    assert read_json(predict / "classifier.json")["params"].keys() - stored.keys() == {"predict"}
+    for section in ("maps", "crops", "views", "train"):
+        assert stored[section] == getattr(given, section).to_json()
+    assert stored["manifest"] == {"bits": given.manifest.bits}
+    assert stored["compute"] == {"dtype": given.compute.dtype}
+    expected = given.mebin.to_json()
+    del expected["fixed_threshold"]  # of the report alone, under this method
+    assert stored["mebin"] == expected
 
 
 ELSEWHERE = {
