@@ -59,11 +59,12 @@ def write(folder: Path, dataset: Dataset, bits: int = 16) -> None:
     ]
     labels = [(s.sample_id, s.label) for s in queries if s.label is not None]
     masks = [(s.sample_id, s.mask) for s in queries if s.mask is not None]
+    rejected = [(path, reason, dataset.duplicates.get(path)) for path, reason in dataset.rejected]
     tables = (
         ("images.parquet", images, schemas.IMAGES),
         ("labels.parquet", labels, schemas.LABELS),
         ("masks.parquet", masks, schemas.MASKS),
-        ("rejected.parquet", list(dataset.rejected), schemas.REJECTED),
+        ("rejected.parquet", rejected, schemas.REJECTED),
     )
     with replacing_folder(folder) as temporary:
         temporary.mkdir()

@@ -18,7 +18,8 @@ from pipeline.binarization.mebin import ScoreRange
 from pipeline.commands.errors import check_run, reported
 from pipeline.config.params import ConfigError, Params, load_params, parse_params
 from pipeline.curation.names import NAMES, ClassNames, names_or_numbers
-from pipeline.io.datasets import DatasetError, same_bytes
+from pipeline.io.dataset_formats import DatasetError
+from pipeline.io.datasets import same_bytes
 from pipeline.io.files import sweep, temporary_prefix
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.schemas import CLASSIFIED, CROPS, IMAGES, MAP_SCORES, MERGED, REJECTED

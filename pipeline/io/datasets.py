@@ -1,11 +1,11 @@
-"""A folder of images as checked records: each file decoded once, nothing dropped silently."""
+"""A folder of images as checked records: each file is decoded once, each rejection has a reason."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,22 +14,11 @@ from pipeline.io.dataset_formats import (
     Entry,
     Scan,
     Split,
-    holds_images,
     scan_folder,
     understood,
 )
 from pipeline.io.images import ImageError, ImageInfo, inspect_image, read_mask
 from pipeline.progress import Progress, silent
-
-__all__ = [
-    "Dataset",
-    "DatasetError",
-    "Sample",
-    "collect",
-    "holds_images",
-    "same_bytes",
-    "unused_bits",
-]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -54,15 +43,17 @@ class Sample:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Samples in the order of their ids, which says nothing of path or label; rejected by path.
+    """Samples in the order of their ids, which is independent of path and label; rejected by path.
 
-    `largest` is the largest value in all 16-bit grey images; None if there are none.
+    `duplicates` maps each rejected copy of a used file to the path of that file. `largest` is the
+    largest value in all 16-bit grey images; None if there are none.
     """
 
     layout: str
     samples: tuple[Sample, ...]
     rejected: tuple[tuple[str, str], ...]
     largest: int | None = None
+    duplicates: Mapping[str, str] = field(default_factory=dict)
 
     def split(self, name: Split) -> list[Sample]:
         """Return the samples of one split, in order."""
@@ -80,17 +71,28 @@ def collect(
     bits: int = 16,
     progress: Progress = silent,
 ) -> Dataset:
-    """Scan `root` (see `scan_folder` for the options) and decode every image and query mask once.
+    """Scan a folder and decode every image and query mask once.
 
-    `bits` are those that 16-bit grey images use (see `read_image`).
+    Parameters
+    ----------
+    root, layout, normal_label, exclude_labels, normal_list, normal_root
+        See `scan_folder`.
+    bits
+        Significant bits of 16-bit grey images (see `read_image`).
+    progress
+        Called after each image.
 
-    Rejected with a reason: files that are no images or cannot be decoded, images of excluded
-    labels, masks that cannot be decoded, belong to no image or differ in size from theirs (the
-    image stays, without a mask), and all but one of the files with the same bytes. Of those a query
-    is kept before a reference, so that no query meets itself among the references, then the first
-    by path.
+    Returns
+    -------
+    Usable samples, and the rejected files with reasons: not an image or not decodable, an excluded
+    label, a mask that cannot be decoded, belongs to no image or has another size (its image stays,
+    without a mask), and duplicates. Of files with the same bytes a query is kept before a
+    reference, so that no query is compared with itself, then the first by path.
 
-    Raises DatasetError if there is no usable query image.
+    Raises
+    ------
+    DatasetError
+        There is no usable query image.
     """
     scan = scan_folder(
         root,
@@ -102,17 +104,23 @@ def collect(
     )
     rejected = list(scan.rejected)
     infos = _parallel(lambda entry: _inspect(root, entry, bits), scan.entries, progress)
-    samples = _unique(scan.entries, infos, rejected)
+    samples, duplicates = _unique(scan.entries, infos, rejected)
     samples = _with_sound_masks(root, samples, rejected)
     if not any(sample.split == "query" for sample in samples):
         raise DatasetError(_no_queries(root, scan, rejected))
     samples.sort(key=lambda sample: sample.sample_id)
     wide = [i.largest for i in infos if isinstance(i, ImageInfo) and i.largest is not None]
-    return Dataset(scan.layout, tuple(samples), tuple(sorted(rejected)), max(wide, default=None))
+    return Dataset(
+        scan.layout,
+        tuple(samples),
+        tuple(sorted(rejected)),
+        largest=max(wide, default=None),
+        duplicates=duplicates,
+    )
 
 
 def unused_bits(largest: int | None, bits: int) -> str | None:
-    """Say that 16-bit images leave the upper bits unused, and what to do; None if all is well."""
+    """Return a hint if 16-bit images leave the upper bits unused, else None."""
     enough = [n for n in _CAMERA_BITS if largest is not None and largest < 2**n]
     if not enough or enough[0] >= bits:
         return None
@@ -123,7 +131,7 @@ def unused_bits(largest: int | None, bits: int) -> str | None:
 
 
 def same_bytes(path: str) -> str:
-    """Return why a file is rejected that has the same bytes as the file `path`."""
+    """Return the reason for rejecting a duplicate of the file `path`."""
     return f"the same bytes as {path}, which is used"
 
 
@@ -136,9 +144,13 @@ def _inspect(root: Path, entry: Entry, bits: int) -> ImageInfo | str:
 
 def _unique(
     entries: Iterable[Entry], infos: Iterable[ImageInfo | str], rejected: list[tuple[str, str]]
-) -> list[Sample]:
-    """Keep one sample for each id; add the others, and what could not be read, to `rejected`."""
+) -> tuple[list[Sample], dict[str, str]]:
+    """Keep one sample per id; add the others, and unreadable files, to `rejected`.
+
+    Returns the samples, and for the path of each duplicate the path that is kept.
+    """
     kept: dict[str, Sample] = {}
+    duplicates: dict[str, str] = {}
     pairs = sorted(
         zip(entries, infos, strict=True), key=lambda p: (p[0].split != "query", p[0].path)
     )
@@ -146,6 +158,7 @@ def _unique(
         if isinstance(info, str):
             rejected.append((entry.path, info))
         elif info.sample_id in kept:
+            duplicates[entry.path] = kept[info.sample_id].path
             rejected.append((entry.path, same_bytes(kept[info.sample_id].path)))
         else:
             kept[info.sample_id] = Sample(
@@ -158,13 +171,13 @@ def _unique(
                 label=entry.label,
                 mask=entry.mask,
             )
-    return list(kept.values())
+    return list(kept.values()), duplicates
 
 
 def _with_sound_masks(
     root: Path, samples: Sequence[Sample], rejected: list[tuple[str, str]]
 ) -> list[Sample]:
-    """Take unusable masks off their samples and add them to `rejected`."""
+    """Remove unusable masks from their samples and add them to `rejected`."""
     problems = _parallel(lambda sample: _mask_problem(root, sample), samples, silent)
     sound: list[Sample] = []
     for sample, problem in zip(samples, problems, strict=True):

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.io.dataset_formats import NORMAL_LIST, detect_layout, scan_folder
-from pipeline.io.datasets import Dataset, DatasetError, collect
+from pipeline.io.dataset_formats import NORMAL_LIST, DatasetError, detect_layout, scan_folder
+from pipeline.io.datasets import Dataset, collect
 
 SIZE = (12, 16)
 
@@ -236,6 +236,7 @@ def test_a_query_is_kept_before_a_reference_with_the_same_bytes(tmp_path: Path) 
     dataset = collect(tmp_path, normal_root=tmp_path / "a")
     assert rows(dataset) == {"b.png": ("query", None, None)}
     assert reasons(dataset) == {"a/x.png": "the same bytes as b.png, which is used"}
+    assert dataset.duplicates == {"a/x.png": "b.png"}
 
 
 def test_masks_that_do_not_fit(mvtec: Path) -> None:

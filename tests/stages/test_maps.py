@@ -55,7 +55,7 @@ def layout(tmp_path, monkeypatch, state) -> ArtifactPaths:
     order = [3, 8, 0, 5, 9, 1, 2, 7, 4, 6]  # neither by name nor by split
     _write(paths, "images", [images[k] for k in order], schemas.IMAGES)
     _write(paths, "masks", masks, schemas.MASKS)
-    _write(paths, "rejected", [("test/hole/broken.png", "truncated")], schemas.REJECTED)
+    _write(paths, "rejected", [("test/hole/broken.png", "truncated", None)], schemas.REJECTED)
     return paths
 
 
