@@ -158,10 +158,12 @@ def test_doctor_finds_images_where_the_demo_s_are_replaced(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "params.yaml").touch()
     demo.run(SMALL, ArtifactPaths(tmp_path / "data"))
-    assert "is not of the demo" not in CliRunner().invoke(app, ["doctor"]).output
+    assert "is not part of the demo" not in CliRunner().invoke(app, ["doctor"]).output
     (tmp_path / "data/raw/demo/metal/mine.png").touch()
     text = CliRunner().invoke(app, ["doctor"]).output
-    assert re.search(r"^error +demo +data/raw/demo/metal/mine\.png is not of the demo", text, re.M)
+    assert re.search(
+        r"^error +demo +data/raw/demo/metal/mine\.png is not part of the demo", text, re.M
+    )
 
 
 @pytest.mark.slow

@@ -352,12 +352,12 @@ def test_init_and_doctor_say_which_bits_to_set(
     assert "set manifest.bits to 12" in result.output
     params, artifacts = load_params(Path("params.yaml")), ArtifactPaths(Path("data"))
     (said,) = [
-        line for line in check_data(params, artifacts, tmp_path)[1] if line.what == "images c"
+        line for line in check_data(params, artifacts, tmp_path)[1] if line.subject == "images c"
     ]
     assert "bits" not in said.todo  # nobody has decoded the images yet
     manifest.run("c", params, artifacts)
     (said,) = [
-        line for line in check_data(params, artifacts, tmp_path)[1] if line.what == "images c"
+        line for line in check_data(params, artifacts, tmp_path)[1] if line.subject == "images c"
     ]
     assert said.state == "warning"
     assert "set manifest.bits to 12" in said.todo
