@@ -305,8 +305,8 @@ def test_name_says_where_the_earlier_names_are(tmp_path: Path) -> None:
     names.write_text("c: {run: old, 1: dent}\n")
     options = ["--data", str(tmp_path / "data"), "--names", str(names)]
     text = CliRunner().invoke(app, ["name", "c", "2", "new", *options]).output
-    assert f"kept in {names}.old" in text
-    assert "kept in" not in CliRunner().invoke(app, ["name", "c", "3", "x", *options]).output
+    assert f"kept them in {names}.old" in text
+    assert "kept them in" not in CliRunner().invoke(app, ["name", "c", "3", "x", *options]).output
     run = run_of(ArtifactPaths(tmp_path / "data"), "c")
     assert read_names(names)["c"] == ClassNames({2: "new", 3: "x"}, run)
 
