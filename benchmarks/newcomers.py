@@ -1,12 +1,13 @@
-"""How new images of the demo's products are classified: python -m benchmarks.newcomers metal
+"""Classify new images of the demo's products: python -m benchmarks.newcomers metal
 
-Needs a finished `dvc repro`. Draws images that the run has not seen (another generator seed),
-classifies them with `anomalyncd classify`, and prints true kinds against classes, and how many are
-in the class that most images of their kind have in the run.
+Needs a finished `dvc repro`. Draws images that the run has not seen (another generator seed), runs
+`anomalyncd classify` on them, and prints true kinds against classes, and how many images are in the
+class that most images of their kind have in the run.
 """
 
 from __future__ import annotations
 
+import subprocess
 import tempfile
 from pathlib import Path
 from typing import Annotated
@@ -15,8 +16,6 @@ import cv2
 import pandas as pd
 import typer
 
-from pipeline.commands.classify import classify_images
-from pipeline.curation.names import ClassNames
 from pipeline.demo.generate import generate
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.schemas import LABELS, MERGED
@@ -36,17 +35,18 @@ def draw(folder: Path, category: str, seed: int, per_kind: int) -> dict[str, str
 
 def main(
     category: Annotated[str, typer.Argument(help="metal or fabric")],
-    seed: Annotated[int, typer.Option(help="Of the generator; the run has 0.")] = 77,
+    seed: Annotated[int, typer.Option(help="Seed of the generator; the run has 0.")] = 77,
     per_kind: Annotated[int, typer.Option(help="Images of each kind.")] = 5,
-    data: Annotated[Path, typer.Option("--data")] = Path("data"),
 ) -> None:
-    """Classify new demo images by the finished run."""
-    paths = ArtifactPaths(data)
-    with tempfile.TemporaryDirectory() as folder:
-        kinds = draw(Path(folder), category, seed, per_kind)
-        found, _ = classify_images(
-            Path(folder), category, paths, Path("params.yaml"), None, ClassNames()
-        )
+    """Classify new demo images with the finished run."""
+    with tempfile.TemporaryDirectory() as work:
+        folder, out = Path(work, "images"), Path(work, "new.parquet")
+        folder.mkdir()
+        kinds = draw(folder, category, seed, per_kind)
+        command = ["anomalyncd", "classify", str(folder), "--category", category, "--out", str(out)]
+        subprocess.run(command, check=True)
+        found = pd.read_parquet(out)
+    paths = ArtifactPaths()
     merged = read_parquet(paths.merge(category) / "images.parquet", MERGED)
     labels = read_parquet(paths.manifest(category) / "labels.parquet", LABELS)
     run = merged.merge(labels, on="sample_id")
@@ -54,10 +54,8 @@ def main(
     found["kind"] = found["path"].map(kinds)
     typer.echo(pd.crosstab(found["kind"], found["class"]).to_string())
     right = int((found["class"] == found["kind"].map(usual)).sum())
-    typer.echo(
-        f"{right} of {len(found)} in the class of their kind, "
-        f"{int((found['class'] < 0).sum())} unknown"
-    )
+    unknown = int((found["class"] < 0).sum())
+    typer.echo(f"{right} of {len(found)} in the class of their kind, {unknown} unknown")
 
 
 if __name__ == "__main__":

@@ -1,37 +1,37 @@
-"""Sets with only normal images, or none, or one kind of defect.
+"""Sets with only normal images, with none, or with one kind of defect.
 
 python -m benchmarks.one_sided metal
 
-Needs the demo's images and backbone (`dvc repro demo backbone`). Takes such parts of the demo's
-queries, makes their maps and masks, and prints how many images `predict.normal: scores` takes for
+Needs the demo's images and backbone (`dvc repro demo backbone`). Runs `manifest`, `maps` and
+`mebin` on such parts of the demo, and prints how many images `predict.normal: scores` takes for
 normal, and how many have a region.
 """
 
 from __future__ import annotations
 
 import shutil
+import subprocess
 import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import pandas as pd
 import typer
+from numpy.typing import NDArray
+from ruamel.yaml import YAML
 
 from pipeline.clustering.normal_images import normal_limit
-from pipeline.config.params import Params, load_params
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.schemas import LABELS, MAP_SCORES, MEBIN_IMAGES
 from pipeline.io.scores import scores_of_references
 from pipeline.io.tables import read_parquet
-from stages import manifest, maps, mebin
 
 WAYS = (("musc", False), ("musc", True), ("patchcore", True))
 """Method, and whether the set has its normal references."""
 
 
 def subsets(kinds: list[str]) -> dict[str, list[str]]:
-    """Return kinds of images by what the set is to show."""
+    """Return the kinds of images of each set."""
     defects = [kind for kind in kinds if kind != "good"]
     return {
         "normal images only": ["good"],
@@ -41,60 +41,48 @@ def subsets(kinds: list[str]) -> dict[str, list[str]]:
     }
 
 
-def outcome(
-    source: Path, kinds: list[str], params: Params, paths: ArtifactPaths, *, references: bool
-) -> str:
-    """Make the maps of some kinds of a product; return who is taken for normal, and has regions."""
-    category = source.name
-    with tempfile.TemporaryDirectory() as root:
-        for kind in kinds:
-            shutil.copytree(source / "test" / kind, Path(root) / category / "test" / kind)
-        if references:
-            shutil.copytree(source / "train", Path(root) / category / "train")
-        content = params.model_dump(by_alias=True)
-        content["dataset"] = {"root": root, "categories": [category]}
-        changed = Params.model_validate(content)
-        manifest.run(category, changed, paths)
-        maps.run(category, changed, paths)
-        mebin.run(category, changed, paths)
+def outcome(source: Path, kinds: list[str], method: str, root: Path, *, references: bool) -> str:
+    """Make the maps and masks of some kinds of a product; return two cells of the table."""
+    category, params, paths = source.name, root / "params.yaml", ArtifactPaths(root / "data")
+    for kind in kinds:
+        shutil.copytree(source / "test" / kind, root / category / "test" / kind)
+    if references:
+        shutil.copytree(source / "train", root / category / "train")
+    content = YAML().load(Path("params.yaml"))
+    content["dataset"] = {"root": str(root), "categories": [category]}
+    content["maps"]["method"] = method
+    YAML().dump(content, params)
+    for stage in ("manifest", "maps", "mebin"):
+        options = ["--params", str(params), "--data", str(paths.root)]
+        subprocess.run(["anomalyncd", stage, category, *options], check=True)
     scores = read_parquet(paths.maps(category) / "scores.parquet", MAP_SCORES)
     labels = read_parquet(paths.manifest(category) / "labels.parquet", LABELS)
-    limit = normal_limit(scores["score"], scores_of_references(paths, category))
-    normal = scores["score"].to_numpy() <= limit
-    of = pd.Series(labels["label"].to_numpy(), labels["sample_id"]).reindex(scores["sample_id"])
-    good = np.asarray(of == "good")
     table = read_parquet(paths.mebin(category) / "images.parquet", MEBIN_IMAGES)
-    cut = (table["n_regions"] > 0).to_numpy()
+    limit = normal_limit(scores["score"], scores_of_references(paths, category))
+    of = labels.set_index("sample_id")["label"].reindex(scores["sample_id"])
+    good = np.asarray(of == "good")
+    normal = scores["score"].to_numpy() <= limit
+    return f"{_count(normal, good)} | {_count((table['n_regions'] > 0).to_numpy(), good)}"
+
+
+def _count(flags: NDArray[np.bool_], good: NDArray[np.bool_]) -> str:
     parts = [(good, "normal images"), (~good, "defects")]
-    counts = [
-        ", ".join(f"{flags[s].sum()} of {s.sum()} {what}" for s, what in parts if s.any())
-        for flags in (normal, cut)
-    ]
-    return " | ".join(counts)
+    return ", ".join(f"{flags[s].sum()} of {s.sum()} {what}" for s, what in parts if s.any())
 
 
-def main(
-    category: Annotated[str, typer.Argument(help="metal or fabric")],
-    params_path: Annotated[Path, typer.Option("--params")] = Path("params.yaml"),
-    data: Annotated[Path, typer.Option("--data")] = Path("data"),
-) -> None:
+def main(category: Annotated[str, typer.Argument(help="metal or fabric")]) -> None:
     """Print what is taken for normal in one-sided parts of a demo product."""
-    params = load_params(params_path)
-    source = data / "raw" / "demo" / category
+    source, backbone = Path("data/raw/demo", category), ArtifactPaths().backbone()
     kinds = sorted(path.name for path in (source / "test").iterdir())
     typer.echo("| set | maps | taken for normal | with a region |\n|---|---|---|---|")
     for what, chosen in subsets(kinds).items():
         for method, references in WAYS:
-            content = params.model_dump(by_alias=True)
-            content["maps"]["method"] = method
             with tempfile.TemporaryDirectory() as folder:
-                paths = ArtifactPaths(Path(folder))
-                shutil.copytree(ArtifactPaths(data).backbone(), paths.backbone())
-                found = outcome(
-                    source, chosen, Params.model_validate(content), paths, references=references
-                )
+                root = Path(folder)
+                shutil.copytree(backbone, root / "data" / "backbone")
+                cells = outcome(source, chosen, method, root, references=references)
             how = f"{method}, {'with' if references else 'no'} references"
-            typer.echo(f"| {category}: {what} | {how} | {found} |")
+            typer.echo(f"| {category}: {what} | {how} | {cells} |")
 
 
 if __name__ == "__main__":

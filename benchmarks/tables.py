@@ -1,147 +1,220 @@
-"""Redo the paper's ablation tables: `python -m benchmarks.tables 5 --data bottle --seeds 0 1 2`.
+"""Redo the paper's ablation tables: python -m benchmarks.tables 6 --data metal --seeds 0 1 2
 
-Every row and seed is one `dvc exp run`; DVC redoes only what the row changes. Figures are kept in
-data/tables/<table>-<data>.csv, so an interrupted table goes on where it was.
+Each row and seed of tables.yaml is one `dvc exp run` of what `evaluate` needs: DVC reruns only what
+the row changes, and keeps the metrics. An experiment that exists at this commit is not run again.
+Run it in the root of a checkout; docs/ablations.md has the details.
 """
 
 from __future__ import annotations
 
+import argparse
+import hashlib
+import json
 import os
 import shlex
+import statistics
+import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from typing import Any
 
-import typer
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
-from benchmarks.plan import Classifier, Job, Tables, TablesError, load_tables, plan
-from benchmarks.records import markdown, read_records
-from benchmarks.runs import Workspace, command_of, run_jobs
-from pipeline.config.params import load_params
+from pipeline.config.params import ConfigError, Params, load_params
+from pipeline.config.presets import as_override, read_preset, with_overrides
 from pipeline.errors import AnomalyNCDError
 
-WORKSPACE = Workspace()
+ROOT = Path(__file__).resolve().parent.parent
+TRACKED = ("params.yaml", "dvc.yaml", "pipeline", "stages")
+PAPERS = {"mvtec": "paper, MVTec AD", "mtd": "paper, MTD"}
+Metrics = Mapping[str, float]
 
 
-def spread(arguments: Sequence[str], option: str = "--seeds") -> list[str]:
-    """Turn `--seeds 0 1 2` into `--seeds 0 --seeds 1 --seeds 2`."""
-    result: list[str] = []
-    for argument in arguments:
-        if argument.isdigit() and option in result[-2:-1]:  # one more after `--seeds 0`
-            result.append(option)
-        result.append(argument)
-    return result
+@dataclass(frozen=True)
+class Run:
+    """One row with one seed; `name` is that of the DVC experiment."""
+
+    row: str
+    seed: int
+    category: str
+    name: str
+    options: tuple[str, ...]  # key=value, as `dvc exp run -S` takes them
+
+    def command(self) -> list[str]:
+        """Return the DVC command."""
+        options = [part for option in self.options for part in ("-S", option)]
+        return ["dvc", "exp", "run", "-n", self.name, *options, f"evaluate@{self.category}"]
 
 
-def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
-    """Read `key=value`, the value as YAML."""
-    found: dict[str, Any] = {}
-    for text in texts:
-        key, sign, value = text.partition("=")
-        if not sign:
-            raise TablesError(f"--set {text}: write key=value")
-        try:
-            found[key] = YAML(typ="safe", pure=True).load(value)
-        except YAMLError as error:
-            raise TablesError(f"--set {text}: {error}") from error
-    return found
+def load_tables(path: Path = ROOT / "benchmarks" / "tables.yaml") -> dict[str, Any]:
+    """Read tables.yaml."""
+    content: dict[str, Any] = YAML(typ="safe", pure=True).load(path)
+    return content
 
 
-def jobs_of(
-    tables: Tables,
-    name: str,
-    data: str,
-    seeds: Sequence[int],
-    classifier: Classifier | None,
-    extra: Mapping[str, Any],
-) -> list[Job]:
-    """Return the runs of a table, or of `all` but those that cannot be run."""
-    if name != "all" and not name.isdigit():
-        raise TablesError("name a table by its number, or all; --list lists them")
-    params = load_params(WORKSPACE.root / "params.yaml")
-    jobs: list[Job] = []
-    for number in tables.tables if name == "all" else [int(name)]:
-        try:
-            jobs += plan(
-                tables,
-                number,
-                data,
-                seeds=seeds,
-                params=params,
-                environment=os.environ,
-                classifier=classifier,
-                extra=extra,
-            )
-        except TablesError as error:
-            if name != "all":
-                raise
-            typer.secho(f"left out: {error}", err=True)
-    if not jobs:
-        raise TablesError("there is nothing to run")
-    return jobs
+def runs_of(
+    table: Mapping[str, Any],
+    data: Mapping[str, Any],
+    params: Params,
+    *,
+    seeds: Sequence[int] = (0,),
+    extra: Mapping[str, Any] | None = None,
+) -> list[Run]:
+    """Return the runs of a table, seeds innermost; a row wins over `extra`, and that over `data`.
+
+    Raises ConfigError for impossible parameters and for environment variables that are not set.
+    """
+    common = {**read_preset(ROOT / "params" / "paper.yaml"), **data, **(extra or {})}
+    runs = []
+    for row in table["rows"]:
+        for seed in seeds if "set" in row else ():
+            settings = {**common, **row["set"], "train.seed": seed, "predict.seed": seed}
+            settings = {key: _expand(value) for key, value in settings.items()}
+            merged = with_overrides(params, settings)
+            if table.get("heads_only") and merged.predict.classifier != "heads":
+                raise ConfigError(f"{table['title']}: needs predict.classifier=heads")
+            (category,) = merged.dataset.categories
+            content = json.dumps(merged.model_dump(mode="json", by_alias=True), sort_keys=True)
+            digest = hashlib.sha256(content.encode()).hexdigest()[:10]
+            options = tuple(as_override(key, value) for key, value in settings.items())
+            name = f"{category}-seed{seed}-{digest}"
+            runs.append(Run(row["name"], seed, category, name, options))
+    return runs
 
 
-def listed(tables: Tables) -> str:
-    """Return tables and data sets, one a line."""
-    lines = [f"{number:3d}  {table.title}" for number, table in tables.tables.items()]
-    return "\n".join([*lines, f"data: {', '.join(tables.data)}"])
-
-
-def rendered(tables: Tables, jobs: Sequence[Job] | None = None) -> str:
-    """Return the tables that have figures as Markdown, or only those of some runs."""
-    texts = []
-    for number, table in tables.tables.items():
-        for data in tables.data:
-            wanted = {j.settings for j in jobs or () if (j.table, j.data) == (number, data)}
-            records = [
-                record
-                for record in read_records(WORKSPACE.csv(number, data))
-                if jobs is None or record.settings in wanted
-            ]
-            if records:
-                texts.append(markdown(number, table, data, records))
-    return "\n\n".join(texts) or "There are no figures yet."
-
-
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-
-@app.command()
-def main(
-    table: Annotated[str, typer.Argument(help="A table by its number, or all.")] = "",
-    data: Annotated[str, typer.Option(help="A data set of tables.yaml.")] = "metal",
-    seeds: Annotated[list[int] | None, typer.Option(help="--seeds 0 1 2; without: 0.")] = None,
-    classifier: Annotated[Classifier | None, typer.Option(help="Without: heads.")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value for all rows; repeatable.")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Ask DVC for what is known too.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the commands.")] = False,
-    listing: Annotated[bool, typer.Option("--list", help="List tables and data sets.")] = False,
-    render: Annotated[bool, typer.Option("--render", help="Print what is known.")] = False,
-) -> None:
-    """Redo an ablation table of the paper on a data set."""
-    stamp = f"{int(time.time()):x}"
+def _expand(value: Any) -> Any:
+    """Put environment variables into a string."""
     try:
-        tables = load_tables()
-        if listing or render:
-            typer.echo(listed(tables) if listing else rendered(tables))
-            return
-        extra = parse_settings(settings or [])
-        jobs = jobs_of(tables, table, data, seeds or [0], classifier, extra)
-        if dry_run:
-            for job in jobs:
-                typer.echo(shlex.join(command_of(job, stamp)))
-            return
-        run_jobs(jobs, WORKSPACE, stamp=stamp, force=force)
-        typer.echo(rendered(tables, jobs))
-    except AnomalyNCDError as error:
-        typer.secho(f"benchmarks.tables: {error}", err=True, fg=typer.colors.RED)
-        raise typer.Exit(1) from error
+        return Template(value).substitute(os.environ) if isinstance(value, str) else value
+    except KeyError as error:
+        raise ConfigError(
+            f"set {error.args[0]} to a folder with mvtec/, mtd/ and neu_seg_base/"
+        ) from None
+
+
+def known_metrics() -> dict[str, dict[str, Metrics]]:
+    """Return the metrics of each experiment at HEAD by category; empty where they are missing."""
+    text = subprocess.run(
+        ["dvc", "exp", "show", "--json"], capture_output=True, text=True, check=True
+    ).stdout
+    known: dict[str, dict[str, Metrics]] = {}
+    for baseline in json.loads(text):
+        for experiment in baseline["experiments"] or []:
+            files = (experiment["revs"][0]["data"] or {}).get("metrics", {})
+            known[experiment["name"]] = {
+                Path(path).parent.name: file["data"]
+                for path, file in files.items()
+                if Path(path).name == "metrics.json" and "data" in file
+            }
+    return known
+
+
+def execute(runs: Sequence[Run]) -> None:
+    """Run what DVC does not know; leave params.yaml as it was. A failing run is tried next time."""
+    if subprocess.run(
+        ["git", "status", "--porcelain", "--", *TRACKED], capture_output=True, check=True
+    ).stdout:
+        raise ConfigError(f"commit or undo your changes of {', '.join(TRACKED)} first")
+    known, path = known_metrics(), Path("params.yaml")
+    committed = path.read_bytes()
+    for k, run in enumerate({run.name: run for run in runs}.values(), 1):
+        if run.name in known:
+            continue
+        print(f"[{k}/{len(runs)}] {run.row}, seed {run.seed}", file=sys.stderr, flush=True)
+        try:
+            subprocess.run(run.command(), stdout=sys.stderr.fileno(), check=False)
+        finally:
+            path.write_bytes(committed)  # DVC leaves its overrides there
+
+
+def markdown(
+    title: str,
+    table: Mapping[str, Any],
+    runs: Sequence[Run],
+    known: Mapping[str, Mapping[str, Metrics]],
+) -> str:
+    """Return a table: means over the seeds, and the standard deviation of NMI in brackets."""
+    names = table.get("metrics", ["nmi", "ari", "f1"])
+    papers = [key for key in PAPERS if any(key in row for row in table["rows"])]
+    heads = ["row", "seeds", "ours", *(PAPERS[key] for key in papers)]
+    lines = [f"### {title}", "", f"{'/'.join(names)}.", "", _line(heads), "|---" * len(heads) + "|"]
+    for row in table["rows"]:
+        own = [run for run in runs if run.row == row["name"]]
+        found = {r.seed: m for r in own if (m := known.get(r.name, {}).get(r.category))}
+        columns = {name: [m[name] for m in found.values() if name in m] for name in names}
+        means = [statistics.fmean(column) if column else None for column in columns.values()]
+        ours = _joined(means) if found else "-"
+        ours += f" ({_number(statistics.stdev(nmi))})" if len(nmi := columns["nmi"]) > 1 else ""
+        seeds = ", ".join(str(seed) for seed in found) or "-"
+        lines.append(_line([row["name"], seeds, ours, *(_joined(row.get(key)) for key in papers)]))
+    return "\n".join(lines)
+
+
+def _joined(values: Sequence[float | None] | None) -> str:
+    return "-" if values is None else "/".join(_number(value) for value in values)
+
+
+def _number(value: float | None) -> str:
+    """Return .613, -.013 or 1.000; a dash for None."""
+    text = "-" if value is None else f"{value:.3f}"
+    return text.replace("0.", ".", 1) if text.lstrip("-").startswith("0.") else text
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(prog="benchmarks.tables", description="Redo ablation tables.")
+    parser.add_argument("table", nargs="?", help="number of a table, or all")
+    parser.add_argument("--data", default="metal", help="data set of tables.yaml (default: metal)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="default: 0")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="for all rows")
+    parser.add_argument("--render", action="store_true", help="print what is known, run nothing")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands, run nothing")
+    parser.add_argument("--list", action="store_true", help="list tables and data sets")
+    return parser.parse_args(arguments)
+
+
+def main(options: argparse.Namespace) -> None:
+    """Run and print one table, or all that can be run."""
+    content = load_tables()
+    tables, data = content["tables"], content["data"]
+    if options.list or options.table is None:
+        print(*(f"{number:3d}  {table['title']}" for number, table in tables.items()), sep="\n")
+        print("data:", ", ".join(data))
+        return
+    if options.table not in ("all", *map(str, tables)) or options.data not in data:
+        raise ConfigError("there is no such table or data set: --list lists them")
+    yaml = YAML(typ="safe", pure=True)
+    extra = {key: yaml.load(value) for key, _, value in (s.partition("=") for s in options.set)}
+    for number, table in tables.items():
+        if options.table not in ("all", str(number)):
+            continue
+        try:
+            runs = runs_of(
+                table, data[options.data], load_params(), seeds=options.seeds, extra=extra
+            )
+        except ConfigError as error:
+            if options.table != "all":
+                raise
+            print(f"left out: table {number}: {error}", file=sys.stderr)
+            continue
+        if options.dry_run:
+            print(*(shlex.join(run.command()) for run in runs), sep="\n")
+            continue
+        if not options.render:
+            execute(runs)
+        title = f"Table {number}, {table['title']}: {options.data}"
+        print(markdown(title, table, runs, known_metrics()), end="\n\n")
 
 
 if __name__ == "__main__":
-    app(args=spread(sys.argv[1:]))
+    try:
+        main(parse_arguments())
+    except AnomalyNCDError as problem:
+        sys.exit(f"benchmarks.tables: {problem}")

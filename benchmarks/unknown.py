@@ -1,11 +1,9 @@
-"""How often `classify` calls regions unknown: each defect class left out in turn.
+"""Measure how often `classify` calls regions unknown: python -m benchmarks.unknown bottle
 
-    python -m benchmarks.unknown bottle
-
-reads params.yaml and data/crops/<category>, learns what is known from two thirds of the regions of
-all defect classes but one, and prints how many regions of the class left out are called unknown,
-beside those of the last third, and the AUROC of the distance between the two. Means over three
-splits. Labels choose what is left out, and nothing else.
+leaves each defect class out in turn, learns what is known from two thirds of the other regions, and
+prints how many regions of the class left out are called unknown, beside those of the last third,
+and the AUROC of the distance between the two. Means over three splits. Labels are used only to
+choose the held-out class.
 """
 
 from __future__ import annotations
@@ -18,13 +16,9 @@ import typer
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
+from benchmarks.case import LAYERS, load_case
 from pipeline.clustering.descriptors import descriptor_space
 from pipeline.clustering.novelty import fit_novelty
-from pipeline.config.params import load_params
-from pipeline.inference.region_features import pooled_tokens
-from pipeline.io.paths import ArtifactPaths
-from pipeline.io.schemas import CROPS, LABELS
-from pipeline.io.tables import read_parquet
 
 _SPLITS = 3
 
@@ -44,28 +38,26 @@ def left_out(
 
 def main(
     category: Annotated[str, typer.Argument(help="One of dataset.categories.")],
-    params_path: Annotated[Path, typer.Option("--params")] = Path("params.yaml"),
-    data: Annotated[Path, typer.Option("--data")] = Path("data"),
+    params: Path = Path("params.yaml"),
+    data: Path = Path("data"),
 ) -> None:
     """Leave each defect class out of what is known."""
-    params, paths = load_params(params_path), ArtifactPaths(data)
-    crops = read_parquet(paths.crops(category) / "crops.parquet", CROPS)
-    labels = read_parquet(paths.manifest(category) / "labels.parquet", LABELS)
-    of = labels.set_index("sample_id")["label"].reindex(crops["sample_id"]).to_numpy()
-    defect = (crops["area_px"] > 0).to_numpy() & ~np.isin(of, params.manifest.normal_label)
-    pooled = pooled_tokens(paths, category, params.train, params.predict.layers)[defect]
-    of = of[defect]
+    case = load_case(category, params, data)
+    normal = np.isin(case.labels, case.params.manifest.normal_label)
+    defect = (case.crops["area_px"] > 0).to_numpy() & ~normal
+    columns = [LAYERS.index(layer) for layer in case.params.predict.layers]
+    pooled, labels = case.pooled[defect][:, columns], case.labels[defect]
     typer.echo(
         "| left out | regions | unknown | unknown of the others | AUROC |\n|---|---|---|---|---|"
     )
     rows = []
-    for label in sorted(set(of)):
-        runs = [left_out(pooled, of == label, seed) for seed in range(_SPLITS)]
+    for label in sorted(set(labels)):
+        runs = [left_out(pooled, labels == label, seed) for seed in range(_SPLITS)]
         rows.append(np.mean(runs, axis=0))
         new, old, area = rows[-1]
-        typer.echo(f"| {label} | {(of == label).sum()} | {new:.2f} | {old:.2f} | {area:.2f} |")
+        typer.echo(f"| {label} | {(labels == label).sum()} | {new:.2f} | {old:.2f} | {area:.2f} |")
     new, old, area = np.mean(rows, axis=0)
-    typer.echo(f"| mean | {len(of)} | {new:.2f} | {old:.2f} | {area:.2f} |")
+    typer.echo(f"| mean | {len(labels)} | {new:.2f} | {old:.2f} | {area:.2f} |")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from pipeline.commands.name import name
 from pipeline.commands.preset import preset
 from pipeline.commands.promote import promote
 from pipeline.config.params import ConfigError, load_params
+from pipeline.config.signature import arguments
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.provenance import recorded
 from pipeline.terminal import start_logging
@@ -88,12 +89,10 @@ def run_stage(stage: str, category: str | None, params_path: Path, data: Path) -
             raise ConfigError(f"{category!r} is not in dataset.categories ({known})")
         paths = ArtifactPaths(data)
         check_fit(params, stage, paths)
-        module = importlib.import_module(f"stages.{stage}")
+        run = importlib.import_module(f"stages.{stage}").run
+        given: dict[str, object] = {} if category is None else {"category": category}
         with recorded(stage, category, paths):
-            if category is None:
-                module.run(params, paths)
-            else:
-                module.run(category, params, paths)
+            run(paths=paths, **given, **arguments(run, params))
 
 
 def _per_category(stage: str) -> Callable[..., None]:

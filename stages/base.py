@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.config.params import Params
+from pipeline.config.params import Base, Crops
 from pipeline.io import schemas
 from pipeline.io.crop_files import write_crops
 from pipeline.io.dataset_formats import DatasetError, holds_images
@@ -35,34 +35,33 @@ class _Crop:
     area_px: int
 
 
-def run(params: Params, paths: ArtifactPaths) -> None:
+def run(options: Base, cutting: Crops, paths: ArtifactPaths) -> None:
     """Write `base/crops.parquet` and `base/crops.zarr`; no row if base.root holds no image."""
-    root = Path(params.base.root)
+    root = Path(options.root)
     with track("base") as progress:
-        crops = _find_crops(root, params, progress) if holds_images(root) else []
+        crops = _find_crops(root, options, cutting, progress) if holds_images(root) else []
     with replacing_folder(paths.base()) as folder:
         folder.mkdir()
         write_parquet(folder / "crops.parquet", _table(crops), schemas.BASE_CROPS)
-        size = params.crops.size
-        pixels = (_pixels(root, crop, size) for crop in crops)
-        write_crops(folder / "crops.zarr", pixels, len(crops), size)
+        pixels = (_pixels(root, crop, cutting.size) for crop in crops)
+        write_crops(folder / "crops.zarr", pixels, len(crops), cutting.size)
     log.info("base: %d labelled sub-images", len(crops))
 
 
-def _find_crops(root: Path, params: Params, progress: Progress) -> list[_Crop]:
+def _find_crops(root: Path, options: Base, cutting: Crops, progress: Progress) -> list[_Crop]:
     """Find the squares of every labelled defect image that has a mask with something in it."""
     dataset = collect(
         root,
-        layout=params.base.layout,
-        normal_label=params.base.normal_label,
+        layout=options.layout,
+        normal_label=options.normal_label,
         progress=progress,
     )
-    for path, reason in dataset.rejected:
-        log.warning("base: %s is not used: %s", path, reason)
-    defects = [
-        s for s in dataset.split("query") if s.label not in (None, *params.base.normal_label)
+    for row in dataset.rejected:
+        log.warning("base: %s is not used: %s", row.path, row.sentence())
+    defects = [s for s in dataset.split("query") if s.label not in (None, *options.normal_label)]
+    crops = [
+        crop for sample in defects for crop in _squares(root, sample, cutting, options.per_image)
     ]
-    crops = [crop for sample in defects for crop in _squares(root, sample, params)]
     without = len(defects) - len({crop.sample.sample_id for crop in crops})
     if without:
         log.warning("base: %d defect images are not used: no mask, or nothing in it", without)
@@ -74,18 +73,17 @@ def _find_crops(root: Path, params: Params, progress: Progress) -> list[_Crop]:
     return crops
 
 
-def _squares(root: Path, sample: Sample, params: Params) -> list[_Crop]:
+def _squares(root: Path, sample: Sample, options: Crops, keep: int) -> list[_Crop]:
     mask = _mask(root, sample)
     if mask is None or not mask.any():
         return []
-    options = params.crops
     if options.enabled:
         squares = region_squares(
             mask,
             padding=options.padding,
             smallest_side=options.smallest_side,
             merge_distance=options.merge_distance,
-            keep=params.base.per_image,
+            keep=keep,
         )
     else:
         squares = whole_image(mask.shape)[None]

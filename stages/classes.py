@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from pipeline.clustering.class_count import Candidate, best_count, count_candidates
+from pipeline.clustering.class_count import best_count, count_candidates
 from pipeline.clustering.descriptors import region_descriptors
-from pipeline.config.params import Params
+from pipeline.clustering.normal_images import NormalRule
+from pipeline.config.params import Classes, Compute, Key
 from pipeline.inference.region_features import normal_of_set, pooled_tokens
 from pipeline.io.files import replacing_folder
 from pipeline.io.paths import ArtifactPaths
@@ -22,13 +25,25 @@ log = logging.getLogger("anomalyncd")
 _COLUMNS = ["classes", "eigenvalue", "gap"]
 
 
-def run(category: str, params: Params, paths: ArtifactPaths) -> None:
+def run(
+    category: str,
+    options: Classes,
+    image_size: Annotated[int, Key("views.image_size")],
+    normal: Annotated[NormalRule, Key("predict.normal")],
+    layers: Annotated[list[int], Key("predict.layers")],
+    seed: Annotated[int, Key("predict.seed")],
+    compute: Compute,
+    paths: ArtifactPaths,
+) -> None:
     """Write classes.json and candidates.csv of a category.
 
     Numbers of classes count normal; candidates are empty where the number was given.
     """
-    given = params.train.n_classes(category)
-    candidates = [] if given else _candidates(category, params, paths)
+    given = options.n_classes(category)
+    candidates = []
+    if not given:
+        descriptors = _descriptors(category, image_size, normal, layers, compute, paths)
+        candidates = [] if descriptors is None else list(count_candidates(descriptors, seed=seed))
     n_classes = given or best_count(candidates) + 1
     if not given:
         log.info("%s: %d classes with normal", category, n_classes)
@@ -47,14 +62,20 @@ def run(category: str, params: Params, paths: ArtifactPaths) -> None:
         )
 
 
-def _candidates(category: str, params: Params, paths: ArtifactPaths) -> list[Candidate]:
+def _descriptors(
+    category: str,
+    image_size: int,
+    rule: NormalRule,
+    layers: list[int],
+    compute: Compute,
+    paths: ArtifactPaths,
+) -> NDArray[np.float64] | None:
+    """Return the descriptors (M, L, D) of the regions that are not normal; None if all are."""
     crops = read_parquet(paths.crops(category) / "crops.parquet", CROPS)
     scores = scores_of_images(paths, category, crops)
-    rule = params.predict.normal
     known = scores_of_references(paths, category)
     normal, _ = normal_of_set("regions" if rule == "none" else rule, crops, scores, known)
     if normal.all():
-        return []
-    pooled = pooled_tokens(paths, category, params.train, params.predict.layers)
-    descriptors = region_descriptors(pooled[~np.asarray(normal)])
-    return list(count_candidates(descriptors, seed=params.predict.seed))
+        return None
+    pooled = pooled_tokens(paths, category, compute, layers, image_size=image_size)
+    return region_descriptors(pooled[~np.asarray(normal)])

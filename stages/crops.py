@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.binarization.stable_run import stable_run
-from pipeline.config.params import Crops, Params
+from pipeline.config.params import Crops, Key
+from pipeline.inference.mask_squares import squares_of, stable_count
 from pipeline.io import schemas
 from pipeline.io.arrays import open_arrays
 from pipeline.io.crop_files import ImageAndMask, write_crops
@@ -24,7 +24,7 @@ from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.stored import NUMBER, check_fields
 from pipeline.io.tables import image_bits, read_metadata, read_parquet, write_parquet
 from pipeline.progress import Progress, track
-from pipeline.regions.crops import area_px, crop_scores, cut, region_squares, resize_mask
+from pipeline.regions.crops import area_px, crop_scores, cut, resize_mask
 
 log = logging.getLogger("anomalyncd")
 
@@ -48,7 +48,9 @@ class _Image:
     bits: int
 
 
-def run(category: str, params: Params, paths: ArtifactPaths) -> None:
+def run(
+    category: str, options: Crops, root: Annotated[str, Key("dataset.root")], paths: ArtifactPaths
+) -> None:
     """Write `crops.parquet` and `crops.zarr` of one category.
 
     Images are in the order of the maps, the sub-images of each by falling mask area. With
@@ -56,20 +58,26 @@ def run(category: str, params: Params, paths: ArtifactPaths) -> None:
     """
     masks = open_arrays(paths.mebin(category) / "masks.zarr")["masks"]
     with track(f"crops {category}: squares") as progress:
-        images = _find(category, params, paths, masks, progress)
+        images = _find(category, options, Path(root) / category, paths, masks, progress)
     with replacing_folder(paths.crops(category)) as folder:
         folder.mkdir()
         rows = [row for image in images for row in _rows(image)]
         frame = pd.DataFrame(rows, columns=schemas.CROPS.names)
-        write_parquet(folder / "crops.parquet", frame, schemas.CROPS)
+        params = {"params": {"crops": options.to_json()}}
+        write_parquet(folder / "crops.parquet", frame, schemas.CROPS, params)
         with track(f"crops {category}: cutting") as progress:
-            pairs = _cut_all(images, masks, params.crops.size, progress)
-            write_crops(folder / "crops.zarr", pairs, len(rows), params.crops.size)
+            pairs = _cut_all(images, masks, options.size, progress)
+            write_crops(folder / "crops.zarr", pairs, len(rows), options.size)
     log.info("crops %s: %d sub-images of %d images", category, len(rows), len(images))
 
 
 def _find(
-    category: str, params: Params, paths: ArtifactPaths, masks: Any, progress: Progress
+    category: str,
+    options: Crops,
+    root: Path,
+    paths: ArtifactPaths,
+    masks: Any,
+    progress: Progress,
 ) -> list[_Image]:
     """Place the squares of every image; nothing is decoded yet."""
     table_path = paths.mebin(category) / "images.parquet"
@@ -83,12 +91,12 @@ def _find(
             f"{category}: {maps.shape[0]} maps, {masks.shape[0]} masks and {len(table)} rows in "
             f"{table_path}; run the stages 'maps' and 'mebin' again"
         )
-    root, images = Path(params.dataset.root) / category, []
+    images = []
     bits = image_bits(paths.manifest(category))
     for i, row in enumerate(table.itertuples()):
         shape = (int(manifest["height"].iloc[i]), int(manifest["width"].iloc[i]))
         mask = resize_mask(masks[i], shape)
-        squares = _squares(mask, params.crops, _n_regions(row, metadata))
+        squares = squares_of(mask, options, _n_stable(row, metadata))
         scores = crop_scores(
             maps[i], squares, shape, s_min=metadata["s_min"], s_max=metadata["s_max"]
         )
@@ -112,22 +120,14 @@ def _queries(category: str, paths: ArtifactPaths, table: pd.DataFrame) -> pd.Dat
     return queries.loc[table["sample_id"]]
 
 
-def _n_regions(row: Any, metadata: dict[str, Any]) -> int:
-    """Return delta*, the stable number of regions, or that of the mask if none was sought."""
-    if metadata["method"] != "mebin":
-        return int(row.n_regions)
-    counts = np.asarray(row.counts, np.int32)
-    return stable_run(counts, tau=metadata["tau"], rule=metadata["rule"]).count
-
-
-def _squares(mask: NDArray[np.bool_], options: Crops, n_regions: int) -> NDArray[np.int64]:
-    keep = {"delta": n_regions + 1, "all": None}.get(str(options.keep), options.keep)
-    return region_squares(
-        mask if options.enabled else np.zeros_like(mask),
-        padding=options.padding,
-        smallest_side=options.smallest_side,
-        merge_distance=options.merge_distance,
-        keep=keep if keep is None else int(keep),
+def _n_stable(row: Any, metadata: dict[str, Any]) -> int:
+    """Return the stable number of regions of a row of `mebin`'s table."""
+    return stable_count(
+        int(row.n_regions),
+        row.counts,
+        method=metadata["method"],
+        tau=metadata["tau"],
+        rule=metadata["rule"],
     )
 
 

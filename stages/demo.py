@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config.params import ConfigError, Params
+from pipeline.config.params import ConfigError, Demo
 from pipeline.demo.camera import PRODUCTS
 from pipeline.demo.generate import DemoSample, generate
 from pipeline.io.demo_files import foreign_file
@@ -17,13 +17,12 @@ from pipeline.io.paths import ArtifactPaths
 from pipeline.progress import track
 
 
-def run(params: Params, paths: ArtifactPaths) -> None:
+def run(options: Demo, paths: ArtifactPaths) -> None:
     """Write each product of the demo to its folder in `raw/demo`, in place of an earlier demo's.
 
     Other folders there are left alone. Raises `ConfigError`, before anything is written, where the
     folder of a product holds a file that the demo did not make.
     """
-    options = params.demo
     for product in PRODUCTS:
         _refuse_foreign(paths.raw_demo() / product)
     for product in PRODUCTS:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.config.params import Params
+from pipeline.config.params import Evaluate, Key
 from pipeline.evaluation.clustering import clustering_scores, image_auroc, normal_precision_recall
 from pipeline.evaluation.localization import ProCurve, region_rates
 from pipeline.io.arrays import open_arrays
@@ -48,7 +48,13 @@ _NULL = {
 }
 
 
-def run(category: str, params: Params, paths: ArtifactPaths) -> None:
+def run(
+    category: str,
+    options: Evaluate,
+    root: Annotated[str, Key("dataset.root")],
+    normal: Annotated[list[str], Key("manifest.normal_label")],
+    paths: ArtifactPaths,
+) -> None:
     """Write metrics.json of a category; what needs missing labels or masks is null.
 
     Images with several defect types (`evaluate.combined_label`, kept with an empty
@@ -60,15 +66,14 @@ def run(category: str, params: Params, paths: ArtifactPaths) -> None:
     labels = read_parquet(paths.manifest(category) / "labels.parquet", LABELS)
     label_of = dict(zip(labels["sample_id"], labels["label"], strict=True))
     metrics: dict[str, Any] = {**_NULL, "n_query": len(merged), "n_regions": len(regions)}
-    normal = params.manifest.normal_label
     if len(labels):
         metrics |= _class_figures(merged, label_of, normal)
         metrics |= _region_figures(regions, label_of, normal)
         metrics |= _score_figures(category, paths, label_of, normal)
-        metrics |= _combined_figures(merged, label_of, params.evaluate.combined_label)
+        metrics |= _combined_figures(merged, label_of, options.combined_label)
     else:
         log.info("evaluate %s: there are no labels; only counts are written", category)
-    metrics |= _mask_figures(category, params, paths, label_of)
+    metrics |= _mask_figures(category, options, Path(root) / category, normal, paths, label_of)
     write_json(paths.evaluate(category) / "metrics.json", metrics)
 
 
@@ -145,7 +150,12 @@ def _score_figures(
 
 
 def _mask_figures(
-    category: str, params: Params, paths: ArtifactPaths, label_of: dict[str, str]
+    category: str,
+    options: Evaluate,
+    root: Path,
+    normal: list[str],
+    paths: ArtifactPaths,
+    label_of: dict[str, str],
 ) -> dict[str, float | None]:
     """Figures against masks; an image that should have one and has none is left out of them."""
     table = read_parquet(paths.manifest(category) / "masks.parquet", MASKS)
@@ -158,22 +168,19 @@ def _mask_figures(
     images = read_parquet(paths.manifest(category) / "images.parquet", IMAGES)
     sizes = zip(images["height"].tolist(), images["width"].tolist(), strict=True)
     shapes = dict(zip(images["sample_id"].tolist(), sizes, strict=True))
-    root = Path(params.dataset.root) / category
     curve = ProCurve()
     true_boxes, predicted_boxes = [], []
     with track(f"evaluating {category}") as progress:
-        for i, sample_id, mask in _true_masks(
-            ids, root, mask_of, label_of, shapes, params.manifest.normal_label
-        ):
+        for i, sample_id, mask in _true_masks(ids, root, mask_of, label_of, shapes, normal):
             curve.add(maps[i], resize_mask(mask, maps.shape[1:]))
             predicted = resize_mask(np.asarray(binary[i], bool), shapes[sample_id])
             true_boxes.append(find_regions(mask).boxes)
             predicted_boxes.append(find_regions(predicted).boxes)
             progress(i + 1, len(ids))
-    fpr, fnr = region_rates(true_boxes, predicted_boxes, iou=params.evaluate.region_iou)
+    fpr, fnr = region_rates(true_boxes, predicted_boxes, iou=options.region_iou)
     return {
         "pixel_auroc": curve.auroc(),
-        "aupro": curve.aupro(max_fpr=params.evaluate.max_fpr),
+        "aupro": curve.aupro(max_fpr=options.max_fpr),
         "region_fpr": fpr,
         "region_fnr": fnr,
     }

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Annotated
 
 import pandas as pd
 
-from pipeline.config.params import Params
+from pipeline.config.params import Key, Manifest
 from pipeline.io import schemas
 from pipeline.io.datasets import Dataset, collect, unused_bits
 from pipeline.io.files import replacing_folder
@@ -18,14 +19,18 @@ from pipeline.progress import track
 log = logging.getLogger("anomalyncd")
 
 
-def run(category: str, params: Params, paths: ArtifactPaths) -> None:
+def run(
+    category: str,
+    options: Manifest,
+    root: Annotated[str, Key("dataset.root")],
+    paths: ArtifactPaths,
+) -> None:
     """Write the four tables of `manifest/<category>`, all at once; paths relative to its root."""
-    options = params.manifest
-    root = Path(params.dataset.root) / category
+    folder = Path(root) / category
     references = Path(options.normal_root) / category
     with track(f"manifest {category}") as progress:
         dataset = collect(
-            root,
+            folder,
             layout=options.layout,
             normal_label=options.normal_label,
             exclude_labels=options.exclude_labels,
@@ -59,12 +64,11 @@ def write(folder: Path, dataset: Dataset, bits: int = 16) -> None:
     ]
     labels = [(s.sample_id, s.label) for s in queries if s.label is not None]
     masks = [(s.sample_id, s.mask) for s in queries if s.mask is not None]
-    rejected = [(path, reason, dataset.duplicates.get(path)) for path, reason in dataset.rejected]
     tables = (
         ("images.parquet", images, schemas.IMAGES),
         ("labels.parquet", labels, schemas.LABELS),
         ("masks.parquet", masks, schemas.MASKS),
-        ("rejected.parquet", rejected, schemas.REJECTED),
+        ("rejected.parquet", list(dataset.rejected), schemas.REJECTED),
     )
     with replacing_folder(folder) as temporary:
         temporary.mkdir()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,35 +10,25 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.binarization.mebin import ScoreRange, binarize_map, reference_floor, score_range
-from pipeline.binarization.thresholds import (
-    MapBinarization,
-    binarize_fixed,
-    binarize_otsu,
-    count_regions,
-)
-from pipeline.config.params import Mebin, Params
+from pipeline.binarization.mebin import ScoreRange, reference_floor, score_range
+from pipeline.config.params import Mebin
+from pipeline.inference.map_masks import Binarize, binarizer, pass_through
 from pipeline.io import schemas
 from pipeline.io.arrays import ArraySpec, create_arrays, open_arrays, shard_items
 from pipeline.io.files import replacing_folder
 from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.scores import scores_of_references
-from pipeline.io.tables import read_parquet, write_parquet
+from pipeline.io.tables import params_of, read_parquet, write_parquet
 from pipeline.progress import Progress, track
 
 log = logging.getLogger("anomalyncd")
 
-Binarize = Callable[[NDArray[np.float32]], MapBinarization]
 
-
-def run(
-    category: str, params: Params, paths: ArtifactPaths, frozen: ScoreRange | None = None
-) -> None:
+def run(category: str, options: Mebin, paths: ArtifactPaths) -> None:
     """Write `masks.zarr` and `images.parquet` of one category, rows in the order of the maps.
 
     The table's metadata keep the method, rule, tau, s_min and s_max, and the raw range of the maps.
-    With `frozen` thresholds are sought in that range and not in the set's own. Maps made from
-    ground-truth masks pass through unchanged and uneroded, whatever the method.
+    Maps made from ground-truth masks pass through unchanged and uneroded, whatever the method.
     """
     source = paths.maps(category)
     scores = read_parquet(source / "scores.parquet", schemas.MAP_SCORES)
@@ -50,18 +39,21 @@ def run(
             f"{source}: {len(scores)} scores and {maps.shape[0]} maps; run the stage 'maps' again"
         )
     ground_truth = group.attrs.get("method") == "ground_truth"
-    ends = ScoreRange(0.0, 1.0) if ground_truth else frozen
-    ends = ends or _range(category, scores, scores_of_references(paths, category), params.mebin)
-    binarize = _pass_through if ground_truth else _method(params.mebin, ends)
+    if ground_truth:
+        ends = ScoreRange(0.0, 1.0)
+    else:
+        ends = _range(category, scores, scores_of_references(paths, category), options)
+    binarize = pass_through if ground_truth else binarizer(options, ends)
     metadata = {
-        "method": "ground_truth" if ground_truth else params.mebin.method,
-        "rule": params.mebin.rule,
-        "tau": params.mebin.tau,
+        "method": "ground_truth" if ground_truth else options.method,
+        "rule": options.rule,
+        "tau": options.tau,
         "s_min": ends.s_min,
         "s_max": ends.s_max,
         "raw_min": group.attrs.get("raw_min"),
         "raw_max": group.attrs.get("raw_max"),
         "bank_sha256": group.attrs.get("bank_sha256"),
+        "params": {**params_of(source / "scores.parquet"), "mebin": _shaping(options)},
     }
     with replacing_folder(paths.mebin(category)) as folder:
         folder.mkdir()
@@ -72,6 +64,14 @@ def run(
         write_parquet(folder / "images.parquet", frame, schemas.MEBIN_IMAGES, metadata)
     found = int((frame["n_regions"] > 0).sum())
     log.info("mebin %s: %d of %d images have regions", category, found, len(frame))
+
+
+def _shaping(options: Mebin) -> dict[str, Any]:
+    """Return the section as far as it shapes the masks: the report has a column of its own."""
+    content = options.to_json()
+    if options.method != "fixed":
+        del content["fixed_threshold"]
+    return content
 
 
 def _write_masks(
@@ -113,25 +113,3 @@ def _range(
         return score_range(values, rule=options.rule, floor=floor)
     except ValueError as error:
         raise ArtifactError(f"{category}: {error}") from error
-
-
-def _method(options: Mebin, ends: ScoreRange) -> Binarize:
-    if options.method == "fixed":
-        return lambda amap: binarize_fixed(
-            amap, threshold=options.threshold, erode_px=options.erode_px
-        )
-    if options.method == "otsu":
-        return lambda amap: binarize_otsu(amap, erode_px=options.erode_px)
-    return lambda amap: binarize_map(
-        amap,
-        ends,
-        thresholds=options.thresholds,
-        tau=options.tau,
-        erode_px=options.erode_px,
-        rule=options.rule,
-    )
-
-
-def _pass_through(amap: NDArray[np.float32]) -> MapBinarization:
-    mask = amap > 0
-    return MapBinarization(mask, float("nan"), count_regions(mask), 0, np.empty(0, np.int32))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from pipeline.config.params import Params
+from pipeline.config.params import Merge
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.region_table import read_regions_and_crops
 from pipeline.io.schemas import MERGED
@@ -13,7 +13,7 @@ from pipeline.io.tables import write_parquet
 from pipeline.regions.merging import defect_class_set, merge_regions, region_class_set
 
 
-def run(category: str, params: Params, paths: ArtifactPaths) -> None:
+def run(category: str, options: Merge, paths: ArtifactPaths) -> None:
     """Write images.parquet of a category, one row per query image, in the order of the crops."""
     regions, crops = read_regions_and_crops(paths, category)
     index, sample_ids = pd.factorize(regions["sample_id"])
@@ -23,8 +23,8 @@ def run(category: str, params: Params, paths: ArtifactPaths) -> None:
         index.astype(np.int64),
         crops["area_px"].to_numpy(np.float64),
         crops["score"].to_numpy(np.float64),
-        rule=params.merge.weights,
-        temperature=params.merge.temperature,
+        rule=options.weights,
+        temperature=options.temperature,
         n_images=len(sample_ids),
     )
     classes = regions["class"].to_numpy(np.int64)

@@ -1,186 +1,116 @@
 """Stage `predict`: the class of every sub-image, without augmentation.
 
-By the trained heads, as in the paper, or by a vote of mixtures over descriptors of the regions of
-this very set. Embeddings are the trained network's either way. What was fitted is kept, so that new
-images can be classified (`classify`).
+By the trained heads, as in the paper, or by an ensemble of mixtures over descriptors of the regions
+of this very set. Embeddings are the trained network's either way. What was fitted is kept, so that
+new images can be classified (`pipeline.inference`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.clustering.descriptors import descriptor_space
-from pipeline.clustering.ensemble import fit_ensemble
-from pipeline.clustering.normal_images import known_normal
-from pipeline.clustering.novelty import directions, fit_novelty
-from pipeline.config.params import Params
-from pipeline.inference.region_features import normal_of_set, pooled_tokens
+from pipeline.clustering.descriptors import l2_normalise
+from pipeline.config.params import Compute, Predict
+from pipeline.inference.region_classes import (
+    Seen,
+    TrainedNetwork,
+    classify_regions,
+    fit_regions,
+    load_network,
+    seen_by_heads,
+)
+from pipeline.inference.region_features import pooled_tokens
 from pipeline.io.arrays import ArraySpec, create_arrays
 from pipeline.io.files import replacing_folder
-from pipeline.io.networks import crop_arrays, load_blocks, load_classifier, trained_section
+from pipeline.io.networks import crop_arrays
 from pipeline.io.paths import ArtifactError, ArtifactPaths
-from pipeline.io.region_classifier import RegionModel, save_region_model
+from pipeline.io.region_classifier import save_region_model
 from pipeline.io.schemas import CROPS, REGIONS
 from pipeline.io.scores import scores_of_images, scores_of_references
 from pipeline.io.tables import read_parquet, write_parquet
-from pipeline.mgvit.prediction import Predictions, predict
-from pipeline.mgvit.tokens import FrozenBlocks, iter_plain
+from pipeline.mgvit.prediction import Predictions
+from pipeline.mgvit.tokens import FrozenBlocks
 from pipeline.progress import track
-from pipeline.regions.merging import class_probabilities
 
 
-@dataclass(frozen=True)
-class Seen:
-    """The M sub-images of a set as the networks see them.
-
-    `scores` (M,) are those of their images, `references` (R,) those of the normal references;
-    `pooled` (M, L, D) tokens are None for the heads.
-    """
-
-    crops: pd.DataFrame
-    scores: NDArray[np.float64]
-    references: NDArray[np.float64]
-    network: Predictions
-    pooled: NDArray[np.float32] | None
-    blocks: FrozenBlocks
-    trained: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Classified:
-    """Class probabilities (M, C) of sub-images, and which (M,) are unlike all regions known.
-
-    `descriptors` (M, L, D) are what the classifier told them apart by.
-    """
-
-    probabilities: NDArray[np.float64]
-    unknown: NDArray[np.bool_]
-    descriptors: NDArray[np.float64]
-
-
-def run(category: str, params: Params, paths: ArtifactPaths) -> None:
+def run(category: str, options: Predict, compute: Compute, paths: ArtifactPaths) -> None:
     """Write regions, descriptors, attention and the classifier's files of a category.
 
     The network's settings come from model.json.
     """
-    seen = look(category, params, paths)
-    model = learn(seen, params)
-    found = classify(seen, model, params)
-    content = params.model_dump(mode="json", by_alias=True)
-    with replacing_folder(paths.predict(category)) as folder:  # at once: all are of one run
-        folder.mkdir()
-        classifier = save_region_model(folder, model, content, seen.trained.get("sha256"))
-        write_regions(folder, seen, found.probabilities, params, classifier)
-        _write_descriptors(folder, directions(found.descriptors))
-
-
-def look(category: str, params: Params, paths: ArtifactPaths) -> Seen:
-    """Run the networks over the sub-images of a category."""
     crops = read_parquet(paths.crops(category) / "crops.parquet", CROPS)
-    section = trained_section(paths, category)
-    blocks = load_blocks(paths, section)
-    block, heads, trained = load_classifier(
-        paths.train(category), blocks.vit, fold_layerscale=section.fold_layerscale
-    )
-    images, masks = crop_arrays(paths.crops(category))
-    with track(f"predicting {category}") as progress:
-        network = predict(
-            iter_plain(blocks, images, masks, progress=progress),
-            block,
-            heads,
-            head=int(trained["head"]),
-            device=blocks.device,
-        )
-    pooled = None
-    if params.predict.classifier == "mixture":
-        pooled = pooled_tokens(paths, category, section, params.predict.layers)
     scores = scores_of_images(paths, category, crops)
     references = scores_of_references(paths, category)
-    return Seen(crops, scores, references, network, pooled, blocks, trained)
+    network = load_network(paths, category, compute)
+    with track(f"predicting {category}") as progress:
+        predictions = network(*crop_arrays(paths.crops(category)), progress=progress)
+    seen = _seen(category, options, compute, paths, network, predictions)
+    model = fit_regions(seen, crops, scores, references, network.n_classes, options)
+    classes = classify_regions(seen, crops["area_px"], scores, model, options)
+    params = {**network.description["params"], "predict": options.to_json()}
+    with replacing_folder(paths.predict(category)) as folder:  # at once: all are of one run
+        folder.mkdir()
+        digest = save_region_model(folder, model, params, network.description.get("sha256"))
+        metadata = {
+            "head": network.description["head"],
+            "classifier": options.classifier,
+            "classifier_sha256": digest,
+        }
+        write_regions(folder, crops, classes.probabilities, predictions, metadata)
+        _write_attention(folder, predictions.attention, network.blocks)
+        _write_descriptors(folder, l2_normalise(np.asarray(classes.descriptors, np.float32)))
 
 
-def learn(seen: Seen, params: Params) -> RegionModel:
-    """Fit the classifier to a set, without labels."""
-    normal, limit = normal_of_set(params.predict.normal, seen.crops, seen.scores, seen.references)
-    if seen.pooled is None:
-        return RegionModel(limit, fit_novelty(seen.network.embeddings[~normal][:, None]))
-    section = params.predict
-    space = descriptor_space(seen.pooled[~normal])
-    descriptors = space(seen.pooled[~normal])
-    vote = fit_ensemble(
-        descriptors,
-        seen.crops["score"].to_numpy()[~normal],
-        int(seen.trained["n_classes"]),
-        normal_known=bool(normal.any()),
-        dimensions=section.dimensions,
-        extra_components=section.extra_components,
-        seed=section.seed,
-    )
-    return RegionModel(limit, fit_novelty(descriptors), space, vote)
-
-
-def classify(seen: Seen, model: RegionModel, params: Params) -> Classified:
-    """Return the classes of sub-images by a fitted model, each for itself."""
-    normal = known_normal(
-        params.predict.normal, seen.crops["area_px"], seen.scores, model.score_limit
-    )
-    if model.vote is None or model.space is None or seen.pooled is None:
-        descriptors = np.asarray(seen.network.embeddings[:, None], np.float64)
-        probabilities = class_probabilities(
-            seen.network.logits,
-            int(seen.trained["n_base_classes"]),
-            temperature=float(seen.trained["params"]["train"]["student_temperature"]),
-        )
-    else:
-        descriptors = model.space(seen.pooled)
-        probabilities = model.vote.probabilities(descriptors)
-    probabilities[normal] = np.eye(probabilities.shape[1])[0]
-    return Classified(probabilities, model.known.unknown(descriptors) & ~normal, descriptors)
+def _seen(
+    category: str,
+    options: Predict,
+    compute: Compute,
+    paths: ArtifactPaths,
+    network: TrainedNetwork,
+    predictions: Predictions,
+) -> Seen:
+    """Return what the classifier of `predict.classifier` sees of the sub-images."""
+    if options.classifier == "heads":
+        return seen_by_heads(network, predictions)
+    size = network.blocks.masking.image_size
+    return Seen(pooled=pooled_tokens(paths, category, compute, options.layers, image_size=size))
 
 
 def write_regions(
     folder: Path,
-    seen: Seen,
+    crops: pd.DataFrame,
     probabilities: NDArray[np.float64],
-    params: Params,
-    classifier: str | None = None,
+    predictions: Predictions,
+    metadata: dict[str, object],
 ) -> None:
-    """Write regions.parquet, with the hash of the `classifier` fitted to them, and attention.zarr.
+    """Write regions.parquet; the metadata name the classifier that was fitted to them by its hash.
 
     Raises `ArtifactError` for probabilities or embeddings that are not finite.
     """
-    if not (np.isfinite(probabilities).all() and np.isfinite(seen.network.embeddings).all()):
+    if not (np.isfinite(probabilities).all() and np.isfinite(predictions.embeddings).all()):
         raise ArtifactError(
             "probabilities or embeddings of the regions are not finite, and nothing was written: "
             "the network is of no use; set a lower train.lr and run the stage 'train' again"
         )
     frame = pd.DataFrame(
         {
-            "crop_id": seen.crops["crop_id"],
-            "sample_id": seen.crops["sample_id"],
+            "crop_id": crops["crop_id"],
+            "sample_id": crops["sample_id"],
             "class": probabilities.argmax(1),
             "confidence": probabilities.max(1, initial=0.0),
             "probabilities": list(probabilities),
-            "embedding": list(seen.network.embeddings),
+            "embedding": list(predictions.embeddings),
         }
     )
-    metadata = {
-        "head": seen.trained["head"],
-        "classifier": params.predict.classifier,
-        "classifier_sha256": classifier,
-    }
     write_parquet(folder / "regions.parquet", frame, REGIONS, metadata)
-    _write_attention(folder, seen.network.attention, seen.blocks)
 
 
 def _write_descriptors(folder: Path, rows: NDArray[np.float32]) -> None:
-    """Write the directions (M, L, D) of the descriptors."""
+    """Write the unit descriptors (M, L, D)."""
     specs = {"descriptors": ArraySpec(rows.shape, "float16")}
     with create_arrays(folder / "descriptors.zarr", specs) as arrays:
         arrays["descriptors"][:] = rows.astype(np.float16)

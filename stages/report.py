@@ -37,22 +37,22 @@ from pipeline.report.sections import (
 )
 
 
-def run(params: Params, artifacts: ArtifactPaths, names_path: Path = NAMES) -> None:
+def run(params: Params, paths: ArtifactPaths, names_path: Path = NAMES) -> None:
     """Write summary.json, report/index.html and a review page for each of dataset.categories."""
     names = params.dataset.categories
-    metrics = {name: read_object(artifacts.evaluate(name) / "metrics.json", {}) for name in names}
+    metrics = {name: read_object(paths.evaluate(name) / "metrics.json", {}) for name in names}
     summary = mean_figures(list(metrics.values()))
-    write_json(artifacts.root / "summary.json", summary)
-    write_json(artifacts.evaluate() / "summary.json", summary)
+    write_json(paths.root / "summary.json", summary)
+    write_json(paths.evaluate() / "summary.json", summary)
     rows = [(name, metrics_row(metrics[name])) for name in names]
     if len(names) > 1:
         rows.append(("mean", metrics_row(summary)))
-    with replacing_folder(artifacts.report()) as folder, track("report") as progress:
+    with replacing_folder(paths.report()) as folder, track("report") as progress:
         folder.mkdir()
         sections, stage_times = [], []
         for i, name in enumerate(names):
             images = Path(params.dataset.root) / name
-            category = read_category(name, images, artifacts, names_path)
+            category = read_category(name, images, paths, names_path)
             sections.append(_section(category, params, metrics[name], _review(category, folder)))
             stage_times.append(times(category))
             progress(i + 1, len(names))

@@ -3,64 +3,64 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 
-from pipeline.config.params import Params
-from pipeline.io.files import replacing, replacing_folder
-from pipeline.io.networks import (
-    Autocast,
-    augmentations,
-    choose_device,
-    crop_arrays,
-    load_blocks,
-    load_vit,
-    save_network,
-)
+from pipeline.config.params import Compute, Train, Views
+from pipeline.inference.training_inputs import token_source, training_settings
+from pipeline.io.devices import Autocast, choose_device
+from pipeline.io.files import replacing_folder
+from pipeline.io.history import write_history
+from pipeline.io.networks import load_vit, save_network
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.schemas import BASE_CROPS, CROPS
 from pipeline.io.stored import read_object
-from pipeline.io.tables import read_metadata, read_parquet
-from pipeline.io.view_cache import open_views, sources
+from pipeline.io.tables import params_of, read_metadata, read_parquet
 from pipeline.mgvit.attention import ClassBlock
 from pipeline.mgvit.network import new_network
-from pipeline.mgvit.tokens import CachedViews, FreshViews, Joined
-from pipeline.mgvit.training import TokenSource, TrainingResult, TrainingSettings, train
+from pipeline.mgvit.training import train
 from pipeline.progress import track
 
 
-def run(category: str, params: Params, paths: ArtifactPaths) -> None:
+def run(
+    category: str, options: Train, views: Views, compute: Compute, paths: ArtifactPaths
+) -> None:
     """Train a category and write model.safetensors, model.json and history.csv."""
-    section = params.train
     crops = read_parquet(paths.crops(category) / "crops.parquet", CROPS)
     base = read_parquet(paths.base() / "crops.parquet", BASE_CROPS)
     base_classes = sorted(base["label"].unique())
     path = paths.classes(category) / "classes.json"
     n_novel_classes: int = read_object(path, {"n_classes": (int,)})["n_classes"]
-    vit = load_vit(paths, image_size=section.image_size)
-    device = choose_device(section.device)
-    settings = _settings(params)
+    vit = load_vit(paths, image_size=views.image_size)
+    device = choose_device(compute.device)
+    settings = training_settings(options)
     network = new_network(
-        ClassBlock(vit, fold_layerscale=section.fold_layerscale),
+        ClassBlock(vit, fold_layerscale=options.fold_layerscale),
         int(vit.embed_dim),
         len(base_classes) + n_novel_classes,
-        heads=section.heads,
-        seed=section.seed,
+        heads=options.heads,
+        seed=options.seed,
     )
     with track(f"training {category}") as progress:
         result = train(
-            _source(category, params, paths, len(base), len(crops)),
+            token_source(
+                category,
+                views,
+                compute,
+                paths,
+                n_base=len(base),
+                n_novel=len(crops),
+                seed=options.seed,
+            ),
             network,
             base_labels=np.searchsorted(base_classes, base["label"]).astype(np.int64),
             scores=crops["score"].to_numpy(np.float32),
             n_base_classes=len(base_classes),
             settings=settings,
             device=device,
-            autocast=Autocast(device, "float32" if device.type == "cpu" else section.precision),
+            autocast=Autocast(device, "float32" if device.type == "cpu" else compute.dtype),
             progress=progress,
         )
     description = {
@@ -71,7 +71,7 @@ def run(category: str, params: Params, paths: ArtifactPaths) -> None:
         "n_classes": n_novel_classes,
         "head": result.best_head,
         "settings": asdict(settings),
-        "params": params.model_dump(mode="json", by_alias=True),
+        "params": _params(category, options, views, compute, paths),
         "torch": torch.__version__,
     }
     with replacing_folder(paths.train(category)) as folder:  # at once: all are of one run
@@ -89,45 +89,14 @@ def _range(category: str, paths: ArtifactPaths) -> dict[str, Any]:
     }
 
 
-def _settings(params: Params) -> TrainingSettings:
-    names = TrainingSettings.__dataclass_fields__
-    values = params.train.model_dump()
-    return TrainingSettings(**{name: values[name] for name in names})
-
-
-def _source(
-    category: str, params: Params, paths: ArtifactPaths, n_base: int, n_novel: int
-) -> TokenSource:
-    section = params.train
-    if section.views == 0:
-        base, novel = crop_arrays(paths.base()), crop_arrays(paths.crops(category))
-        return FreshViews(
-            load_blocks(paths, section),
-            Joined(base[0], novel[0]),
-            Joined(base[1], novel[1]),
-            augmentations(section),
-            section.seed,
-        )
-    made_from = sources(category, section, paths)
-    expected = {**made_from, "n_base": n_base, "n_novel": n_novel}
-    return CachedViews(open_views(paths.views(category), expected), section.views)
-
-
-def write_history(path: Path, result: TrainingResult) -> None:
-    """Write one row an epoch: the terms of the loss, and L_cls_u + mu L_reg of each head."""
-    rows = [
-        {
-            "epoch": row.epoch,
-            "lr": row.lr,
-            "loss_total": row.total,
-            "loss_rep": row.rep,
-            "loss_cls_u": row.cls_u,
-            "loss_reg": row.reg,
-            "loss_rep_l": row.rep_l,
-            "loss_cls_l": row.cls_l,
-            **{f"loss_head_{i}": loss for i, loss in enumerate(row.per_head)},
-        }
-        for row in result.history
-    ]
-    with replacing(path) as temporary:
-        pd.DataFrame(rows).to_csv(temporary, index=False, float_format="%.6g")
+def _params(
+    category: str, options: Train, views: Views, compute: Compute, paths: ArtifactPaths
+) -> dict[str, Any]:
+    """Return the parameters of all that was made up to here, by section."""
+    return {
+        **params_of(paths.mebin(category) / "images.parquet"),
+        **params_of(paths.crops(category) / "crops.parquet"),
+        "views": views.to_json(),
+        "train": options.to_json(),
+        "compute": {"dtype": compute.dtype},
+    }

@@ -1,7 +1,7 @@
 """Stage `views`: frozen-block tokens of the augmented views of base and novel crops, computed once.
 
 Writes data/views/<category>/ with `tokens.bin` (rows of float16), `offsets.npy` and `views.json`.
-It is a cache: not pushed, and not needed after training. `train.views: 0` leaves it empty.
+It is a cache: not pushed, and not needed after training. `views.count: 0` leaves it empty.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.config.params import Params
+from pipeline.config.params import Compute, Views
 from pipeline.io.files import replacing_folder
 from pipeline.io.networks import augmentations, crop_arrays, load_blocks
 from pipeline.io.paths import ArtifactPaths
@@ -21,21 +21,20 @@ from pipeline.mgvit.tokens import FrozenBlocks, iter_augmented
 from pipeline.progress import track
 
 
-def run(category: str, params: Params, paths: ArtifactPaths) -> None:
+def run(category: str, options: Views, compute: Compute, paths: ArtifactPaths) -> None:
     """Fill the view cache of a category."""
-    train = params.train
     with replacing_folder(paths.views(category)) as folder:
         folder.mkdir()
         description: dict[str, object] = {"views": 0}
-        if train.views:
-            blocks = load_blocks(paths, train)
-            description = sources(category, train, paths)
-            description |= _fill(folder, category, params, paths, blocks)
+        if options.count:
+            blocks = load_blocks(paths, options, compute)
+            description = sources(category, options, compute, paths)
+            description |= _fill(folder, category, options, paths, blocks)
         write_json(folder / JSON, description)
 
 
 def _fill(
-    folder: Path, category: str, params: Params, paths: ArtifactPaths, blocks: FrozenBlocks
+    folder: Path, category: str, options: Views, paths: ArtifactPaths, blocks: FrozenBlocks
 ) -> dict[str, object]:
     lengths: list[np.ndarray] = []
     base, novel = crop_arrays(paths.base()), crop_arrays(paths.crops(category))
@@ -50,9 +49,9 @@ def _fill(
             iter_augmented(
                 blocks,
                 *crops,
-                n_views=params.train.views,
-                seed=params.train.view_seed,
-                augmentations=augmentations(params.train),
+                n_views=options.count,
+                seed=options.seed,
+                augmentations=augmentations(options),
                 first_sample=first,
                 progress=progress,
             )

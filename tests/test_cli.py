@@ -125,7 +125,7 @@ def test_a_killed_stage_leaves_nothing_and_runs_again(tmp_path: Path) -> None:
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert list(data.rglob("*.png")), "the stage was killed before it wrote anything"
-    assert not (data / "raw" / "demo").exists()
+    assert not (data / "raw" / "demo" / "metal").exists()
     for folder in (data, other):
         subprocess.run([*command, str(folder)], cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
     assert digests(data / "raw" / "demo") == digests(other / "raw" / "demo")

@@ -1,179 +1,151 @@
-"""MuSc and PatchCore."""
+"""MuSc and PatchCore, on patch features as the stage `maps` takes them."""
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from benchmarks.plain import detectors as plain_detectors
-from benchmarks.speed.features import Patches, real_patches, synthetic_patches
-from benchmarks.speed.harness import Row, Timing, check, interleaved, peak_mb, seconds
-from benchmarks.speed.inputs import Artifacts, Inputs
+from benchmarks.speed.harness import Row, Timing, check, compare, interleaved, peak_mb
+from benchmarks.speed.inputs import Inputs, spread
 from pipeline.detectors import musc as our_musc
 from pipeline.detectors import patchcore
-from pipeline.io.provenance import last_run
+from pipeline.detectors.features import Array, extract, squash, upsample
+from pipeline.detectors.normalise import rescale
+from pipeline.evaluation.localization import ProCurve
+from pipeline.io.images import read_image, read_mask
+from pipeline.io.map_files import mask_to_map
+from pipeline.io.schemas import IMAGES, MASKS
+from pipeline.io.tables import read_parquet
+from pipeline.mgvit.backbone import forward_features, normalization
+from pipeline.mgvit.precision import autocast_for
 
-_PROJECTED = 128
-_KEEP = 10000
-_PLAIN_CENTRES = 100
+MAP_SIZE, PROJECTED, KEEP = 256, 128, 10000
+PLAIN_CENTRES = 100
 """So many of the centres are chosen the plain way: each costs the same."""
 
 
-def musc(inputs: Inputs, *, limit: int, repeats: int) -> list[Row]:
-    """Time one layer and neighbourhood over `limit` images; scale to the set, N^2 as it is."""
-    if isinstance(inputs, Artifacts):
-        patches = real_patches(inputs, "query")
-    else:
-        patches = synthetic_patches(limit)
-    total, p, _ = patches.layers[0].shape
-    rows = np.linspace(0, total - 1, min(limit, total)).astype(int)
-    features = np.empty((len(rows), *patches.layers[0].shape[1:]), np.float32)
-    our_musc.unit_features(patches.layers[0][rows], patches.grid, 1, out=features)
+@dataclass(frozen=True)
+class Patches:
+    """Layer-normalised tokens (N, P, D) of each layer, and masks (S, S) of the N images."""
+
+    layers: tuple[Array, ...]
+    grid: tuple[int, int]
+    masks: list[NDArray[np.float32]]
+
+    def aupro(self, scores: NDArray[np.float32]) -> float:
+        """Return the AUPRO up to 30 % of patch scores (N, P), normalised over the set."""
+        maps = rescale(upsample(scores, self.grid, MAP_SIZE), float(scores.min()), scores.max())
+        curve = ProCurve()
+        for amap, mask in zip(maps, self.masks, strict=True):
+            curve.add(amap, mask)
+        return float(curve.aupro() or 0.0)
+
+    def vectors(self) -> Tensor:
+        """Return the patches of all images as rows, layers side by side."""
+        rows = slice(0, len(self.layers[0]))
+        return patchcore.patch_vectors(self.layers, self.grid, rows, (1,)).flatten(0, 1)
+
+
+def patches_of(inputs: Inputs, split: str, limit: int) -> Patches:
+    """Run the backbone over at most `limit` images of a split."""
+    folder, options = inputs.paths.manifest(inputs.category), inputs.params.maps
+    images = read_parquet(folder / "images.parquet", IMAGES)
+    images = images[images["split"] == split]
+    images = images.iloc[spread(len(images), limit)]
+    vit = inputs.vit(options.resolution)
+
+    def encode(pixels: Tensor) -> tuple[Sequence[Tensor], Tensor]:
+        with autocast_for(torch.device("cpu"), inputs.params.compute.dtype):
+            return forward_features(vit, pixels, layers=options.layers)
+
+    mean, std = normalization(vit)
+    pixels = (squash(read_image(inputs.root / path), options.resolution) for path in images["path"])
+    found = extract(encode, pixels, len(images), mean=mean, std=std)
+    table = read_parquet(folder / "masks.parquet", MASKS)
+    files = dict(zip(table["sample_id"], table["mask_path"], strict=True))
+    masks = [
+        mask_to_map(read_mask(inputs.root / files[sample]), MAP_SIZE)
+        if sample in files
+        else np.zeros((MAP_SIZE, MAP_SIZE), np.float32)
+        for sample in images["sample_id"]
+    ]
+    return Patches(found.layers, found.grid, masks)
+
+
+def musc(inputs: Inputs) -> Row:
+    """Time one layer and neighbourhood."""
+    patches = patches_of(inputs, "query", 60)
+    n, p, width = patches.layers[0].shape
+    features = np.empty((n, p, width), np.float32)
+    our_musc.unit_features(
+        np.asarray(patches.layers[0][:], np.float32), patches.grid, 1, out=features
+    )
     tensor = torch.from_numpy(features)
-    some = Patches(patches.layers, patches.grid, [patches.masks[row] for row in rows])
-    found: dict[str, NDArray[np.float32]] = {}
-
-    def plain() -> None:
-        found["plain"] = plain_detectors.mutual_scores(tensor).numpy()
-
-    def ours() -> None:
-        found["ours"] = our_musc.mutual_scores(features)
-
-    timing = interleaved(plain, ours, repeats=repeats)
-    a, b = (some.aupro(found[name]) for name in ("plain", "ours"))
+    plain, ours = plain_detectors.mutual_scores(tensor).numpy(), our_musc.mutual_scores(features)
+    a, b = patches.aupro(plain), patches.aupro(ours)
     check(abs(a - b) < 0.002, f"MuSc: AUPRO {a:.4f} plain, {b:.4f} ours")
-    difference = float(np.abs(found["plain"] - found["ours"]).max())
+    difference = float(np.abs(plain - ours).max())
     check(difference < 2e-3, f"MuSc: scores differ by {difference:.1e}")
-    compared = Row(
-        f"MuSc, one layer and neighbourhood, {len(rows)} images x {p} patches of {inputs.name}",
+    return compare(
+        f"MuSc, one layer and neighbourhood, {n} images x {p} patches of {inputs.category}",
         ">= 4x",
         "",
-        timing.ratio,
-        timing.plain_s,
-        timing.ours_s,
-        repeats,
-        peak_mb(plain),
-        peak_mb(ours),
-        f"scores to {difference:.0e}, AUPRO {a:.4f} and {b:.4f}",
-        ours_cpu_s=timing.ours_cpu_s,
+        lambda: plain_detectors.mutual_scores(tensor),
+        lambda: our_musc.mutual_scores(features),
+        repeats=3,
+        per=1,
+        equal=f"scores to {difference:.0e}, AUPRO {a:.4f} and {b:.4f}",
     )
-    recorded = _recorded(inputs) if isinstance(inputs, Artifacts) else []
-    return [compared, *recorded, *_bounded(patches)]
 
 
-def _recorded(inputs: Artifacts) -> list[Row]:
-    """Return what the last run of the stage took, all layers and neighbourhoods of params.yaml."""
-    record = last_run("maps", inputs.category, inputs.artifacts)
-    maps = inputs.params.maps
-    if record is None or maps.method != "musc":
-        return []
-    runs = f"{len(maps.layers)} layers x {len(maps.neighbourhoods)} neighbourhoods"
-    return [
-        Row(
-            f"stage `maps`, MuSc, {runs}, {inputs.name}, as last run",
-            "resident memory < 3 GiB",
-            ours_s=record["wall_s"],
-            ours_mb=record["peak_memory_mib"],
-            repeats=1,
-            note="whole process, features, maps and their writing included",
-        )
-    ]
+def coreset(inputs: Inputs) -> Row:
+    """Time the choice of a memory bank among the normal patches, and a search for as many.
 
-
-def _bounded(patches: Patches) -> list[Row]:
-    """Time an image as N grows with `maps.references` fixed."""
-    n = len(patches.layers[0])
-    references = max(2, n // 12)
-    figures = {}
-    for size in (n // 4, n // 2, n):
-        wall = seconds(partial(_against, patches, size, references))
-        figures[f"ms an image at N = {size}"] = round(wall / size * 1000, 2)
-    return [
-        Row(
-            f"MuSc with `maps.references` {references}, one layer and neighbourhood",
-            "cost per image stops growing with N",
-            figures=figures,
-        )
-    ]
-
-
-def _against(patches: Patches, size: int, references: int) -> None:
-    """Score the first `size` images, one layer and neighbourhood, against some references."""
-    layers = [layer[:size] for layer in patches.layers[:1]]
-    our_musc.patch_scores(layers, patches.grid, neighbourhoods=(1,), references=references)
-
-
-def coreset(inputs: Inputs, *, repeats: int, queries: int = 150, keep: int = _KEEP) -> Row:
-    """Time the choice of a memory bank among the normal patches, and the search in it.
-
-    The plain choice is timed over its first `_PLAIN_CENTRES` centres and scaled: each costs the
-    same. It works on the same random projection, so the points are the same.
+    Both ways choose on the same random projection. The plain choice is timed over its first
+    centres, the search over some images; both are scaled.
     """
-    if isinstance(inputs, Artifacts):
-        normal, query = real_patches(inputs, "normal"), real_patches(inputs, "query", queries)
-    else:
-        normal, query = synthetic_patches(12), synthetic_patches(4, seed=1)
-    everything = slice(0, len(normal.layers[0]))
-    wide = patchcore.patch_vectors(normal.layers, normal.grid, everything, (1,)).flatten(0, 1)
-    generator = np.random.default_rng(0)
-    matrix = generator.standard_normal((wide.shape[1], _PROJECTED)) / _PROJECTED**0.5
-    points = wide @ torch.from_numpy(matrix.astype(np.float32))
-    keep = min(keep, len(points) // 4)
-    centres = min(_PLAIN_CENTRES, keep)
-    asked = patchcore.patch_vectors(query.layers, query.grid, slice(0, None), (1,)).flatten(0, 1)
-    chosen: dict[str, list[int]] = {}
-
-    def plain_choice() -> None:
-        chosen["plain"] = plain_detectors.k_centre(points, centres)
-
-    def our_choice() -> None:
-        chosen["ours"] = patchcore.k_centre(points, keep).tolist()
-
-    choice = interleaved(plain_choice, our_choice, repeats=repeats)
-    same = sum(a == b for a, b in zip(chosen["plain"], chosen["ours"], strict=False)) / centres
+    wide, query = patches_of(inputs, "normal", 10**9).vectors(), patches_of(inputs, "query", 150)
+    matrix = np.random.default_rng(0).standard_normal((wide.shape[1], PROJECTED)) / PROJECTED**0.5
+    points, asked = wide @ torch.from_numpy(matrix.astype(np.float32)), query.vectors()
+    keep = min(KEEP, len(points) // 4)
+    centres = min(PLAIN_CENTRES, keep)
+    chosen = patchcore.k_centre(points, keep).tolist()
+    expected = plain_detectors.k_centre(points, centres)
+    same = sum(a == b for a, b in zip(expected, chosen, strict=False)) / centres
     check(same > 0.9, f"coreset: only {same:.0%} of the first {centres} centres are the same")
-    bank = wide[chosen["ours"]]
-    found: dict[str, NDArray[np.float32]] = {}
-
-    def plain_search() -> None:
-        found["plain"] = plain_detectors.nearest_distances(asked, bank).numpy()
-
-    def our_search() -> None:
-        found["ours"] = patchcore.patch_distances(query.layers, query.grid, bank.numpy())[0]
-
-    search = interleaved(plain_search, our_search, repeats=repeats)
-    scores = {name: value.reshape(len(query.masks), -1) for name, value in found.items()}
-    a, b = (query.aupro(scores[name]) for name in ("plain", "ours"))
+    bank = wide[chosen]
+    shape = (len(query.masks), -1)
+    plain = plain_detectors.nearest_distances(asked, bank).numpy().reshape(shape)
+    ours = patchcore.patch_distances(query.layers, query.grid, bank.numpy())[0].reshape(shape)
+    a, b = query.aupro(plain), query.aupro(ours)
     check(abs(a - b) < 0.002, f"coreset: AUPRO {a:.4f} plain, {b:.4f} ours")
-    scale = len(points) / len(asked)  # the search is for as many patches as are chosen from
-    both = Timing(
-        tuple(
-            c * keep / centres + s * scale for c, s in zip(choice.plain, search.plain, strict=True)
-        ),
-        tuple(c + s * scale for c, s in zip(choice.ours, search.ours, strict=True)),
-        (choice.ours_cpu_s or 0.0) + (search.ours_cpu_s or 0.0) * scale,
+
+    choice = interleaved(
+        lambda: plain_detectors.k_centre(points, centres),
+        lambda: patchcore.k_centre(points, keep),
+        repeats=3,
     )
-    return Row(
-        f"PatchCore, {keep} of {len(points)} patches of {inputs.name}, and search for as many",
+    search = interleaved(
+        lambda: plain_detectors.nearest_distances(asked, bank),
+        lambda: patchcore.patch_distances(query.layers, query.grid, bank.numpy()),
+        repeats=3,
+    )
+    scale, part = len(points) / len(asked), keep / centres
+    both = Timing(
+        tuple(c * part + s * scale for c, s in zip(choice.plain, search.plain, strict=True)),
+        tuple(c + s * scale for c, s in zip(choice.ours, search.ours, strict=True)),
+    )
+    return both.row(
+        f"PatchCore, {keep} of {len(points)} patches of {inputs.category}, and search for as many",
         ">= 5x",
-        "",
-        both.ratio,
-        both.plain_s,
-        both.ours_s,
-        repeats,
-        peak_mb(plain_choice),
-        peak_mb(our_choice),
-        f"{same:.0%} of the first {centres} centres, AUPRO of a search in one bank "
-        f"{a:.4f} and {b:.4f}",
-        f"plain: from {centres} centres; the search from {len(asked)} patches",
-        {
-            "s plain choice": round(choice.plain_s * keep / centres, 1),
-            "s our choice": round(choice.ours_s, 2),
-            "s plain search": round(search.plain_s * scale, 1),
-            "s our search": round(search.ours_s * scale, 1),
-        },
-        ours_cpu_s=both.ours_cpu_s,
+        plain_mb=peak_mb(lambda: plain_detectors.k_centre(points, centres)),
+        ours_mb=peak_mb(lambda: patchcore.k_centre(points, keep)),
+        equal=f"{same:.0%} of the first {centres} centres, AUPRO {a:.4f} and {b:.4f}",
+        notes=[f"plain from {centres} centres, the search from {len(asked)} patches"],
     )

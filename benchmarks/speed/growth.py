@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 CATEGORY = "many"
 STAGES = (
     "manifest", "maps", "mebin", "crops", "classes",
-    "views", "train", "predict", "merge", "evaluate",
+    "views", "train", "predict", "merge", "evaluate", "report",
 )  # fmt: skip
 _SIDE = 64
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -34,7 +34,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "demo": {"good": 1, "per_defect": 1, "normals": 1},
     "backbone": {"source": "random", "name": "vit_tiny_patch16_224"},
     "maps": {"resolution": _SIDE, "map_size": 128, "references": 50},
-    "train": {"classes": "auto", "image_size": _SIDE, "views": 2, "epochs": 2},
+    "classes": {"count": "auto"},
+    "views": {"image_size": _SIDE, "count": 2},
+    "train": {"epochs": 2},
 }
 
 
@@ -95,10 +97,7 @@ def run(command: list[str], folder: Path) -> str:
 
 
 def repro_s(folder: Path, n: int, *, repeats: int) -> float:
-    """Run everything once on `n` images, then return the seconds of `dvc repro` with nothing to do.
-
-    They are the median of `repeats`.
-    """
+    """Run everything on `n` images; return the median seconds of `dvc repro` with nothing to do."""
     make_checkout(folder, n)
     run(["dvc", "repro"], folder)
     texts: list[str] = []
@@ -108,49 +107,25 @@ def repro_s(folder: Path, n: int, *, repeats: int) -> float:
     return statistics.median(times)
 
 
-def recorded(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return what the stages of a finished checkout wrote about their run."""
-    runs = folder / "data" / "runs"
-    found = {stage: read_json(runs / stage / f"{CATEGORY}.json") for stage in STAGES}
-    return {**found, "report": read_json(runs / "report" / "all.json")}
-
-
-def program_memory(folder: Path) -> float:
-    """Return what the imports of a stage alone take, in MiB."""
-    code = (
-        "import resource, stages.maps, stages.crops; "
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
-    )
-    return float(run([sys.executable, "-c", code], folder).split()[-1])
-
-
-def grown(sizes: Sequence[int], repeats: int, work: Path) -> list[Row]:
+def grown(sizes: Sequence[int], work: Path, *, repeats: int) -> list[Row]:
     """Return what checkouts of several sizes take, in folders of `work`."""
     folders = {size: work / str(size) for size in sizes}
     times = {size: repro_s(folder, size, repeats=repeats) for size, folder in folders.items()}
-    idle = Row(
-        "second `dvc repro`, nothing changed",
-        "< 5 s",
-        "s",
-        repeats=repeats,
-        figures={_at(size): round(time, 2) for size, time in times.items()},
-    )
-    return [idle, *stage_rows(folders)]
+    idle = {f"N = {size}": round(time, 2) for size, time in times.items()}
+    return [Row("idle `dvc repro`", "< 5 s", "s", metrics=idle), *stage_rows(folders)]
 
 
 def stage_rows(sizes: Mapping[int, Path]) -> list[Row]:
-    """Return two rows a stage, time and memory, from finished checkouts of several sizes."""
-    found = {n: recorded(folder) for n, folder in sorted(sizes.items())}
-    imports = program_memory(next(iter(sizes.values())))
+    """Return the time and the peak memory of each stage, from finished checkouts."""
     times, peaks = [], []
-    for stage in next(iter(found.values())):
-        wall_s = {_at(n): round(float(runs[stage]["wall_s"]), 1) for n, runs in found.items()}
-        times.append(Row(f"time of `{stage}`", "-", "s", figures=wall_s))
-        mib = {_at(n): float(round(runs[stage]["peak_memory_mib"])) for n, runs in found.items()}
-        peaks.append(Row(f"peak memory of `{stage}`", "flat from 1000 on", "MB", figures=mib))
-    alone = Row("memory of the imports alone", "-", "MB", figures={_at(min(sizes)): round(imports)})
-    return [*times, alone, *peaks]
-
-
-def _at(n: int) -> str:
-    return f"N = {n}"
+    for stage in STAGES:
+        name = "all" if stage == "report" else CATEGORY
+        runs: dict[str, dict[str, Any]] = {
+            f"N = {n}": read_json(folder / "data" / "runs" / stage / f"{name}.json")
+            for n, folder in sizes.items()
+        }
+        wall_s = {n: round(float(record["wall_s"]), 1) for n, record in runs.items()}
+        mib = {n: float(round(record["peak_memory_mib"])) for n, record in runs.items()}
+        times.append(Row(f"time of `{stage}`", "", "s", metrics=wall_s))
+        peaks.append(Row(f"peak memory of `{stage}`", "flat from 1000 on", "MiB", metrics=mib))
+    return [*times, *peaks]

@@ -1,4 +1,4 @@
-"""From maps to sub-images and from classes of sub-images to those of images."""
+"""From maps to crops, and from the classes of crops to those of images."""
 
 from __future__ import annotations
 
@@ -10,44 +10,34 @@ import pandas as pd
 from benchmarks.plain import crops as plain_crops
 from benchmarks.plain import mebin as plain_mebin
 from benchmarks.plain.merging import merge_images
-from benchmarks.speed.harness import Row, check, interleaved, peak_mb
+from benchmarks.speed.harness import Row, check, compare
 from benchmarks.speed.inputs import Inputs
 from pipeline.binarization.mebin import ScoreRange, binarize_map
 from pipeline.io.images import read_image
 from pipeline.regions.crops import area_px, crop_scores, cut, region_squares, resize_mask
 from pipeline.regions.merging import merge_regions
 
+CLASSES = 6
 
-def mebin(inputs: Inputs, *, limit: int, repeats: int) -> Row:
-    """Time MEBin a map."""
-    maps, ends = inputs.maps(limit)
+
+def mebin(inputs: Inputs) -> Row:
+    """Time MEBin per map."""
+    maps, ends = inputs.maps(40)
     for amap in maps:
         mask, count = plain_mebin.binarize_map(amap, ends.s_min, ends.s_max)
         found = binarize_map(amap, ends)
         check(np.array_equal(mask, found.mask), "MEBin: the masks differ")
         check(count == found.n_regions, "MEBin: the numbers of regions differ")
-
-    def plain() -> None:
-        for amap in maps:
-            plain_mebin.binarize_map(amap, ends.s_min, ends.s_max)
-
-    def ours() -> None:
-        for amap in maps:
-            binarize_map(amap, ends)
-
-    timing = interleaved(plain, ours, repeats=repeats, per=len(maps))
-    return Row(
-        f"MEBin, {len(maps)} maps {maps[0].shape[0]} x {maps[0].shape[1]} of {inputs.name}",
+    height, width = maps[0].shape
+    return compare(
+        f"MEBin, {len(maps)} maps {height} x {width} of {inputs.category}",
         ">= 40x, at most 3 ms",
         "map",
-        timing.ratio,
-        timing.plain_s,
-        timing.ours_s,
-        repeats,
-        peak_mb(plain),
-        peak_mb(ours),
-        "exactly",
-        ours_cpu_s=timing.ours_cpu_s,
+        lambda: [plain_mebin.binarize_map(amap, ends.s_min, ends.s_max) for amap in maps],
+        lambda: [binarize_map(amap, ends) for amap in maps],
+        repeats=5,
+        per=len(maps),
+        equal="exactly",
     )
 
 
@@ -71,52 +61,34 @@ def our_crops(
     return crops
 
 
-def crops(inputs: Inputs, *, limit: int, repeats: int) -> Row:
-    """Time binarizing and cropping an image, decoding included, writing not."""
-    maps, ends = inputs.maps(limit)
-    jobs = list(zip(inputs.images(limit), maps, strict=True))
+def crops(inputs: Inputs) -> Row:
+    """Time binarizing and cropping per image, decoding included, writing not."""
+    maps, ends = inputs.maps(60)
+    jobs = list(zip(inputs.images(60), maps, strict=True))
     number = 0
     for path, amap in jobs:
-        pairs = zip(
-            plain_crops.image_crops(path, amap, ends.s_min, ends.s_max),
-            our_crops(path, amap, ends),
-            strict=True,
-        )
-        for a, b in pairs:
+        plain = plain_crops.image_crops(path, amap, ends.s_min, ends.s_max)
+        for a, b in zip(plain, our_crops(path, amap, ends), strict=True):
             same = a.square == b.square and a.area_px == b.area_px and abs(a.score - b.score) < 1e-6
             same &= np.array_equal(a.image, b.image) and np.array_equal(a.mask, b.mask)
             check(same, f"crops: {path.name}: a square, score, or its pixels differ")
             number += 1
-
-    def plain() -> None:
-        for path, amap in jobs:
-            plain_crops.image_crops(path, amap, ends.s_min, ends.s_max)
-
-    def ours() -> None:
-        for path, amap in jobs:
-            our_crops(path, amap, ends)
-
-    timing = interleaved(plain, ours, repeats=repeats, per=len(jobs))
-    return Row(
-        f"binarize + crop, decode included, {len(jobs)} images of {inputs.name}",
+    return compare(
+        f"binarize and crop, decode included, {len(jobs)} images of {inputs.category}",
         ">= 10x",
         "image",
-        timing.ratio,
-        timing.plain_s,
-        timing.ours_s,
-        repeats,
-        peak_mb(plain),
-        peak_mb(ours),
-        f"exactly ({number} crops)",
-        ours_cpu_s=timing.ours_cpu_s,
+        lambda: [plain_crops.image_crops(*job, ends.s_min, ends.s_max) for job in jobs],
+        lambda: [our_crops(*job, ends) for job in jobs],
+        repeats=5,
+        per=len(jobs),
+        equal=f"exactly ({number} crops)",
     )
 
 
-def merging(inputs: Inputs, *, repeats: int, classes: int = 6) -> Row:
+def merging(inputs: Inputs) -> Row:
     """Time merging the regions of a whole set."""
     table = inputs.table()
-    rng = np.random.default_rng(0)
-    probabilities = rng.dirichlet(np.ones(classes), len(table))
+    probabilities = np.random.default_rng(0).dirichlet(np.ones(CLASSES), len(table))
     ids, areas = table["sample_id"].tolist(), table["area_px"].to_numpy(np.float64)
 
     def ours() -> np.ndarray:
@@ -129,17 +101,13 @@ def merging(inputs: Inputs, *, repeats: int, classes: int = 6) -> Row:
     found = ours()
     check(np.array_equal(expected.argmax(1), found.argmax(1)), "merging: classes differ")
     check(np.abs(expected - found).max() < 1e-12, "merging: probabilities differ")
-    timing = interleaved(
-        lambda: merge_images(probabilities, ids, areas), ours, repeats=repeats, per=len(found)
-    )
-    return Row(
-        f"merging, {len(found)} images of {inputs.name}",
+    return compare(
+        f"merging, {len(found)} images of {inputs.category}",
         "-",
         "image",
-        timing.ratio,
-        timing.plain_s,
-        timing.ours_s,
-        repeats,
+        lambda: merge_images(probabilities, ids, areas),
+        ours,
+        repeats=20,
+        per=len(found),
         equal="classes exactly",
-        ours_cpu_s=timing.ours_cpu_s,
     )

@@ -1,78 +1,69 @@
-"""The figures of data/benchmarks/ as Markdown."""
+"""The results of data/benchmarks/ as the Markdown of docs/performance.md."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-ORDER = (
-    "mebin",
-    "crops",
-    "merging",
-    "augmentation",
-    "inference",
-    "training",
-    "rerun",
-    "quality",
-    "musc",
-    "coreset",
-    "growth",
-)
+Json = dict[str, Any]
 
 
-def markdown(results: Sequence[dict[str, Any]]) -> str:
-    """Return the tables of all results, and what they were measured with."""
-    ordered = sorted(results, key=lambda r: (ORDER.index(r["name"]), r["name"]))
-    compared = [r for r in ordered if r["name"] != "growth"]
-    lines = _compared(compared) if compared else []
-    for result in ordered[len(compared) :]:  # growth is the last of ORDER
-        lines += [*_growing(result["rows"]), ""]
-    lines += ["| command | date, commit | CPU | cores, threads | load |", "|---|---|---|---|---|"]
-    lines += [
-        f"| `{r['command']}` | {r['date']}, {r['commit']} | {r['cpu']} "
-        f"| {r['cpus']}, {r['threads']} | {r['load']} |"
-        for r in ordered
+def markdown(results: Sequence[Json]) -> str:
+    """Return times, memory and equality, notes, growth, and the commands, as tables."""
+    rows = [row for result in results for row in result["rows"]]
+    timed = [row for row in rows if row["plain_s"] is not None]
+    parts = [
+        _table(["what", "plain", "ours", "ratio", "target"], [_time(row) for row in timed]),
+        _table(["what", "memory, plain", "memory, ours", "equal"], [_memory(row) for row in timed]),
+        [f"- {row['what']}: {note}" for row in timed for note in _notes(row)],
+        _growth([row for row in rows if row["plain_s"] is None]),
+        _table(["command", "commit, date", "CPU", "cores", "load"], [_command(r) for r in results]),
     ]
-    return "\n".join(lines)
+    return "\n\n".join("\n".join(lines) for lines in parts if lines)
 
 
-def _compared(results: Sequence[dict[str, Any]]) -> list[str]:
-    return [
-        "| what | reach | plain | ours | ratio | peak memory, plain / ours | equal |",
-        "|---|---|---|---|---|---|---|",
-        *(_line(row) for result in results for row in result["rows"]),
-        "",
-    ]
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [f"| {' | '.join(cells)} |" for cells in (heads, *rows)]
+    return [lines[0], "|---" * len(heads) + "|", *lines[1:]] if rows else []
 
 
-def _growing(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Return a column for each number of images."""
-    sizes = list(dict.fromkeys(size for row in rows for size in row["figures"]))
-    lines = [f"| what | reach | {' | '.join(sizes)} |", "|---" * (len(sizes) + 2) + "|"]
-    for row in rows:
-        cells = [
-            f"{row['figures'][s]:g} {row['unit']}" if s in row["figures"] else "" for s in sizes
-        ]
-        lines.append(f"| {row['what']} | {row['reach']} | {' | '.join(cells)} |")
-    return lines
-
-
-def _line(row: dict[str, Any]) -> str:
+def _time(row: Json) -> list[str]:
     unit = f" per {row['unit']}" if row["unit"] else ""
-    times = [
-        "-" if row[key] is None else _duration(row[key]) + unit for key in ("plain_s", "ours_s")
-    ]
-    if row["ours_cpu_s"] is not None:
-        times[1] += f" (CPU {_duration(row['ours_cpu_s'])})"
-    ratio = "-" if row["ratio"] is None else f"{row['ratio']:.1f}x"
-    memory = " / ".join(
-        "-" if row[key] is None else f"{row[key]:.0f} MB" for key in ("plain_mb", "ours_mb")
+    plain, ours = (_duration(row[key]) + unit for key in ("plain_s", "ours_s"))
+    return [row["what"], plain, ours, f"{row['ratio']:.1f}x", row["target"]]
+
+
+def _memory(row: Json) -> list[str]:
+    memory = ["-" if row[k] is None else f"{row[k]:.0f} MiB" for k in ("plain_mb", "ours_mb")]
+    return [row["what"], *memory, row["equal"] or "-"]
+
+
+def _notes(row: Json) -> list[str]:
+    return [*row["notes"], *(f"{name} {value:g}" for name, value in row["metrics"].items())]
+
+
+def _growth(rows: Sequence[Json]) -> list[str]:
+    """Return a column for each number of images."""
+    sizes = list(dict.fromkeys(size for row in rows for size in row["metrics"]))
+    return _table(
+        ["what", *sizes, "target"],
+        [
+            [
+                row["what"],
+                *(
+                    f"{row['metrics'][s]:g} {row['unit']}" if s in row["metrics"] else ""
+                    for s in sizes
+                ),
+                row["target"],
+            ]
+            for row in rows
+        ],
     )
-    notes = [row["note"]] if row["note"] else []
-    notes += [f"{name} {value:g}" for name, value in row["figures"].items()]
-    what = row["what"] + (f" ({'; '.join(notes)})" if notes else "")
-    cells = [what, row["reach"], *times, ratio, memory, row["equal"] or "-"]
-    return f"| {' | '.join(cells)} |"
+
+
+def _command(result: Json) -> list[str]:
+    made = f"{result['commit']}, {result['date']}"
+    return [f"`{result['command']}`", made, result["cpu"], str(result["cpus"]), str(result["load"])]
 
 
 def _duration(value: float) -> str:

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from pipeline.binarization.betti import betti_curve, first_exceeded
 from pipeline.binarization.stable_run import SelectionRule, stable_run
 from pipeline.binarization.thresholds import Map, MapBinarization, checked_map, count_regions, erode
-from pipeline.progress import Progress, silent
 
 _FEWEST_REFERENCES = 8
 
@@ -34,95 +33,37 @@ class ScoreRange:
     s_max: float
 
 
-@dataclass(frozen=True)
-class Binarization:
-    """The binarized maps of a set.
-
-    `masks` (N, H, W) bool: ``maps[i] > threshold[i]``, eroded. `threshold` (N,) float64 in the
-    units of the maps, NaN where nothing was found (the mask is then empty). `n_regions` (N,) int64:
-    8-connected components of the mask; under rule "paper" this is delta*, under "reference" the
-    integer threshold can make it differ from delta* (`stable_run` has that). `run_length` (N,)
-    int64: how many thresholds the chosen run spans, 0 where nothing was found. `counts` (N, L)
-    int32: components at each of the L sampled thresholds, highest first; L is `thresholds` up to
-    255 (`sample_levels`).
-    """
-
-    masks: NDArray[np.bool_]
-    threshold: NDArray[np.float64]
-    n_regions: NDArray[np.int64]
-    run_length: NDArray[np.int64]
-    counts: NDArray[np.int32]
-    s_min: float
-    s_max: float
-
-
-def binarize(
-    maps: Map,
-    *,
-    thresholds: int = 64,
-    tau: int = 4,
-    erode_px: int = 6,
-    rule: SelectionRule = "paper",
-    floor: float | None = None,
-    progress: Progress = silent,
-) -> Binarization:
-    """Binarize the anomaly maps of a set by MEBin (AnomalyNCD section 3.2).
-
-    `maps` (N, H, W), uint8 or floats in [0, 1], normalised over the set and not per image.
-    `thresholds` is the number T of sampled thresholds, `tau` the shortest run that counts as
-    stable, `erode_px` the side of the square that erodes (0: none), `rule` the rule of selection
-    (`stable_run`), `floor` the s_min to use in place of the lowest image maximum, in the units of
-    the maps; a set without a single normal image needs one.
-
-    Rule "reference" takes float maps as ``floor(255 * map)``. Its thresholds are integers v of that
-    scale; for floats the reported threshold is the largest float32 t with ``floor(255 * t) <= v``,
-    so that ``map > threshold`` is the mask (before erosion) whatever the rule and units.
-
-    A set whose s_min is s_max gets empty masks. Raises ValueError for an empty set, other shapes or
-    types, NaN or values outside [0, 1] (naming the map), and impossible options.
-    """
-    if maps.ndim != 3 or len(maps) == 0:
-        raise ValueError(f"maps must have shape (N, H, W) with N > 0, not {maps.shape}")
-    n_maps = len(maps)
-    checked = [checked_map(amap, f"map {i}") for i, amap in enumerate(maps)]
-    scores = np.array([amap.max() for amap in checked])
-    scores_range = score_range(scores, rule=rule, floor=floor)
-    results = []
-    for i in range(n_maps):
-        results.append(
-            binarize_map(
-                checked[i],
-                scores_range,
-                thresholds=thresholds,
-                tau=tau,
-                erode_px=erode_px,
-                rule=rule,
-            )
-        )
-        progress(i + 1, n_maps)
-    return Binarization(
-        masks=np.stack([r.mask for r in results]),
-        threshold=np.array([r.threshold for r in results], np.float64),
-        n_regions=np.array([r.n_regions for r in results], np.int64),
-        run_length=np.array([r.run_length for r in results], np.int64),
-        counts=np.stack([r.counts for r in results]),
-        s_min=scores_range.s_min,
-        s_max=scores_range.s_max,
-    )
-
-
 def score_range(
     scores: NDArray[np.uint8] | NDArray[np.floating],
     *,
     rule: SelectionRule = "paper",
     floor: float | None = None,
 ) -> ScoreRange:
-    """Return the range of thresholds of a set from the maxima of its maps (N,), in their units.
+    """Return the range in which the thresholds of a set are sampled (AnomalyNCD section 3.2).
 
-    s_min is `floor`, or the lowest score. s_max is the top of the scale under rule "paper" (1, or
-    255 for uint8 scores) and the highest score under "reference"; a floor above the highest score
-    then gives an s_min above s_max, and empty masks as for equal ones. Raises ValueError for no
-    scores, for scores or a floor outside the scale, and for NaN (naming the map).
+    Parameters
+    ----------
+    scores
+        (N,) maxima of the maps, in their units: uint8, or floats in [0, 1].
+    rule
+        Under "paper" s_max is the top of the scale (1, or 255 for uint8 scores), under "reference"
+        the highest score.
+    floor
+        The s_min to use in place of the lowest score; a set without a single normal image needs
+        one. Above the highest score all masks of rule "reference" are empty.
+
+    Raises
+    ------
+    ValueError
+        For no scores, for NaN, and for a score (naming the map) or a floor outside the scale.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> score_range(np.array([0.2, 0.9]))
+    ScoreRange(s_min=0.2, s_max=1.0)
+    >>> score_range(np.array([0.2, 0.9]), rule="reference")
+    ScoreRange(s_min=0.2, s_max=0.9)
     """
     _check_rule(rule)
     top = 255.0 if scores.dtype == np.uint8 else 1.0
@@ -162,7 +103,45 @@ def binarize_map(
     erode_px: int = 6,
     rule: SelectionRule = "paper",
 ) -> MapBinarization:
-    """Binarize one map (H, W) of a set whose `score_range` is `scores`; see `binarize`."""
+    """Binarize one anomaly map by MEBin (AnomalyNCD section 3.2).
+
+    Parameters
+    ----------
+    amap
+        (H, W) uint8, or floats in [0, 1], normalised over the set and not per image.
+    scores
+        The `score_range` of the set, in the units of the maps.
+    thresholds
+        Number of sampled thresholds, T (`sample_levels`).
+    tau
+        Shortest run of thresholds that counts as stable.
+    erode_px
+        Side of the square that erodes, in pixels of the map (0: none).
+    rule
+        How the run is selected (`stable_run`). "reference" takes floats as ``floor(255 * amap)``.
+
+    Returns
+    -------
+    The mask ``amap > threshold``, eroded, with the threshold in the units of the map and the counts
+    (L,) int32 at the sampled thresholds, highest first. Without a stable run the mask is empty and
+    the threshold NaN. `n_regions` is delta* under rule "paper"; under "reference" the integer
+    threshold can make it differ. For floats under "reference" the threshold is the largest float32
+    t with ``floor(255 * t) <= v``, v being the integer threshold of that scale.
+
+    Raises
+    ------
+    ValueError
+        For another shape or type, NaN or values outside [0, 1], and impossible options.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> amap = np.full((16, 16), 0.1, np.float32)
+    >>> amap[4:12, 4:12] = 0.8
+    >>> binarized = binarize_map(amap, ScoreRange(0.2, 1.0), erode_px=2)
+    >>> binarized.n_regions, int(binarized.mask.sum())
+    (1, 49)
+    """
     amap = checked_map(amap)
     levels = sample_levels(thresholds, rule=rule)
     search = _search_reference if rule == "reference" else _search_paper
@@ -221,10 +200,10 @@ def _search_reference(
 ) -> _Search:
     """The published sweep on an 8-bit map, with its arithmetic in float64."""
     eroded = erode(_to_8_bit(amap), erode_px)
-    ends = np.array([scores.s_min, scores.s_max])
+    limits = np.array([scores.s_min, scores.s_max])
     if amap.dtype != np.uint8:
-        ends = _to_8_bit(ends.astype(np.float32))
-    low, high = (int(end) for end in ends)
+        limits = _to_8_bit(limits.astype(np.float32))
+    low, high = (int(limit) for limit in limits)
     if low >= high:
         nothing = np.full(eroded.shape, len(levels), np.int32)
         return nothing, np.full(len(levels), 255.0), eroded

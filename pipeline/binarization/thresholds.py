@@ -18,13 +18,18 @@ _NO_COUNTS: NDArray[np.int32] = np.empty(0, np.int32)
 
 @dataclass(frozen=True)
 class MapBinarization:
-    """One binarized map; the fields are those of `Binarization` without the first axis."""
+    """One binarized map."""
 
     mask: NDArray[np.bool_]
+    """(H, W)."""
     threshold: float
+    """In the units of the map; NaN without a region."""
     n_regions: int
+    """Number of 8-connected components of the mask."""
     run_length: int
+    """How many thresholds the stable run spans; 0 without one."""
     counts: NDArray[np.int32]
+    """(L,) components at each sampled threshold, highest first; empty where none are sampled."""
 
 
 def binarize_fixed(amap: Map, *, threshold: float, erode_px: int = 6) -> MapBinarization:
@@ -40,20 +45,36 @@ def binarize_fixed(amap: Map, *, threshold: float, erode_px: int = 6) -> MapBina
 
 
 def binarize_otsu(amap: Map, *, erode_px: int = 6) -> MapBinarization:
-    """Binarize one map (H, W) by Otsu's threshold, then erode (an ablation).
+    """Binarize one map by Otsu's threshold, then erode (an ablation).
 
-    The histogram has 256 bins: the values of a uint8 map, equal parts between lowest and highest
-    value of a float map. The lowest of equally good thresholds is taken. A constant map gets NaN
-    and an empty mask.
+    Parameters
+    ----------
+    amap
+        (H, W) uint8 or floats in [0, 1]. The histogram has 256 bins: the values of a uint8 map, or
+        equal parts between the lowest and highest value of a float map; OpenCV chooses the bin.
+    erode_px
+        Side of the square that erodes, in pixels of the map (0: none).
+
+    Returns
+    -------
+    The mask; empty, with the threshold NaN, for a constant map.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> binarize_otsu(np.array([[10, 12, 200, 210]], np.uint8), erode_px=0).mask.tolist()
+    [[False, False, True, True]]
     """
     amap = checked_map(amap)
     low, high = amap.min(), amap.max()
     if low == high:
         return MapBinarization(np.zeros(amap.shape, np.bool_), float("nan"), 0, 0, _NO_COUNTS)
-    bins = amap.astype(np.float64)
+    bins = amap
     if amap.dtype != np.uint8:
-        bins = np.floor((bins - low) / (float(high) - low) * 255)
-    lower = bins <= _otsu_bin(np.bincount(bins.ravel().astype(np.int64), minlength=256))
+        scaled = (amap.astype(np.float64) - low) / (float(high) - low)
+        bins = np.floor(scaled * 255).astype(np.uint8)
+    last, _ = cv2.threshold(bins, 0, 255, cv2.THRESH_OTSU)
+    lower = bins <= last
     threshold = float(amap[lower].max())
     mask = erode(amap, erode_px) > np.float64(threshold)
     return MapBinarization(mask, threshold, count_regions(mask), 0, _NO_COUNTS)
@@ -85,32 +106,20 @@ def count_regions(mask: NDArray[np.bool_]) -> int:
     return int(n_labels) - 1
 
 
-def checked_map(amap: Map, name: str = "the map") -> Map:
-    """Return a map as uint8 or float32, or raise ValueError, calling it `name`.
+def checked_map(amap: Map) -> Map:
+    """Return a map as uint8 or float32, or raise ValueError.
 
     Other floats are converted. Refused: other types, a shape other than (H, W) with H, W > 0, NaN,
     and floats outside [0, 1].
     """
     if amap.ndim != 2 or 0 in amap.shape:
-        raise ValueError(f"{name} must have shape (H, W) with H, W > 0, not {amap.shape}")
+        raise ValueError(f"the map must have shape (H, W) with H, W > 0, not {amap.shape}")
     if amap.dtype == np.uint8:
         return amap
     if amap.dtype.kind != "f":
-        raise ValueError(f"{name} must be uint8 or floats in [0, 1], not {amap.dtype}")
+        raise ValueError(f"the map must be uint8 or floats in [0, 1], not {amap.dtype}")
     low, high = float(amap.min()), float(amap.max())
     if not (low >= 0 and high <= 1):
-        found = "NaN" if np.isnan(low) else f"values from {low:g} to {high:g}"
-        raise ValueError(f"{name} has {found}: maps must be normalised over the set to [0, 1]")
+        values = "NaN" if np.isnan(low) else f"values from {low:g} to {high:g}"
+        raise ValueError(f"the map has {values}: maps must be normalised over the set to [0, 1]")
     return amap.astype(np.float32, copy=False)
-
-
-def _otsu_bin(histogram: NDArray[np.int64]) -> int:
-    """Return the last bin of the lower class where the variance between the two is largest."""
-    weights = histogram / histogram.sum()
-    below = np.cumsum(weights)
-    mean_below = np.cumsum(weights * np.arange(len(histogram)))
-    inside = (below > 0) & (below < 1)
-    spread = np.zeros(len(histogram))
-    difference = mean_below[-1] * below[inside] - mean_below[inside]
-    spread[inside] = difference**2 / (below[inside] * (1 - below[inside]))
-    return int(spread.argmax())

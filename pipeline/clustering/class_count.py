@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from pipeline.clustering.ensemble import fit_mixture
 
-Floats = NDArray[np.float64]
+Array = NDArray[np.float64]
 
 _DIMENSIONS = (8, 16)
 _COMPONENTS = (4, 8, 16)
@@ -37,17 +37,34 @@ class Candidate:
 
     @property
     def gap(self) -> float:
-        """Return by how much the eigenvalues fall after the k-th: what speaks for k."""
+        """Return by how much the eigenvalues fall after the k-th: the evidence for k."""
         return self.eigenvalue - self.next_eigenvalue
 
 
 def count_candidates(
     descriptors: ArrayLike, *, most: int = _MOST, seed: int = 0
 ) -> Sequence[Candidate]:
-    """Return candidates for 1 to `most` classes of descriptors (M, L, D), in that order.
+    """Return candidates for the number of classes of a set of regions (evidence accumulation).
 
-    There are none with fewer than 8 regions, and none above a quarter of them or half of the
-    different ones.
+    Parameters
+    ----------
+    descriptors
+        (M, L, D) of M regions in L layers (`descriptors.region_descriptors`).
+    most
+        Largest number to consider.
+
+    Returns
+    -------
+    Candidates for 1, 2, ... classes, at most a quarter of the regions and half of the different
+    ones; none with fewer than 8 regions. `best_count` chooses.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> x = np.repeat(np.eye(4), 16, axis=0) + rng.normal(scale=0.05, size=(64, 4))
+    >>> best_count(count_candidates(x[:, None]))
+    4
     """
     x = np.asarray(descriptors, np.float64)
     n = len(x)
@@ -75,19 +92,19 @@ def best_count(candidates: Sequence[Candidate]) -> int:
     return 1 if best is None else best.k
 
 
-def _memberships(x: Floats, seed: int) -> Floats:
-    """Return what the components of all mixtures say of the regions, (M, all components)."""
+def _memberships(x: Array, seed: int) -> Array:
+    """Return the responsibilities of the components of all mixtures, (M, all components)."""
     most = len(x) // _SAMPLES_PER_COMPONENT
-    found = [
+    responsibilities = [
         fit_mixture(x, layer, d, n_components, seed).responsibilities(x)
         for layer in range(x.shape[1])
         for d in _DIMENSIONS
         for n_components in sorted({min(n, most) for n in _COMPONENTS})
     ]
-    return np.concatenate(found, 1)
+    return np.concatenate(responsibilities, 1)
 
 
-def _eigenvalues(memberships: Floats) -> Floats:
+def _eigenvalues(memberships: Array) -> Array:
     """Return the falling eigenvalues of the normalised graph whose weights are shared components.
 
     The graph R R^T of memberships R (M, K) is never built: its eigenvalues are the squared singular

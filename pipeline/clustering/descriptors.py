@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,12 +15,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.mgvit.augmentation import plain_view
-from pipeline.mgvit.backbone import embed, normalization
+from pipeline.mgvit.backbone import Normalise
 from pipeline.mgvit.tokens import ArrayLike as Crops
 from pipeline.mgvit.tokens import stack
 from pipeline.progress import Progress, silent
 
-Floats = NDArray[np.float32]
+Float = TypeVar("Float", np.float32, np.float64)
 
 
 def patch_weights(masks: Tensor, patch: int) -> Tensor:
@@ -38,14 +39,13 @@ def pool(vit: VisionTransformer, layers: Sequence[int], pixels: Tensor, weights:
     `pixels` (B, 3, S, S) are normalised. Blocks after the last of `layers` do not run. The result
     is float32 under autocast, too.
     """
-    pooled = {}
-    tokens = embed(vit, pixels)  # (B, N, D)
-    for i, block in enumerate(vit.blocks[: max(layers) + 1]):
-        tokens = block(tokens)
-        if i in layers:
-            patches = tokens[:, vit.num_prefix_tokens :].float()
-            pooled[i] = (weights[:, :, None] * patches).sum(1)  # autocast leaves this float32
-    return torch.stack([pooled[i] for i in layers], 1)
+    rising = sorted(set(layers))
+    patches = vit.forward_intermediates(
+        pixels, indices=rising, stop_early=True, output_fmt="NLC", intermediates_only=True
+    )  # each (B, P, D)
+    # Autocast leaves the weighted sums float32.
+    pooled = [(weights[:, :, None] * tokens.float()).sum(1) for tokens in patches]
+    return torch.stack([pooled[rising.index(layer)] for layer in layers], 1)
 
 
 class PooledTokens:
@@ -63,15 +63,15 @@ class PooledTokens:
             raise ValueError(f"layers are {list(layers)}: use 0 to {len(vit.blocks) - 1}")
         self.vit = vit.to(device).eval()
         self.layers, self.device, self.autocast = tuple(layers), device, autocast
-        mean, std = normalization(vit)
-        self._mean = torch.tensor(mean, device=device).view(1, 3, 1, 1) * 255
-        self._std = torch.tensor(std, device=device).view(1, 3, 1, 1) * 255
+        self._normalise = Normalise(vit).to(device)
 
     @torch.inference_mode()
-    def __call__(self, images: NDArray[np.uint8], masks: Floats) -> Floats:
+    def __call__(
+        self, images: NDArray[np.uint8], masks: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
         """Return (B, L, D) for images (B, S, S, 3) and masks (B, S, S) in [0, 1]."""
         pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float()
-        pixels = (pixels - self._mean) / self._std  # (B, 3, S, S)
+        pixels = self._normalise(pixels)  # (B, 3, S, S)
         weights = patch_weights(
             torch.from_numpy(masks).to(self.device), int(self.vit.patch_embed.patch_size[0])
         )
@@ -87,7 +87,7 @@ class PooledTokens:
         size: int,
         batch: int = 32,
         progress: Progress = silent,
-    ) -> Floats:
+    ) -> NDArray[np.float32]:
         """Return (M, L, D) of the plain views, `size` pixels a side, of M sub-images."""
         parts = [np.zeros((0, len(self.layers), int(self.vit.embed_dim)), np.float32)]
         for start, stop in _ranges(images.shape[0], batch):
@@ -110,7 +110,7 @@ class DescriptorSpace:
 
     def __call__(self, pooled: ArrayLike) -> NDArray[np.float64]:
         """Return the descriptors (M, L, D) of pooled tokens (M, L, D)."""
-        x = _directions(np.asarray(pooled, np.float64) - self.mean)
+        x = l2_normalise(np.asarray(pooled, np.float64) - self.mean)
         return np.asarray(x / self.spread[:, None])
 
 
@@ -126,14 +126,34 @@ def descriptor_space(pooled: ArrayLike) -> DescriptorSpace:
     if not len(tokens):
         return DescriptorSpace(np.zeros(tokens.shape[1:]), np.ones(tokens.shape[1]))
     mean = tokens.mean(0)
-    spread = np.sqrt(_directions(tokens - mean).var(0).sum(-1))  # (L,)
+    spread = np.sqrt(l2_normalise(tokens - mean).var(0).sum(-1))  # (L,)
     return DescriptorSpace(mean, np.where(spread > 1e-9, spread, 1.0))
 
 
 def region_descriptors(pooled: ArrayLike) -> NDArray[np.float64]:
-    """Return the descriptors (M, L, D) of a set of regions in its own `descriptor_space`."""
+    """Return the descriptors of a set of regions in its own `descriptor_space`.
+
+    Parameters
+    ----------
+    pooled
+        (M, L, D): tokens of M regions after L layers, averaged under the mask (`PooledTokens`).
+
+    Returns
+    -------
+    (M, L, D) float64: centred over the set, of equal length within a layer, each layer of total
+    variance 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> pooled = np.random.default_rng(0).normal(size=(30, 2, 8))
+    >>> region_descriptors(pooled).var(axis=0).sum(axis=-1).round(6).tolist()
+    [1.0, 1.0]
+    """
     return descriptor_space(pooled)(pooled)
 
 
-def _directions(tokens: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(tokens / np.maximum(np.linalg.norm(tokens, axis=-1, keepdims=True), 1e-9))
+def l2_normalise(x: NDArray[Float]) -> NDArray[Float]:
+    """Scale the last axis of (..., D) to length 1; zeros stay zeros. Keeps the dtype."""
+    length: NDArray[Float] = np.linalg.norm(x, axis=-1, keepdims=True)
+    return np.asarray(x / np.maximum(length, 1e-9), x.dtype)

@@ -2,7 +2,7 @@
 
 Which layer, how many dimensions and how many components suit a product cannot be known without
 labels, and a single mixture depends much on them. So there is one for every combination, and the
-classes are the clusters of what they say together (evidence accumulation: Fred and Jain, 2005, with
+classes are the clusters of their responsibilities (evidence accumulation: Fred and Jain, 2005, with
 k-means on the responsibilities).
 """
 
@@ -18,7 +18,7 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.mixture import GaussianMixture
 
-Floats = NDArray[np.float64]
+Array = NDArray[np.float64]
 
 _REGULARISATION = 1e-3
 _RESTARTS = 5
@@ -30,39 +30,39 @@ _SAMPLES_PER_DIMENSION = 4
 class Mixture:
     """k Gaussians with one covariance over d principal components of one layer's descriptors.
 
-    `mean` (D,) and `axes` (d, D) project; `centres` (k, d), `precision` (d, d), the Cholesky factor
-    of the inverse covariance, and `log_weights` (k,) are the Gaussians'.
+    `mean` (D,) and `axes` (d, D) project; `centres` (k, d), `precision_cholesky` (d, d), the
+    Cholesky factor of the inverse covariance, and `log_weights` (k,) are the Gaussians'.
     """
 
     layer: int
-    mean: Floats
-    axes: Floats
-    centres: Floats
-    precision: Floats
-    log_weights: Floats
+    mean: Array
+    axes: Array
+    centres: Array
+    precision_cholesky: Array
+    log_weights: Array
 
-    def responsibilities(self, x: Floats) -> Floats:
+    def responsibilities(self, x: Array) -> Array:
         """Return those (M, k) of the components for descriptors (M, L, D); rows sum to 1."""
-        points = ((x[:, self.layer] - self.mean) @ self.axes.T) @ self.precision  # (M, d)
-        gaps = points[:, None] - self.centres @ self.precision  # (M, k, d)
+        points = ((x[:, self.layer] - self.mean) @ self.axes.T) @ self.precision_cholesky  # (M, d)
+        gaps = points[:, None] - self.centres @ self.precision_cholesky  # (M, k, d)
         return np.asarray(softmax(self.log_weights - (gaps**2).sum(2) / 2, axis=1))
 
 
 @dataclass(frozen=True)
 class MixtureEnsemble:
-    """Fitted mixtures and what each of their components votes for, (all components, n_classes)."""
+    """Fitted mixtures, and the class probabilities that each of their components stands for."""
 
     mixtures: Sequence[Mixture]
-    votes: Floats
+    votes: Array
+    """(all components, n_classes) float64, rows summing to 1."""
 
-    def probabilities(self, descriptors: ArrayLike) -> Floats:
+    def probabilities(self, descriptors: ArrayLike) -> Array:
         """Return the class probabilities (M, n_classes) of descriptors (M, L, D)."""
         x = np.asarray(descriptors, np.float64)
         if not self.mixtures:
             return np.repeat(self.votes, len(x), 0)
-        said = np.concatenate([mixture.responsibilities(x) for mixture in self.mixtures], 1)
-        found = said @ self.votes
-        return np.asarray(found / found.sum(1, keepdims=True))
+        weights = _responsibilities(self.mixtures, x) @ self.votes  # (M, n_classes)
+        return np.asarray(weights / weights.sum(1, keepdims=True))
 
 
 def fit_ensemble(
@@ -75,20 +75,49 @@ def fit_ensemble(
     extra_components: Sequence[int] = (0, 2),
     seed: int = 0,
 ) -> MixtureEnsemble:
-    """Sort regions, descriptors (M, L, D) of L layers, into classes without labels.
+    """Sort regions into classes without labels, by a vote of Gaussian mixtures.
 
     For every layer and each of `dimensions` and `extra_components` a mixture of as many Gaussians
     as there are clusters, plus the extra ones, is fitted; k-means on the responsibilities of all of
     them gives the clusters. Each component of each mixture votes for the clusters of the regions
     that it is responsible for; a region's probabilities are the mean of its components' votes.
 
-    With `normal_known` none of the regions is normal: the clusters are classes 1 to n_classes - 1,
-    by falling size. Otherwise there are n_classes clusters, and the one with the lowest mean of
-    `scores` (M,), the anomaly scores, is class 0. With fewer different regions than clusters the
-    last classes stay empty; without any region all is class 0.
+    Parameters
+    ----------
+    descriptors
+        (M, L, D) of M regions in L layers (`descriptors.region_descriptors`).
+    scores
+        (M,) anomaly scores; read only where `normal_known` is False.
+    n_classes
+        Number of classes, the normal one (0) included.
+    normal_known
+        True: none of the regions is normal, and the clusters are classes 1 to n_classes - 1 by
+        falling size. False: there are n_classes clusters, and the one with the lowest mean score is
+        class 0.
+    dimensions
+        Principal components of each layer; fewer where there are not four regions for each.
+    extra_components
+        Gaussians in addition to one a cluster.
 
-    Raises ValueError for lengths that differ, fewer than two classes, and no or impossible
-    dimensions or components.
+    Returns
+    -------
+    The ensemble. With fewer different regions than clusters the last classes stay empty; without
+    any region all is class 0.
+
+    Raises
+    ------
+    ValueError
+        For lengths that differ, fewer than two classes, and no or impossible dimensions or
+        components.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> x = np.repeat(np.eye(3), [12, 8, 4], axis=0) + rng.normal(scale=0.01, size=(24, 3))
+    >>> ensemble = fit_ensemble(x[:, None], np.ones(24), 4, normal_known=True, dimensions=[2])
+    >>> np.bincount(ensemble.probabilities(x[:, None]).argmax(1)).tolist()
+    [0, 12, 8, 4]
     """
     x, s = np.asarray(descriptors, np.float64), np.asarray(scores, np.float64)
     _check(x, s, n_classes, dimensions, extra_components)
@@ -101,20 +130,17 @@ def fit_ensemble(
         for d in dimensions
         for extra in extra_components
     ]
-    said = np.concatenate([mixture.responsibilities(x) for mixture in mixtures], 1)
-    k = min(n_clusters, len(np.unique(said.round(6), axis=0)))
-    labels = KMeans(k, n_init=_RESTARTS_OF_THE_VOTE, random_state=seed).fit_predict(said)
-    votes = said.T @ np.eye(k)[labels]  # (all components, k)
+    responsibilities = _responsibilities(mixtures, x)
+    k = min(n_clusters, len(np.unique(responsibilities.round(6), axis=0)))
+    kmeans = KMeans(k, n_init=_RESTARTS_OF_THE_VOTE, random_state=seed)
+    labels = kmeans.fit_predict(responsibilities)
+    votes = responsibilities.T @ np.eye(k)[labels]  # (all components, k)
     votes /= np.maximum(votes.sum(1, keepdims=True), 1e-12)
-    found = said @ votes
-    order = [int(j) for j in np.argsort(-found.sum(0), kind="stable")]
-    if not normal_known:
-        first = _lowest_score(found, s)
-        order = [first, *(j for j in order if j != first)]
+    order = _class_order(responsibilities @ votes, None if normal_known else s)
     start = int(normal_known)
-    every = np.zeros((len(votes), n_classes))
-    every[:, start : start + k] = votes[:, order]
-    return MixtureEnsemble(mixtures, every)
+    class_votes = np.zeros((len(votes), n_classes))
+    class_votes[:, start : start + k] = votes[:, order]
+    return MixtureEnsemble(mixtures, class_votes)
 
 
 def mixture_probabilities(
@@ -126,34 +152,34 @@ def mixture_probabilities(
     dimensions: Sequence[int] = (8, 16),
     extra_components: Sequence[int] = (0, 2),
     seed: int = 0,
-) -> Floats:
+) -> Array:
     """Return the class probabilities (M, n_classes) of sub-images; class 0 is normal.
 
-    Those that are known to be `normal` (M,) bool are. The others are sorted by `fit_ensemble`,
-    which has the other arguments and what raises.
+    `normal` (M,) bool marks those that are known to be normal. The others are sorted by
+    `fit_ensemble`, which has the other arguments and what raises.
     """
-    known = np.asarray(normal, np.bool_)
+    is_normal = np.asarray(normal, np.bool_)
     x, s = np.asarray(descriptors), np.asarray(scores)
-    if not len(x) == len(s) == len(known):
-        raise ValueError(f"{len(s)} scores, {len(known)} flags for descriptors {x.shape}")
+    if not len(x) == len(s) == len(is_normal):
+        raise ValueError(f"{len(s)} scores, {len(is_normal)} flags for descriptors {x.shape}")
     model = fit_ensemble(
-        x[~known],
-        s[~known],
+        x[~is_normal],
+        s[~is_normal],
         n_classes,
-        normal_known=bool(known.any()),
+        normal_known=bool(is_normal.any()),
         dimensions=dimensions,
         extra_components=extra_components,
         seed=seed,
     )
-    probabilities = np.zeros((len(known), n_classes))
-    probabilities[known, 0] = 1.0
-    probabilities[~known] = model.probabilities(x[~known])
+    probabilities = np.zeros((len(is_normal), n_classes))
+    probabilities[is_normal, 0] = 1.0
+    probabilities[~is_normal] = model.probabilities(x[~is_normal])
     return probabilities
 
 
 def _check(
-    x: Floats,
-    scores: Floats,
+    x: Array,
+    scores: Array,
     n_classes: int,
     dimensions: Sequence[int],
     extra_components: Sequence[int],
@@ -168,7 +194,7 @@ def _check(
         raise ValueError(f"extra_components are {list(extra_components)}: give 0 or more")
 
 
-def fit_mixture(x: Floats, layer: int, dimensions: int, n_components: int, seed: int) -> Mixture:
+def fit_mixture(x: Array, layer: int, dimensions: int, n_components: int, seed: int) -> Mixture:
     """Fit one mixture, in fewer dimensions where there are not four regions for each."""
     rows = x[:, layer]
     d = min(dimensions, rows.shape[1], max(1, len(rows) // _SAMPLES_PER_DIMENSION))
@@ -195,9 +221,23 @@ def fit_mixture(x: Floats, layer: int, dimensions: int, n_components: int, seed:
     )
 
 
-def _lowest_score(found: Floats, scores: Floats) -> int:
+def _responsibilities(mixtures: Sequence[Mixture], x: Array) -> Array:
+    """Return those of all mixtures side by side, (M, all components)."""
+    return np.concatenate([mixture.responsibilities(x) for mixture in mixtures], 1)
+
+
+def _class_order(weights: Array, scores: Array | None) -> list[int]:
+    """Order clusters with `weights` (M, k) by falling size; the normal one first, given scores."""
+    order = [int(j) for j in np.argsort(-weights.sum(0), kind="stable")]
+    if scores is None:
+        return order
+    first = _lowest_score(weights, scores)
+    return [first, *(j for j in order if j != first)]
+
+
+def _lowest_score(weights: Array, scores: Array) -> int:
     """Return the cluster, of half a region at least, whose mean score is lowest."""
-    size = found.sum(0)
-    means = (found * scores[:, None]).sum(0) / np.maximum(size, 1e-12)
+    size = weights.sum(0)
+    means = (weights * scores[:, None]).sum(0) / np.maximum(size, 1e-12)
     means[size < 0.5] = np.inf
     return int(means.argmin())

@@ -1,4 +1,4 @@
-"""Which sub-images show nothing abnormal, by what the anomaly maps say.
+"""Which sub-images show nothing abnormal, by the anomaly maps.
 
 The anomaly score of an image tells normal from abnormal far better than the look of its regions
 does: a false region of a normal image lies on some ordinary structure, and those differ more among
@@ -46,25 +46,43 @@ def known_normal(
 
 
 def normal_limit(scores: ArrayLike, references: ArrayLike = ()) -> float:
-    """Return up to which anomaly score an image of a set is normal; -inf: no score says so.
+    """Return the highest anomaly score of a normal image.
 
-    `scores` (N,) are those of the set, `references` (R,) those of images known to be normal. With
-    fewer than 8 references it is `low_mode_limit`. With more, that holds where the references agree
-    with it: the median of the lower mode is within their control limit (their mean and three
+    With fewer than 8 references it is `low_mode_limit`. With more, that holds where the references
+    agree with it: the median of the lower mode is within their control limit (their mean and three
     standard deviations), and they lie above `low_mode_limit` at most half as often as the set does,
     so that at least half of the upper mode is abnormal. Otherwise it is the control limit, so that
     a set with nothing but normal images is normal, and in one without any nothing is. (Not on
     logarithms: references may be clipped to 0.)
+
+    Parameters
+    ----------
+    scores
+        (N,) of the images of the set, >= 0.
+    references
+        (R,) of images known to be normal.
+
+    Returns
+    -------
+    The limit; -inf where the scores do not tell normal images from others.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> scores = np.concatenate([rng.normal(0.2, 0.01, 30), rng.normal(0.8, 0.05, 30)])
+    >>> 0.23 < normal_limit(scores) < 0.7
+    True
     """
-    values, known = np.asarray(scores, np.float64), np.asarray(references, np.float64)
+    values, normal = np.asarray(scores, np.float64), np.asarray(references, np.float64)
     limit = low_mode_limit(values)
-    if len(known) < _FEWEST:
+    if len(normal) < _FEWEST:
         return limit
-    control = float(known.mean() + _CONTROL * known.std(ddof=1))
+    control = float(normal.mean() + _CONTROL * normal.std(ddof=1))
     if limit == -np.inf:
         return control
     lower_is_normal = float(np.median(values[values <= limit])) <= control
-    upper_is_abnormal = (known > limit).mean() <= _FALSE_SHARE * (values > limit).mean()
+    upper_is_abnormal = (normal > limit).mean() <= _FALSE_SHARE * (values > limit).mean()
     return limit if lower_is_normal and upper_is_abnormal else control
 
 

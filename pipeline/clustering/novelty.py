@@ -1,4 +1,4 @@
-"""How unlike the regions of a model a new region is."""
+"""k-NN novelty score of a region against the training regions."""
 
 from __future__ import annotations
 
@@ -6,72 +6,85 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn.neighbors import NearestNeighbors
+
+from pipeline.clustering.descriptors import l2_normalise
 
 _NEIGHBOURS = 3
 _KNOWN = 0.95
-_ROWS = 256
 
 
 @dataclass(frozen=True)
 class KnnNovelty:
-    """The descriptors (M, L, D) of a model's regions, and the distance of 95% of them."""
+    """Unit descriptors (M, L, D) float32 of the training regions, and the limit of the known.
 
-    directions: NDArray[np.float32]
+    `limit` is the 95% quantile of the training regions' own distances.
+    """
+
+    unit_descriptors: NDArray[np.float32]
     limit: float
 
     def distances(self, descriptors: ArrayLike) -> NDArray[np.float64]:
-        """Return how far (Q,) descriptors (Q, L, D) are from the three nearest known ones.
+        """Return how far new regions are from the three nearest training regions.
 
-        A distance is 1 minus the cosine, averaged over layers and neighbours; in [0, 2], and
-        infinite where nothing is known.
+        Parameters
+        ----------
+        descriptors
+            (Q, L, D) floats of any length.
+
+        Returns
+        -------
+        (Q,) float64 in [0, 2]: 1 minus the cosine, averaged over layers and neighbours; infinite
+        without training regions.
         """
-        rows = directions(descriptors)
-        parts = [_nearest(_cosines(rows[b], self.directions)) for b in _blocks(rows)]
-        return np.concatenate([np.zeros(0), *parts])
+        unit = l2_normalise(np.asarray(descriptors, np.float32))
+        if not len(unit) or not len(self.unit_descriptors):
+            return np.full(len(unit), np.inf)
+        return _mean_distances(self.unit_descriptors, unit)
 
     def unknown(self, descriptors: ArrayLike) -> NDArray[np.bool_]:
-        """Return which (Q,) are farther than `limit`."""
+        """Return which of the regions (Q,) are farther than `limit`."""
         return np.asarray(self.distances(descriptors) > self.limit)
 
 
 def fit_novelty(descriptors: ArrayLike) -> KnnNovelty:
-    """Learn what is known from the descriptors (M, L, D) of a model's regions.
+    """Fit the novelty score to the training regions.
 
-    The limit is the 95% quantile of each region's distance to the others, so that about one in
-    twenty regions like those of the model is called unknown. With fewer than two regions there is
-    nothing to tell it from, and nothing is unknown.
+    The limit is chosen so that about one in twenty regions like the training regions counts as
+    unknown.
+
+    Parameters
+    ----------
+    descriptors
+        (M, L, D) of the training regions. With fewer than two the limit is infinite: nothing is
+        unknown.
+
+    Returns
+    -------
+    The unit descriptors with the 95% quantile of each region's distance to the others.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> novelty = fit_novelty([[[1.0, 0.0]], [[1.0, 0.1]], [[1.0, 0.2]], [[1.0, 0.3]]])
+    >>> novelty.unknown([[[1.0, 0.15]], [[0.0, 1.0]]]).tolist()
+    [False, True]
     """
-    known = directions(descriptors)
-    if len(known) < 2:
-        return KnnNovelty(known, np.inf)
-    own = []
-    for block in _blocks(known):
-        cosines = _cosines(known[block], known)
-        rows = np.arange(len(cosines))
-        cosines[rows, block.start + rows] = -np.inf  # itself
-        own.append(_nearest(cosines, own=True))
-    return KnnNovelty(known, float(np.quantile(np.concatenate(own), _KNOWN)))
+    unit = l2_normalise(np.asarray(descriptors, np.float32))
+    if len(unit) < 2:
+        return KnnNovelty(unit, np.inf)
+    return KnnNovelty(unit, float(np.quantile(_mean_distances(unit), _KNOWN)))
 
 
-def directions(descriptors: ArrayLike) -> NDArray[np.float32]:
-    """Return descriptors (M, L, D) scaled to length 1 in each layer; zeros stay zeros."""
-    x = np.asarray(descriptors, np.float32)
-    return np.asarray(x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-9))
+def _mean_distances(
+    known: NDArray[np.float32], queries: NDArray[np.float32] | None = None
+) -> NDArray[np.float64]:
+    """Average the distances to the nearest `known`; without queries, of the known to each other.
 
-
-def _blocks(rows: NDArray[np.float32]) -> list[slice]:
-    """Cut rows into blocks, so that memory does not grow with the square of their number."""
-    return [slice(start, start + _ROWS) for start in range(0, len(rows), _ROWS)]
-
-
-def _cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return (Q, M), the mean over layers."""
-    products = np.einsum("qld,mld->qm", a, b, optimize=True) / max(a.shape[1], 1)
-    return np.asarray(products, np.float64)
-
-
-def _nearest(cosines: NDArray[np.float64], *, own: bool = False) -> NDArray[np.float64]:
-    k = min(_NEIGHBOURS, cosines.shape[1] - int(own))
-    if k < 1:
-        return np.full(len(cosines), np.inf)
-    return np.asarray(1 - np.sort(cosines, axis=1)[:, -k:].mean(1))
+    Unit layers one after the other: their cosine is the mean of the layers' cosines.
+    """
+    k = min(_NEIGHBOURS, len(known) - (queries is None))
+    search = NearestNeighbors(n_neighbors=k, metric="cosine").fit(known.reshape(len(known), -1))
+    rows = None if queries is None else queries.reshape(len(queries), -1)
+    distances, _ = search.kneighbors(rows)  # (Q, k)
+    return np.asarray(distances.mean(1), np.float64)

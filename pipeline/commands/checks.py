@@ -69,15 +69,15 @@ def _problem(requirement: Requirement) -> str | None:
 
 
 def check_device(params: Params) -> Iterator[Line]:
-    """Check that `train.device` can be used, and say which device it is."""
+    """Check that `compute.device` can be used, and say which device it is."""
     import torch
 
-    from pipeline.io.networks import choose_device
+    from pipeline.io.devices import choose_device
 
     try:
-        device = choose_device(params.train.device)
+        device = choose_device(params.compute.device)
     except ConfigError as error:
-        yield Line("error", "device", str(error), "set train.device to auto")
+        yield Line("error", "device", str(error), "set compute.device to auto")
         return
     if device.type == "cuda":
         memory = torch.cuda.get_device_properties(device).total_memory / 2**30

@@ -27,7 +27,7 @@ def check_params(path: Path) -> tuple[Params | None, Line]:
     try:
         params = load_params(path)
         for category in params.dataset.categories:
-            params.train.n_classes(category)
+            params.classes.n_classes(category)
     except ConfigError as error:
         return None, Line("error", "params", str(error), f"correct {path}")
     shown = ", ".join(params.dataset.categories)

@@ -52,17 +52,17 @@ def misfits(params: Params, patch: int, depth: int) -> list[str]:
     Each problem names its key and says what to do. Parameters that the chosen method ignores are
     not checked.
     """
-    maps, train, predict = params.maps, params.train, params.predict
-    classes = train.classes.values() if isinstance(train.classes, dict) else [train.classes]
-    problems = [_size("train.image_size", train.image_size, patch)]
+    maps, views, predict, count = params.maps, params.views, params.predict, params.classes.count
+    classes = count.values() if isinstance(count, dict) else [count]
+    problems = [_size("views.image_size", views.image_size, patch)]
     if maps.method in ("musc", "patchcore"):
         problems += [_size("maps.resolution", maps.resolution, patch)]
         problems += [_layers("maps.layers", maps.layers, depth)]
     if predict.classifier == "mixture" or "auto" in classes:
         problems += [_layers("predict.layers", predict.layers, depth)]
-    if train.mask_on != "none" and train.mask_layers > depth:
+    if views.mask_on != "none" and views.mask_layers > depth:
         problems += [
-            f"train.mask_layers: {train.mask_layers} of the backbone's {depth} blocks: use {depth} "
+            f"views.mask_layers: {views.mask_layers} of the backbone's {depth} blocks: use {depth} "
             "at most"
         ]
     return [problem for problem in problems if problem is not None]

@@ -85,7 +85,7 @@ def _values(
         if not base.is_dir():
             raise ConfigError(f"--base: {base} is not a folder")
         values["base.root"] = _shown(base, params)
-    values["train.classes"] = "auto" if classes is None else classes
+    values["classes.count"] = "auto" if classes is None else classes
     return values
 
 

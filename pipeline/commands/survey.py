@@ -103,7 +103,7 @@ def describe(name: str, folder: Path, dataset: Dataset) -> Iterator[str]:
 
 def _outside(folder: Path, dataset: Dataset) -> int:
     """Count the files outside `folder` that links in it lead to, without separate references."""
-    paths = {path for path, _ in dataset.rejected}
+    paths = {row.path for row in dataset.rejected}
     paths |= {path for s in dataset.samples for path in (s.path, s.mask) if path is not None}
     inner = [path for path in paths if PurePosixPath(path).parts[0] != ".."]
     root = os.path.realpath(folder)
@@ -128,9 +128,8 @@ def _sizes(samples: Sequence[Sample]) -> str:
 
 def _reasons(dataset: Dataset) -> Iterator[str]:
     reasons: dict[str, list[str]] = {}
-    for path, reason in dataset.rejected:
-        kind = "duplicates of used files" if path in dataset.duplicates else reason
-        reasons.setdefault(kind, []).append(path)
+    for row in dataset.rejected:
+        reasons.setdefault(row.reason, []).append(row.path)
     for reason, paths in sorted(reasons.items(), key=lambda item: -len(item[1])):
         more = f" and {len(paths) - _EXAMPLES} more" if len(paths) > _EXAMPLES else ""
         yield f"    {reason}: {', '.join(map(printable, paths[:_EXAMPLES]))}{more}"

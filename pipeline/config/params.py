@@ -6,8 +6,9 @@ An unknown key, a wrong type or an impossible value is a `ConfigError` naming se
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -29,8 +30,19 @@ class ConfigError(AnomalyNCDError):
     """params.yaml cannot be used; the message names the section and key."""
 
 
+@dataclass(frozen=True)
+class Key:
+    """The key of params.yaml that fills a parameter: `seed: Annotated[int, Key("maps.seed")]`."""
+
+    name: str
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return keys and values as in params.yaml."""
+        return self.model_dump(mode="json", by_alias=True)
 
 
 _SectionT = TypeVar("_SectionT", bound=_Section)
@@ -55,7 +67,7 @@ Unit = Annotated[float, Field(ge=0, le=1)]
 PositiveFloat = Annotated[float, Field(gt=0, le=1e9)]
 NotNegative = Annotated[float, Field(ge=0, le=1e9)]
 FilePath = Annotated[str, AfterValidator(_path)]
-Precision = Literal["auto", "float32", "bfloat16"]
+Dtype = Literal["auto", "float32", "bfloat16"]
 
 
 CATEGORY_RULE = (
@@ -133,10 +145,8 @@ class Maps(_Section):
     resolution: Annotated[int, Field(gt=0, le=4096)] = 224
     map_size: Annotated[int, Field(gt=0, le=8192)] = 512
     reweight: bool = True
-    precision: Precision = "auto"
     fraction: Annotated[float, Field(gt=0, le=1)] = 0.3
     references: Annotated[int, Field(ge=2, le=1_000_000)] | None = None
-    memory_mb: Annotated[int, Field(gt=0, le=2**20)] = 1024
     coreset_ratio: Annotated[float, Field(gt=0, le=1)] = 0.1
     coreset_max: Annotated[int, Field(gt=0, le=10_000_000)] = 10000
     precomputed_root: FilePath = "data/raw/maps"
@@ -154,26 +164,27 @@ class Mebin(_Section):
     """Main element binarization (section 3.2 of the paper)."""
 
     method: Literal["mebin", "otsu", "fixed"] = "mebin"
-    thresholds: Annotated[int, Field(ge=2, le=2**16)] = 64
+    n_thresholds: Annotated[int, Field(ge=2, le=2**16)] = 64
     tau: Annotated[int, Field(gt=0, le=2**16)] = 4
     erode_px: Annotated[int, Field(ge=0, le=1024)] = 6
     rule: Literal["paper", "reference"] = "paper"
     floor: Unit | None = None
-    threshold: Unit = 0.5
+    fixed_threshold: Unit = 0.5
 
     @model_validator(mode="after")
     def _power_of_two(self) -> Mebin:
         if self.rule == "reference" and (
-            self.thresholds & (self.thresholds - 1) or self.thresholds > 256
+            self.n_thresholds & (self.n_thresholds - 1) or self.n_thresholds > 256
         ):
-            raise ValueError("thresholds must be a power of two up to 256 under rule 'reference'")
+            raise ValueError("n_thresholds must be a power of two up to 256 under rule 'reference'")
         return self
 
     @model_validator(mode="after")
     def _reachable(self) -> Mebin:
-        if self.tau > self.thresholds:
+        if self.tau > self.n_thresholds:
             raise ValueError(
-                f"tau {self.tau} is above thresholds {self.thresholds}: no stable run is so long"
+                f"tau {self.tau} is above n_thresholds {self.n_thresholds}: no stable run is so "
+                "long"
             )
         return self
 
@@ -213,19 +224,45 @@ class Augment(_Section):
 _Classes = Annotated[int, Field(ge=2, le=MOST_CLASSES)] | Literal["auto"]
 
 
-class Train(_Section):
-    """Mask-guided ViT and its self-supervised training (section 3.3 of the paper)."""
+class Classes(_Section):
+    """How many novel classes there are, normal included."""
 
-    classes: _Classes | dict[str, _Classes] = 5
+    count: _Classes | dict[str, _Classes] = 5
+
+    def n_classes(self, category: str) -> int | None:
+        """Return the number of classes of a category; None: estimate it."""
+        number = self.count
+        if isinstance(number, dict):
+            if category not in number:
+                raise ConfigError(f"classes.count: no entry for the category {category!r}")
+            number = number[category]
+        return None if number == "auto" else number
+
+
+class Views(_Section):
+    """Augmented views of the sub-images, and what the frozen blocks see of them (section 3.3)."""
+
+    count: Annotated[int, Field(ge=0, le=1000)] = 6
+    seed: Seed = 0
     image_size: Annotated[int, Field(gt=0, le=2048)] = 224
     mask_on: Literal["class", "patch", "all", "none"] = "class"
     mask_layers: Annotated[int, Field(gt=0, le=1000)] = 9
     mask_threshold: Unit = 0.5
+    augment: Augment = Augment()
+
+    @field_validator("count")
+    @classmethod
+    def _pairs(cls, count: int) -> int:
+        if count == 1:
+            raise ValueError("training takes pairs: use 2 or more, or 0 for fresh views")
+        return count
+
+
+class Train(_Section):
+    """Self-supervised training of the last block and the heads (section 3.3 of the paper)."""
+
     fold_layerscale: bool = True
     heads: Annotated[int, Field(gt=0, le=256)] = 4
-    views: Annotated[int, Field(ge=0, le=1000)] = 6
-    view_seed: Seed = 0
-    augment: Augment = Augment()
     epochs: Count = 50
     batch: Annotated[int, Field(ge=2, le=2**16)] = 32
     seed: Seed = 3407
@@ -243,24 +280,6 @@ class Train(_Section):
     lr_end_factor: Unit = 0.001
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: NotNegative = 5e-5
-    precision: Precision = "auto"
-    device: str = "auto"
-
-    @field_validator("views")
-    @classmethod
-    def _pairs(cls, views: int) -> int:
-        if views == 1:
-            raise ValueError("training takes pairs: use 2 or more, or 0 for fresh views")
-        return views
-
-    def n_classes(self, category: str) -> int | None:
-        """Return the number of novel classes, normal included, of a category; None: estimate it."""
-        number = self.classes
-        if isinstance(number, dict):
-            if category not in number:
-                raise ConfigError(f"train.classes: no entry for the category {category!r}")
-            number = number[category]
-        return None if number == "auto" else number
 
 
 class Predict(_Section):
@@ -296,6 +315,14 @@ class Report(_Section):
     examples: CountOrZero = 8
 
 
+class Compute(_Section):
+    """Where networks run, in which dtype, and how much memory `maps` may take."""
+
+    device: str = "auto"
+    dtype: Dtype = "auto"
+    memory_mb: Annotated[int, Field(gt=0, le=2**20)] = 1024
+
+
 class Params(_Section):
     """The whole of params.yaml."""
 
@@ -307,11 +334,14 @@ class Params(_Section):
     mebin: Mebin = Mebin()
     base: Base = Base()
     crops: Crops = Crops()
+    classes: Classes = Classes()
+    views: Views = Views()
     train: Train = Train()
     predict: Predict = Predict()
     merge: Merge = Merge()
     evaluate: Evaluate = Evaluate()
     report: Report = Report()
+    compute: Compute = Compute()
 
 
 def read_yaml(path: Path) -> object:

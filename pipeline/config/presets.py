@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.params import ConfigError, Params, parse_params, read_yaml
+from pipeline.config.validation import unknown_key
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./:+-]+")
 _TYPED = re.compile(r"true|false|null|[+-]?(inf|nan|[\d_.]+(e[+-]?[\d_]+)?)", re.IGNORECASE)
@@ -47,7 +48,7 @@ def with_overrides(params: Params, overrides: Mapping[str, Any]) -> Params:
     for name, value in overrides.items():
         section, _, key = name.partition(".")
         if key not in merged.get(section, {}):
-            raise ConfigError(f"{name}: unknown key")
+            raise ConfigError(unknown_key(name))
         old = merged[section][key]
         both = isinstance(old, dict) and isinstance(value, dict)
         merged[section][key] = {**old, **value} if both else value

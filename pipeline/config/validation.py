@@ -8,6 +8,23 @@ from pydantic import ValidationError
 
 _LONGEST = 60
 """Characters of a value that are shown."""
+MOVED = {
+    "maps.memory_mb": "compute.memory_mb",
+    "maps.precision": "compute.dtype",
+    "mebin.threshold": "mebin.fixed_threshold",
+    "mebin.thresholds": "mebin.n_thresholds",
+    "train.augment": "views.augment",
+    "train.classes": "classes.count",
+    "train.device": "compute.device",
+    "train.image_size": "views.image_size",
+    "train.mask_layers": "views.mask_layers",
+    "train.mask_on": "views.mask_on",
+    "train.mask_threshold": "views.mask_threshold",
+    "train.precision": "compute.dtype",
+    "train.view_seed": "views.seed",
+    "train.views": "views.count",
+}
+"""Keys of earlier versions, and what they are called now."""
 
 
 def explain(error: ValidationError, content: object) -> str:
@@ -19,6 +36,11 @@ def explain(error: ValidationError, content: object) -> str:
         messages.setdefault(key, []).append(problem["msg"])
         values[key] = problem.get("input")
     return "; ".join(_explain(key, found, values[key]) for key, found in messages.items())
+
+
+def unknown_key(key: str) -> str:
+    """Return the message about a key that does not exist (any more)."""
+    return f"{key}: unknown key" + (f": it is {MOVED[key]} now" if key in MOVED else "")
 
 
 def _key(location: tuple[int | str, ...], content: Any) -> str:
@@ -38,7 +60,7 @@ def _key(location: tuple[int | str, ...], content: Any) -> str:
 
 def _explain(key: str, messages: list[str], value: object) -> str:
     if messages[0].startswith("Extra inputs"):
-        return f"{key}: unknown key"
+        return unknown_key(key)
     first, *others = [message.removeprefix("Value error, ") for message in messages]
     texts = [first, *(other.removeprefix("Input should be ") for other in others)]
     shown = "" if isinstance(value, dict | list) else f" (got {_shown(value)})"

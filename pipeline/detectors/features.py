@@ -80,6 +80,14 @@ def neighbourhood_mean(tokens: Tensor, grid: tuple[int, int], size: int) -> Tens
     return maps.permute(0, 2, 3, 1).reshape(b, p, d)
 
 
+def unit_vectors(tokens: Tensor, grid: tuple[int, int], size: int) -> Tensor:
+    """Return unit vectors (B, P, D) of tokens (B, P, D) averaged over size x size patches.
+
+    At the border the mean is, but for its length, that of the patches that exist. Zeros stay zeros.
+    """
+    return functional.normalize(neighbourhood_mean(tokens, grid, size), dim=-1)
+
+
 @torch.inference_mode()
 def extract(
     encode: Encoder,

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.detectors.features import Allocate, Array, allocate_memory, neighbourhood_mean
+from pipeline.detectors.features import Allocate, Array, allocate_memory, unit_vectors
 from pipeline.detectors.normalise import rescale, value_range
 from pipeline.progress import Progress, silent
 
 _SIDE = {"cpu": 1536, "cuda": 16384}
 """Rows and columns of one block of similarities: it should stay in the processor's cache."""
 _GRAPH_ROWS = 1024
+_SAME_POSE = 0.8
 _SELF = 2.0
 
 
@@ -31,9 +32,11 @@ def patch_scores(
     *,
     neighbourhoods: Sequence[int] = (1, 3, 5),
     fraction: float = 0.3,
+    skip: float = 0.0,
     references: int | None = None,
     seed: int = 0,
     memory_mb: float = 1024,
+    half: bool = False,
     device: torch.device | str = "cpu",
     allocate: Allocate = allocate_memory,
     progress: Progress = silent,
@@ -57,8 +60,10 @@ def patch_scores(
         total += mutual_scores(
             prepared,
             fraction=fraction,
+            skip=skip,
             references=chosen,
             memory_mb=memory_mb,
+            half=half,
             device=device,
             progress=_part(progress, k, len(runs)),
         )
@@ -84,8 +89,50 @@ def unit_features(layer: Array, grid: tuple[int, int], size: int, *, out: Array)
     """Write L2-normalised neighbourhood means of tokens (N, P, D) into `out`; zeros stay zeros."""
     for start in range(0, len(layer), 16):
         tokens = torch.from_numpy(np.asarray(layer[start : start + 16], np.float32))
-        means = neighbourhood_mean(tokens, grid, size)
-        out[start : start + 16] = functional.normalize(means, dim=-1).numpy()
+        out[start : start + 16] = unit_vectors(tokens, grid, size).numpy()
+
+
+@torch.inference_mode()
+def pose_ratio(
+    layer: Array,
+    grid: tuple[int, int],
+    *,
+    sample: int = 24,
+    half: bool = False,
+    device: torch.device | str = "cpu",
+) -> float:
+    """Return how much nearer an image's nearest tenth of images is to it than half of them are.
+
+    For `sample` images, evenly spaced in a layer (N, P, D), the mean over patches of the distance
+    to the nearest patch of each other image; the tenth percentile of these over the median; the
+    median over the sample. Near 1 where all images show the same thing alike, lower where parts lie
+    anyhow and few images share a pose.
+    """
+    n, p, d = layer.shape
+    if n < 2:
+        raise ValueError(f"poses are of at least 2 images, got {n}")
+    unit = np.empty((n, p, d), np.float16)
+    unit_features(layer, grid, 1, out=unit)
+    ratios = []
+    for i in np.unique(np.linspace(0, n - 1, min(sample, n)).astype(int)):
+        image = _load(unit[i : i + 1], device, half)
+        squared = [
+            _nearest(_products(image, _load(unit[j : j + 1], device, half)), 3)
+            for j in range(n)
+            if j != i
+        ]
+        means = np.sqrt(np.stack(squared)).reshape(n - 1, p).mean(axis=1)
+        ratios.append(np.quantile(means, 0.1, method="lower") / max(float(np.median(means)), 1e-6))
+    return float(np.median(ratios))
+
+
+def choose_ranks(ratio: float) -> tuple[float, float]:
+    """Return `skip` and `fraction` for a set with this `pose_ratio`.
+
+    Where parts lie anyhow (below 0.8) only the nearest 5 % of images show a part as it lies here.
+    Elsewhere 5 to 30 %: the nearest may be the same part again, or share the defect.
+    """
+    return (0.0, 0.05) if ratio < _SAME_POSE else (0.05, 0.3)
 
 
 @torch.inference_mode()
@@ -96,6 +143,8 @@ def scores_against(
     *,
     neighbourhoods: Sequence[int] = (1, 3, 5),
     fraction: float = 0.3,
+    skip: float = 0.0,
+    half: bool = False,
     device: torch.device | str = "cpu",
     progress: Progress = silent,
 ) -> NDArray[np.float32]:
@@ -118,11 +167,11 @@ def scores_against(
         step = max(1, _SIDE[torch.device(device).type] // p)
         table = np.empty((p, r), np.float32)
         for i in range(n):
-            image = _load(new[i : i + 1], device)
+            image = _load(new[i : i + 1], device, half)
             for block in _blocks(0, r, step):
-                products = _products(image, _load(stored[block], device))
+                products = _products(image, _load(stored[block], device, half))
                 table[:, block] = _nearest(products, 3)[0]
-            total[i] += _lowest_mean(table, np.zeros(r, np.bool_), fraction)
+            total[i] += _lowest_mean(table, np.zeros(r, np.bool_), fraction, skip)
             _part(progress, done, len(runs))(i + 1, n)
     return total / np.float32(len(runs))
 
@@ -132,22 +181,27 @@ def mutual_scores(
     features: Array,
     *,
     fraction: float = 0.3,
+    skip: float = 0.0,
     references: NDArray[np.int64] | None = None,
     memory_mb: float = 1024,
+    half: bool = False,
     device: torch.device | str = "cpu",
     progress: Progress = silent,
 ) -> NDArray[np.float32]:
     """Score patches (N, P, D) of unit length against the patches of the other images.
 
     For each patch and each other (reference) image, the smallest Euclidean distance to that image's
-    patches; the score is the mean of the lowest floor(fraction * others), at least one, of these.
-    MuSc, equations 3 to 5. Returns (N, P) float32.
+    patches; the score is the mean of the lowest floor(fraction * others) of these but for the very
+    lowest floor(skip * others), at least one. MuSc, equations 3 to 5, has no `skip`: it keeps a
+    few images of the same part, or a defect that recurs, from vouching for each other. Returns
+    (N, P) float32.
 
     `references` are sorted indices of the R images that serve for comparison (None: all). The cost
     is N R products of images, or N^2 / 2 with all of them, as long as the table of distances,
     4 P R bytes an image, fits into `memory_mb` for all images; up to N^2 when only a band of images
     fits at a time. One image always fits. Distances below about 1e-3 carry rounding errors of that
-    order, as they are taken from cosines in float32.
+    order, as they are taken from cosines in float32. `half` takes cosines in bfloat16, twice as
+    fast with AMX: each may err by 0.002, which the mean over images levels out.
     """
     n, p, _ = features.shape
     columns = np.arange(n) if references is None else references
@@ -159,10 +213,10 @@ def mutual_scores(
     for first in range(0, n, rows):
         band = range(first, min(first + rows, n))
         table = np.empty((len(band), p, len(columns)), np.float32)
-        for done in _fill(table, features, columns, band, step, device):
+        for done in _fill(table, features, columns, band, step, device, half):
             progress(done, n)
         for row in band:
-            scores[row] = _lowest_mean(table[row - first], columns == row, fraction)
+            scores[row] = _lowest_mean(table[row - first], columns == row, fraction, skip)
     return scores
 
 
@@ -173,6 +227,7 @@ def _fill(
     band: range,
     step: int,
     device: torch.device | str,
+    half: bool,
 ) -> Iterator[int]:
     """Fill `table` (images of `band`, P, columns) with squared nearest distances; yield progress.
 
@@ -184,12 +239,13 @@ def _fill(
     if mutual:
         outside = _blocks(0, band.start, step) + _blocks(band.stop, len(columns), step)
     for k, i in enumerate(inside):
-        left = _load(features[i], device)
+        left = _load(features[i], device, half)
         here = slice(i.start - band.start, i.stop - band.start)
         for j in outside:
-            table[here, :, j] = _nearest(_products(left, _load(features[columns[j]], device)), 3)
+            right = _load(features[columns[j]], device, half)
+            table[here, :, j] = _nearest(_products(left, right), 3)
         for j in inside[k:] if mutual else []:
-            products = _products(left, _load(features[j], device))
+            products = _products(left, _load(features[j], device, half))
             table[here, :, j] = _nearest(products, 3)
             there = slice(j.start - band.start, j.stop - band.start)
             table[there, :, i] = _nearest(products, 1).transpose(1, 2, 0)
@@ -200,8 +256,9 @@ def _blocks(start: int, stop: int, step: int) -> list[slice]:
     return [slice(a, min(a + step, stop)) for a in range(start, stop, step)]
 
 
-def _load(block: Array, device: torch.device | str) -> Tensor:
-    return torch.from_numpy(np.asarray(block, np.float32)).to(device)  # (b, P, D)
+def _load(block: Array, device: torch.device | str, half: bool) -> Tensor:
+    values = torch.from_numpy(np.asarray(block, np.float32)).to(device)  # (b, P, D)
+    return values.bfloat16() if half else values
 
 
 def _products(left: Tensor, right: Tensor) -> Tensor:
@@ -212,17 +269,22 @@ def _products(left: Tensor, right: Tensor) -> Tensor:
 
 def _nearest(cosines: Tensor, dim: int) -> NDArray[np.float32]:
     """Return squared distances of unit vectors, the smallest along `dim`."""
-    distances = (2 - 2 * cosines.amax(dim)).clamp_min(0)
+    distances = (2 - 2 * cosines.amax(dim).float()).clamp_min(0)
     return np.asarray(distances.cpu().numpy(), np.float32)
 
 
 def _lowest_mean(
-    table: NDArray[np.float32], own: NDArray[np.bool_], fraction: float
+    table: NDArray[np.float32], own: NDArray[np.bool_], fraction: float, skip: float
 ) -> NDArray[np.float32]:
-    """Mean distance to the nearest share of the other images; `table` (P, R) is overwritten."""
+    """Mean distance to a share of the other images, the nearest that `skip` leaves.
+
+    `table` (P, R) is overwritten.
+    """
     table[:, own] = np.inf
-    keep = max(1, int(fraction * (len(own) - own.sum()) + 1e-9))
-    lowest = np.partition(table, keep - 1, axis=1)[:, :keep]  # (P, keep)
+    others = int(len(own) - own.sum())
+    keep = max(1, int(fraction * others + 1e-9))
+    first = min(int(skip * others + 1e-9), keep - 1)
+    lowest = np.partition(table, sorted({first, keep - 1}), axis=1)[:, first:keep]
     return np.asarray(np.sqrt(lowest).mean(axis=1), np.float32)
 
 

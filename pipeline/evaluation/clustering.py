@@ -1,4 +1,4 @@
-"""Figures of discovered classes against true labels (AnomalyNCD section 4.1).
+"""Metrics of discovered classes against true labels (AnomalyNCD section 4.1).
 
 Labels and clusters may be any sortable values of one kind, integers or strings; every sample
 counts once. Maps and boxes are measured in `pipeline.evaluation.localization`.
@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import linear_sum_assignment
-from scipy.stats import rankdata
-from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, roc_auc_score
+from sklearn.metrics.cluster import contingency_matrix
 
 
 @dataclass(frozen=True)
@@ -46,17 +46,26 @@ def contingency(true: ArrayLike, predicted: ArrayLike) -> Contingency:
     t, p = np.asarray(true), np.asarray(predicted)
     if t.ndim != 1 or t.shape != p.shape or not len(t):
         raise ValueError(f"need labels and clusters (N,) of N > 0 images, not {t.shape}, {p.shape}")
-    classes, row = np.unique(t, return_inverse=True)
-    clusters, column = np.unique(p, return_inverse=True)
-    cells = np.bincount(row * len(clusters) + column, minlength=len(classes) * len(clusters))
-    return Contingency(classes, clusters, cells.reshape(len(classes), -1).astype(np.int64))
+    return Contingency(np.unique(t), np.unique(p), contingency_matrix(t, p))
 
 
 def match_clusters(true: ArrayLike, predicted: ArrayLike) -> dict[Any, Any]:
-    """Return {cluster: class}, the one-to-one matching with most samples agreeing (Hungarian).
+    """Match clusters one to one with classes, most samples agreeing (Hungarian algorithm).
 
-    With more clusters than classes the surplus clusters are absent; with fewer, some classes are.
-    Of equally good matchings one is taken, the same for the same sorted names.
+    Parameters
+    ----------
+    true, predicted
+        (N,) sortable values of one kind each, N > 0.
+
+    Returns
+    -------
+    {cluster: class}. With more clusters than classes the surplus clusters are absent; with fewer,
+    some classes are. Of equally good matchings one is taken, the same for the same sorted names.
+
+    Examples
+    --------
+    >>> match_clusters(["bent", "bent", "good"], [1, 1, 0])
+    {1: 'bent', 0: 'good'}
     """
     table = contingency(true, predicted)
     rows, columns = linear_sum_assignment(table.counts, maximize=True)
@@ -65,7 +74,24 @@ def match_clusters(true: ArrayLike, predicted: ArrayLike) -> dict[Any, Any]:
 
 
 def clustering_scores(true: ArrayLike, predicted: ArrayLike) -> ClusteringScores:
-    """Return NMI, ARI and F1 over all samples; those of unmatched clusters count as wrong."""
+    """Return NMI, ARI and F1 of clusters against true classes (AnomalyNCD section 4.1).
+
+    Parameters
+    ----------
+    true, predicted
+        (N,) sortable values of one kind each, N > 0.
+
+    Returns
+    -------
+    Scores over all samples. F1 is that of the best one-to-one matching; samples of unmatched
+    clusters count as wrong.
+
+    Examples
+    --------
+    >>> scores = clustering_scores(["a", "a", "b", "b"], [1, 1, 0, 2])
+    >>> round(scores.nmi, 3), round(scores.ari, 3), scores.f1
+    (0.8, 0.571, 0.75)
+    """
     counts = contingency(true, predicted).counts
     rows, columns = linear_sum_assignment(counts, maximize=True)
     return ClusteringScores(
@@ -95,20 +121,37 @@ def normal_precision_recall(
 
 
 def image_auroc(anomalous: ArrayLike, scores: ArrayLike) -> float | None:
-    """Return the probability that an anomalous image scores above a normal one, ties counting half.
+    """Return the image AUROC: how often an anomalous image scores above a normal one.
 
-    `anomalous` (N,) bool, `scores` (N,) finite. None when either kind is missing.
+    Parameters
+    ----------
+    anomalous
+        (N,) bool.
+    scores
+        (N,) finite. Ties count half.
+
+    Returns
+    -------
+    In [0, 1]; None when either kind of image is missing.
+
+    Raises
+    ------
+    ValueError
+        For other shapes, and a score that is not finite.
+
+    Examples
+    --------
+    >>> image_auroc([True, True, False, False], [0.9, 0.4, 0.4, 0.1])
+    0.875
     """
     positive, s = np.asarray(anomalous, bool), np.asarray(scores, np.float64)
     if positive.ndim != 1 or positive.shape != s.shape:
         raise ValueError(f"{positive.shape} labels for {s.shape} scores")
     if not np.all(np.isfinite(s)):
         raise ValueError("a score is not finite")
-    n = int(positive.sum())
-    pairs = n * (len(s) - n)
-    if pairs == 0:
+    if positive.all() or not positive.any():
         return None
-    return float((rankdata(s)[positive].sum() - n * (n + 1) / 2) / pairs)
+    return float(roc_auc_score(positive, s))
 
 
 def mean_figures(figures: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.clustering.normal_images import known_normal
-from pipeline.config.params import ConfigError, Predict, Train
+from pipeline.config.params import ConfigError, Predict, Train, Views
 from pipeline.curation.names import ClassNames, names_for, run_of
 from pipeline.exports.files import refuse_existing
 from pipeline.exports.model_files import Runner, model_writer
 from pipeline.exports.modules import HeadsNetwork, MixtureNetwork
 from pipeline.io.files import replacing
-from pipeline.io.networks import crop_arrays, load_classifier, load_vit, masking, trained_section
+from pipeline.io.networks import crop_arrays, load_classifier, load_vit, masking, trained_sections
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.region_classifier import JSON, RegionModel, check_network, load_region_model
 from pipeline.io.region_table import read_regions_and_crops
@@ -35,7 +35,7 @@ _BATCH = 32
 
 
 @dataclass(frozen=True)
-class Views:
+class PlainViews:
     """Plain views of crops, with the run's probabilities of their classes.
 
     `images` float32 (Q, 3, S, S), `masks` float32 (Q, S, S), `probabilities` float32 (Q, C).
@@ -79,15 +79,15 @@ def write_network(category: str, out: Path, paths: ArtifactPaths, names: Path) -
     model, stored = load_region_model(folder)
     check_network(paths, category)
     options = parse_stored(folder / JSON, "params.predict", Predict, stored["predict"])
-    section = trained_section(paths, category)
-    network = _load(category, paths, section, model, options)
-    views, n_classes = _views(category, paths, section.image_size, model, options)
+    train, views = trained_sections(paths, category)
+    network = _load(category, paths, train, views, model, options)
+    crops, n_classes = _views(category, paths, views.image_size, model, options)
     with replacing(out) as temporary:
-        comparison = _compare(write(network, section.image_size, temporary), views)
+        comparison = _compare(write(network, views.image_size, temporary), crops)
     description = {
         "category": category,
         "run": run_of(paths, category),
-        **_usage(section.image_size, options, model, class_names, n_classes),
+        **_usage(views.image_size, options, model, class_names, n_classes),
         **comparison,
     }
     write_json(description_path, description)
@@ -127,9 +127,14 @@ def _usage(
 
 
 def _load(
-    category: str, paths: ArtifactPaths, section: Train, model: RegionModel, options: Predict
+    category: str,
+    paths: ArtifactPaths,
+    train: Train,
+    views: Views,
+    model: RegionModel,
+    options: Predict,
 ) -> HeadsNetwork | MixtureNetwork:
-    vit = load_vit(paths, image_size=section.image_size)
+    vit = load_vit(paths, image_size=views.image_size)
     network: HeadsNetwork | MixtureNetwork
     empty_is_normal = options.normal != "none"
     if model.vote is not None and model.space is not None:
@@ -139,16 +144,16 @@ def _load(
         )
     else:
         block, heads, trained = load_classifier(
-            paths.train(category), vit, fold_layerscale=section.fold_layerscale
+            paths.train(category), vit, fold_layerscale=train.fold_layerscale
         )
         network = HeadsNetwork(
             vit,
             block,
             heads,
-            masking(section),
+            masking(views),
             head=int(trained["head"]),
             n_base=int(trained["n_base_classes"]),
-            temperature=section.student_temperature,
+            temperature=train.student_temperature,
             empty_is_normal=empty_is_normal,
         )
     return network.eval().requires_grad_(False)
@@ -156,7 +161,7 @@ def _load(
 
 def _views(
     category: str, paths: ArtifactPaths, size: int, model: RegionModel, options: Predict
-) -> tuple[Views, int]:
+) -> tuple[PlainViews, int]:
     """Return at most `_COMPARED` views, evenly spread, and the number of classes.
 
     Left out are crops that the run called normal by score or area, and masks that only the centre
@@ -176,7 +181,7 @@ def _views(
     insides = [mask.astype(np.float32) for _, mask in pairs]
     probabilities = np.stack([np.asarray(p, np.float32) for p in regions["probabilities"]])
     usable = np.array([mask.any() or options.normal == "none" for mask in insides], np.bool_)
-    views = Views(
+    views = PlainViews(
         np.array(pixels, np.float32).reshape(-1, 3, size, size)[usable],
         np.array(insides, np.float32).reshape(-1, size, size)[usable],
         probabilities[chosen][usable],
@@ -184,7 +189,7 @@ def _views(
     return views, probabilities.shape[1]
 
 
-def _compare(run: Runner, views: Views) -> dict[str, Any]:
+def _compare(run: Runner, views: PlainViews) -> dict[str, Any]:
     """Compare the probabilities of the file with the run's.
 
     Raises `ConfigError` if they differ by more than `TOLERANCE` in the mean.

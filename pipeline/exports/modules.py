@@ -20,10 +20,10 @@ from pipeline.clustering.ensemble import Mixture, MixtureEnsemble
 from pipeline.mgvit.attention import (
     ClassBlock,
     frozen_tokens,
-    normalization,
     patch_keep,
     visible_keys,
 )
+from pipeline.mgvit.backbone import Normalise
 from pipeline.mgvit.heads import MultiHead
 from pipeline.mgvit.tokens import Masking
 
@@ -35,15 +35,7 @@ class _Classifier(nn.Module):
         super().__init__()
         self.vit, self.empty_is_normal = vit, empty_is_normal
         self.patch = int(vit.patch_embed.patch_size[0])
-        mean, std = normalization(vit)
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255)
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255)
-
-    def pixels(self, image: Tensor) -> Tensor:
-        """Return the normalised image."""
-        return (image - self.mean) / self.std
+        self.normalise = Normalise(vit)
 
     def answer(self, probabilities: Tensor, mask: Tensor) -> Tensor:
         """Return `probabilities` (B, C), with `empty_is_normal` class 0 for empty masks."""
@@ -80,7 +72,7 @@ class HeadsNetwork(_Classifier):
         keep = patch_keep(mask, self.patch, threshold=options.threshold)  # (B, P)
         tokens = frozen_tokens(
             self.vit,
-            self.pixels(image),
+            self.normalise(image),
             keep,
             mask_on=options.mask_on,
             mask_layers=options.mask_layers,
@@ -119,7 +111,7 @@ class MixtureNetwork(_Classifier):
         The product of two embeddings is the mean over layers of the cosines of their descriptors.
         """
         weights = patch_weights(mask, self.patch)  # (B, P)
-        pooled = pool(self.vit, self.layers, self.pixels(image), weights)  # (B, L, D)
+        pooled = pool(self.vit, self.layers, self.normalise(image), weights)  # (B, L, D)
         directions = F.normalize(pooled - self.centre, dim=-1, eps=1e-9)
         descriptors = directions / self.spread[:, None]
         parts = [mixture(descriptors) for mixture in self.mixtures]  # each (B, k)
@@ -136,8 +128,8 @@ class _Responsibilities(nn.Module):
     def __init__(self, mixture: Mixture) -> None:
         super().__init__()
         self.layer = mixture.layer
-        projection = mixture.axes.T @ mixture.precision  # (D, d)
-        centres = mixture.mean @ projection + mixture.centres @ mixture.precision  # (k, d)
+        projection = mixture.axes.T @ mixture.precision_cholesky  # (D, d)
+        centres = mixture.mean @ projection + mixture.centres @ mixture.precision_cholesky  # (k, d)
         self.projection: Tensor
         self.centres: Tensor
         self.log_weights: Tensor

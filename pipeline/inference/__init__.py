@@ -1,1 +1,24 @@
-"""From images to classes of regions."""
+"""From images to anomaly maps, regions and classes: for stages, commands and other programs.
+
+from pipeline.inference import load_classifier
+classifier = load_classifier("data", "metal")
+result = classifier(images)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.inference.new_images import Classification, ImageClassifier, load_classifier
+
+__all__ = ["Classification", "ImageClassifier", "load_classifier"]
+
+
+def __getattr__(name: str) -> object:
+    """Import what is exported when it is asked for: torch would make commands start slowly."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from pipeline.inference import new_images
+
+    return getattr(new_images, name)

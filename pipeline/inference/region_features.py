@@ -11,24 +11,28 @@ from numpy.typing import NDArray
 
 from pipeline.clustering.descriptors import PooledTokens
 from pipeline.clustering.normal_images import NormalRule, known_normal, normal_limit
-from pipeline.config.params import Train
-from pipeline.io.networks import Autocast, choose_device, crop_arrays, load_vit
+from pipeline.config.params import Compute
+from pipeline.io.devices import Autocast, choose_device
+from pipeline.io.networks import crop_arrays, load_vit
 from pipeline.io.paths import ArtifactPaths
 from pipeline.progress import track
 
 
 def pooled_tokens(
-    paths: ArtifactPaths, category: str, train: Train, layers: Sequence[int]
+    paths: ArtifactPaths,
+    category: str,
+    compute: Compute,
+    layers: Sequence[int],
+    *,
+    image_size: int,
 ) -> NDArray[np.float32]:
     """Return the tokens (M, L, D) of the sub-images, averaged under their masks."""
-    device = choose_device(train.device)
-    vit = load_vit(paths, image_size=train.image_size)
-    autocast = Autocast(device, train.precision)
+    device = choose_device(compute.device)
+    vit = load_vit(paths, image_size=image_size)
+    autocast = Autocast(device, compute.dtype)
     pooling = PooledTokens(vit, layers, device=device, autocast=autocast)
     with track(f"describing {category}") as progress:
-        return pooling.over(
-            *crop_arrays(paths.crops(category)), size=train.image_size, progress=progress
-        )
+        return pooling.over(*crop_arrays(paths.crops(category)), size=image_size, progress=progress)
 
 
 def normal_of_set(

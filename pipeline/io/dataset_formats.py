@@ -87,7 +87,7 @@ def scan_folder(
         Images of these labels are rejected first; their masks are not listed.
     normal_list
         A text file, relative to `root`, with one file name or relative path of a normal reference
-        per line (None: `NORMAL_LIST`, if it exists).
+        per line (None: `NORMAL_LIST`, if it exists; empty: no list).
     normal_root
         A further folder of normal references; if it lies inside `root`, its images are not queries.
 
@@ -234,6 +234,8 @@ class _Listing:
 
 
 def _normal_names(root: Path, normal_list: str | None) -> _Listing | None:
+    if normal_list == "":
+        return None
     path = root / (normal_list or NORMAL_LIST)
     if not path.is_file():
         if normal_list is None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from pipeline.io.dataset_formats import (
     DatasetError,
@@ -24,6 +24,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _CAMERA_BITS = (8, 10, 12)
+_DUPLICATE = "the same bytes as another file"
 _WORKERS = min(4, os.cpu_count() or 1)
 
 
@@ -41,19 +42,31 @@ class Sample:
     mask: str | None
 
 
+class Rejected(NamedTuple):
+    """A file that is not used and why; `duplicate_of` is the file that is used in its place."""
+
+    path: str
+    reason: str
+    duplicate_of: str | None = None
+
+    def sentence(self) -> str:
+        """Return the reason for people to read."""
+        if self.duplicate_of is None:
+            return self.reason
+        return f"the same bytes as {self.duplicate_of}, which is used"
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Samples in the order of their ids, which is independent of path and label; rejected by path.
 
-    `duplicates` maps each rejected copy of a used file to the path of that file. `largest` is the
-    largest value in all 16-bit grey images; None if there are none.
+    `largest` is the largest value in all 16-bit grey images; None if there are none.
     """
 
     layout: str
     samples: tuple[Sample, ...]
-    rejected: tuple[tuple[str, str], ...]
+    rejected: tuple[Rejected, ...]
     largest: int | None = None
-    duplicates: Mapping[str, str] = field(default_factory=dict)
 
     def split(self, name: Split) -> list[Sample]:
         """Return the samples of one split, in order."""
@@ -102,9 +115,9 @@ def collect(
         normal_list=normal_list,
         normal_root=normal_root,
     )
-    rejected = list(scan.rejected)
+    rejected = [Rejected(*row) for row in scan.rejected]
     infos = _parallel(lambda entry: _inspect(root, entry, bits), scan.entries, progress)
-    samples, duplicates = _unique(scan.entries, infos, rejected)
+    samples = _unique(scan.entries, infos, rejected)
     samples = _with_sound_masks(root, samples, rejected)
     if not any(sample.split == "query" for sample in samples):
         raise DatasetError(_no_queries(root, scan, rejected))
@@ -115,7 +128,6 @@ def collect(
         tuple(samples),
         tuple(sorted(rejected)),
         largest=max(wide, default=None),
-        duplicates=duplicates,
     )
 
 
@@ -130,11 +142,6 @@ def unused_bits(largest: int | None, bits: int) -> str | None:
     )
 
 
-def same_bytes(path: str) -> str:
-    """Return the reason for rejecting a duplicate of the file `path`."""
-    return f"the same bytes as {path}, which is used"
-
-
 def _inspect(root: Path, entry: Entry, bits: int) -> ImageInfo | str:
     try:
         return inspect_image(root / entry.path, bits)
@@ -143,23 +150,18 @@ def _inspect(root: Path, entry: Entry, bits: int) -> ImageInfo | str:
 
 
 def _unique(
-    entries: Iterable[Entry], infos: Iterable[ImageInfo | str], rejected: list[tuple[str, str]]
-) -> tuple[list[Sample], dict[str, str]]:
-    """Keep one sample per id; add the others, and unreadable files, to `rejected`.
-
-    Returns the samples, and for the path of each duplicate the path that is kept.
-    """
+    entries: Iterable[Entry], infos: Iterable[ImageInfo | str], rejected: list[Rejected]
+) -> list[Sample]:
+    """Keep one sample per id; add the others, and unreadable files, to `rejected`."""
     kept: dict[str, Sample] = {}
-    duplicates: dict[str, str] = {}
     pairs = sorted(
         zip(entries, infos, strict=True), key=lambda p: (p[0].split != "query", p[0].path)
     )
     for entry, info in pairs:
         if isinstance(info, str):
-            rejected.append((entry.path, info))
+            rejected.append(Rejected(entry.path, info))
         elif info.sample_id in kept:
-            duplicates[entry.path] = kept[info.sample_id].path
-            rejected.append((entry.path, same_bytes(kept[info.sample_id].path)))
+            rejected.append(Rejected(entry.path, _DUPLICATE, kept[info.sample_id].path))
         else:
             kept[info.sample_id] = Sample(
                 sample_id=info.sample_id,
@@ -171,18 +173,18 @@ def _unique(
                 label=entry.label,
                 mask=entry.mask,
             )
-    return list(kept.values()), duplicates
+    return list(kept.values())
 
 
 def _with_sound_masks(
-    root: Path, samples: Sequence[Sample], rejected: list[tuple[str, str]]
+    root: Path, samples: Sequence[Sample], rejected: list[Rejected]
 ) -> list[Sample]:
     """Remove unusable masks from their samples and add them to `rejected`."""
     problems = _parallel(lambda sample: _mask_problem(root, sample), samples, silent)
     sound: list[Sample] = []
     for sample, problem in zip(samples, problems, strict=True):
         if sample.mask is not None and problem is not None:
-            rejected.append((sample.mask, problem))
+            rejected.append(Rejected(sample.mask, problem))
             sample = replace(sample, mask=None)
         sound.append(sample)
     return sound
@@ -203,8 +205,8 @@ def _mask_problem(root: Path, sample: Sample) -> str | None:
     )
 
 
-def _no_queries(root: Path, scan: Scan, rejected: Sequence[tuple[str, str]]) -> str:
-    shown = "".join(f"\n  {path}: {reason}" for path, reason in sorted(rejected)[:5])
+def _no_queries(root: Path, scan: Scan, rejected: Sequence[Rejected]) -> str:
+    shown = "".join(f"\n  {row.path}: {row.sentence()}" for row in sorted(rejected)[:5])
     files = f" {len(rejected)} files were rejected, among them:{shown}\n" if shown else " "
     return (
         f"{root} holds no usable query image (read as layout {scan.layout!r}).{files}{understood()}"

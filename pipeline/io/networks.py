@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +9,10 @@ import torch
 import zarr
 from timm.models.vision_transformer import VisionTransformer
 
-from pipeline.config.params import ConfigError, Precision, Train
+from pipeline.config.params import Compute, Train, Views
 from pipeline.io.arrays import open_arrays
 from pipeline.io.backbone_weights import load_saved_vit
+from pipeline.io.devices import Autocast, choose_device
 from pipeline.io.paths import ArtifactError, ArtifactPaths, damaged
 from pipeline.io.stored import (
     check_sha256,
@@ -24,7 +23,7 @@ from pipeline.io.stored import (
     write_tensors,
 )
 from pipeline.io.tables import write_json
-from pipeline.mgvit.attention import ClassBlock, autocast_for
+from pipeline.mgvit.attention import ClassBlock
 from pipeline.mgvit.augmentation import Augmentations
 from pipeline.mgvit.heads import MultiHead
 from pipeline.mgvit.network import Network
@@ -37,29 +36,18 @@ _FIELDS = {
     "n_base_classes": (int,),
     "n_classes": (int,),
     "params.train": (dict,),
+    "params.views": (dict,),
 }
 
 
-def choose_device(name: str) -> torch.device:
-    """Return the device of `train.device`: 'auto' is CUDA where there is one, else the CPU."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"train.device: {name!r} cannot be used here ({error})") from error
-    return device
+def masking(views: Views) -> Masking:
+    """Return the masking that section `views` asks for."""
+    return Masking(views.image_size, views.mask_on, views.mask_layers, views.mask_threshold)
 
 
-def masking(train: Train) -> Masking:
-    """Return the masking that section `train` asks for."""
-    return Masking(train.image_size, train.mask_on, train.mask_layers, train.mask_threshold)
-
-
-def augmentations(train: Train) -> Augmentations:
-    """Return the augmentations that section `train` asks for."""
-    return Augmentations(**train.augment.model_dump())
+def augmentations(views: Views) -> Augmentations:
+    """Return the augmentations that section `views` asks for."""
+    return Augmentations(**views.augment.model_dump())
 
 
 def load_vit(paths: ArtifactPaths, *, image_size: int) -> VisionTransformer:
@@ -67,25 +55,13 @@ def load_vit(paths: ArtifactPaths, *, image_size: int) -> VisionTransformer:
     return load_saved_vit(paths.backbone(), image_size=image_size)
 
 
-def load_blocks(paths: ArtifactPaths, train: Train) -> FrozenBlocks:
-    """Return the frozen blocks of the backbone on the device of section `train`."""
-    device = choose_device(train.device)
-    vit = load_vit(paths, image_size=train.image_size)
+def load_blocks(paths: ArtifactPaths, views: Views, compute: Compute) -> FrozenBlocks:
+    """Return the frozen blocks of the backbone, as the sections `views` and `compute` ask for."""
+    device = choose_device(compute.device)
+    vit = load_vit(paths, image_size=views.image_size)
     return FrozenBlocks(
-        vit, masking(train), device=device, autocast=Autocast(device, train.precision)
+        vit, masking(views), device=device, autocast=Autocast(device, compute.dtype)
     )
-
-
-@dataclass(frozen=True)
-class Autocast:
-    """Enter the autocast of a device and precision; can be entered again and again."""
-
-    device: torch.device
-    precision: Precision
-
-    def __call__(self) -> AbstractContextManager[object]:
-        """Return a new context manager."""
-        return autocast_for(self.device, self.precision)
 
 
 def crop_arrays(folder: Path) -> tuple[zarr.Array, zarr.Array]:
@@ -117,11 +93,12 @@ def read_description(folder: Path) -> dict[str, Any]:
     return read_object(folder / JSON, _FIELDS)
 
 
-def trained_section(paths: ArtifactPaths, category: str) -> Train:
-    """Return section `train` as it was when the model was trained."""
-    folder = paths.train(category)
-    content = read_description(folder)["params"]["train"]
-    return parse_stored(folder / JSON, "params.train", Train, content)
+def trained_sections(paths: ArtifactPaths, category: str) -> tuple[Train, Views]:
+    """Return the sections `train` and `views` as they were when the model was trained."""
+    path = paths.train(category) / JSON
+    content = read_description(path.parent)["params"]
+    train = parse_stored(path, "params.train", Train, content["train"])
+    return train, parse_stored(path, "params.views", Views, content["views"])
 
 
 def load_classifier(

@@ -28,7 +28,7 @@ from pipeline.io.tables import read_metadata, write_json
 
 JSON = "classifier.json"
 TENSORS = "classifier.safetensors"
-_MIXTURE = ("mean", "axes", "centres", "precision", "log_weights")
+_MIXTURE = ("mean", "axes", "centres", "precision_cholesky", "log_weights")
 _FIELDS = {
     "score_limit": (*NUMBER, NONE),
     "known_limit": (*NUMBER, NONE),
@@ -61,7 +61,7 @@ def save_region_model(
 
     `network` is the SHA-256 of the trained parameters that the regions were seen by.
     """
-    tensors: dict[str, NDArray[Any]] = {"known": model.known.directions.astype(np.float16)}
+    tensors: dict[str, NDArray[Any]] = {"known": model.known.unit_descriptors.astype(np.float16)}
     if model.space is not None and model.vote is not None:
         tensors |= {"space.mean": model.space.mean, "space.spread": model.space.spread}
         tensors["votes"] = model.vote.votes

@@ -69,6 +69,12 @@ def read_metadata(path: Path) -> dict[str, Any]:
         raise damaged(path, f"not a readable Parquet file ({error})") from error
 
 
+def params_of(path: Path) -> dict[str, Any]:
+    """Return the sections of params.yaml that a table was made with, as its metadata keep them."""
+    sections: dict[str, Any] = read_metadata(path).get("params") or {}
+    return sections
+
+
 def image_bits(manifest: Path) -> int:
     """Return the significant bits of a category's 16-bit images, from its manifest."""
     return int(read_metadata(manifest / "images.parquet").get("bits", 16))

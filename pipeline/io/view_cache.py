@@ -8,28 +8,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config.params import Train
+from pipeline.config.params import Compute, Views
 from pipeline.io.paths import ArtifactError, ArtifactPaths, damaged, missing
 from pipeline.io.stored import read_object, sha256_of
 from pipeline.mgvit.tokens import RaggedTokens
 
 OFFSETS, TOKENS, JSON = "offsets.npy", "tokens.bin", "views.json"
-_SETTINGS = {
-    "image_size",
-    "mask_on",
-    "mask_layers",
-    "mask_threshold",
-    "view_seed",
-    "augment",
-    "precision",
-}
 
 
-def sources(category: str, train: Train, paths: ArtifactPaths) -> dict[str, Any]:
+def sources(category: str, views: Views, compute: Compute, paths: ArtifactPaths) -> dict[str, Any]:
     """Return the settings and hashes that the views of a category depend on, as JSON values."""
     return {
-        "views": train.views,
-        "settings": train.model_dump(mode="json", by_alias=True, include=_SETTINGS),
+        "views": views.count,
+        "settings": {**views.to_json(), "dtype": compute.dtype},
         "backbone": sha256_of(paths.backbone() / "backbone.json"),
         "base": sha256_of(paths.base() / "crops.parquet"),
         "crops": sha256_of(paths.crops(category) / "crops.parquet"),

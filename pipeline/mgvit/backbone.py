@@ -125,17 +125,33 @@ def normalization(vit: VisionTransformer | str) -> tuple[RGB, RGB]:
     return (float(r), float(g), float(b)), (float(r_std), float(g_std), float(b_std))
 
 
+class Normalise(nn.Module):
+    """Pixels (B, 3, S, S) float32 from 0 to 255 -> the range that the weights of `vit` want."""
+
+    def __init__(self, vit: VisionTransformer) -> None:
+        super().__init__()
+        mean, std = normalization(vit)
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Subtract the mean of each channel and divide by its deviation."""
+        return (pixels - self.mean) / self.std
+
+
 def _config(name: str) -> dict[str, Any]:
     """Return timm's description of a model with these weights, or raise ValueError."""
     try:
-        found = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+        cfg = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     except RuntimeError:  # a known architecture with an unknown tag
-        found = None
-    if found is None:
+        cfg = None
+    if cfg is None:
         raise ValueError(
             f"{name!r} is not a timm model (see timm.list_models('vit*', pretrained=True))"
         )
-    config: dict[str, Any] = found.to_dict()
+    config: dict[str, Any] = cfg.to_dict()
     return config
 
 
@@ -145,18 +161,16 @@ def forward_features(
     """Return patch tokens (B, P, D) after each of the 0-based `layers`, in their order, without
     the final norm, and the class tokens (B, D) after the last layer and the final norm.
 
-    Nothing is masked. Raises ValueError for a layer that the model does not have.
+    Nothing is masked. Raises ValueError for no layers, or one that the model does not have.
     """
     depth = len(vit.blocks)
-    if any(not 0 <= layer < depth for layer in layers):
+    if not layers or not 0 <= min(layers) <= max(layers) < depth:
         raise ValueError(f"layers {list(layers)}: this backbone has the layers 0 to {depth - 1}")
-    tokens = embed(vit, images)  # (B, N, D)
-    found: dict[int, Tensor] = {}
-    for i, block in enumerate(vit.blocks):
-        tokens = block(tokens)
-        if i in layers:
-            found[i] = tokens[:, vit.num_prefix_tokens :]  # (B, P, D)
-    return [found[layer] for layer in layers], final_norm(vit)(tokens[:, 0])
+    rising = sorted(set(layers))
+    tokens, patches = vit.forward_intermediates(images, indices=rising, output_fmt="NLC")
+    by_layer = dict(zip(rising, patches, strict=True))  # each (B, P, D)
+    # Models that average patches leave the final norm to `fc_norm`; it is the identity in others.
+    return [by_layer[layer] for layer in layers], vit.fc_norm(tokens[:, 0])
 
 
 def final_norm(vit: VisionTransformer) -> nn.Module:

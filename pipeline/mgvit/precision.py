@@ -1,4 +1,4 @@
-"""Which precision the frozen blocks run in."""
+"""The dtype that the frozen blocks compute in, and that patch tokens are kept in."""
 
 from __future__ import annotations
 
@@ -7,19 +7,32 @@ from typing import Literal
 
 import torch
 
+Dtype = Literal["auto", "float32", "bfloat16"]
 
-def autocast_for(
-    device: torch.device, precision: Literal["auto", "float32", "bfloat16"]
-) -> AbstractContextManager[object]:
+
+def autocast_for(device: torch.device, dtype: Dtype) -> AbstractContextManager[object]:
     """Return the autocast context for a device: bfloat16 products, or nothing for float32.
 
     'auto' is bfloat16 where it is faster: CUDA since Ampere and CPUs with AMX, else float32 (with
     AVX512-BF16 alone a ViT-S ran at 12.5 images/s instead of 18). Weights and the residual stream
     stay float32: bfloat16 weights gained 5 % and cost accuracy.
     """
-    if precision == "bfloat16" or (precision == "auto" and _has_bfloat16(device)):
+    if uses_bfloat16(device, dtype):
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext()
+
+
+def uses_bfloat16(device: torch.device, dtype: Dtype) -> bool:
+    """Tell whether `autocast_for` computes products in bfloat16."""
+    return dtype == "bfloat16" or (dtype == "auto" and _has_bfloat16(device))
+
+
+def stores_half(device: torch.device, dtype: Dtype) -> bool:
+    """Tell whether patch tokens are kept in float16.
+
+    They are where products are in bfloat16, but for 'auto' on a CPU, where float32 costs no time.
+    """
+    return uses_bfloat16(device, dtype) and (dtype == "bfloat16" or device.type != "cpu")
 
 
 def _has_bfloat16(device: torch.device) -> bool:

@@ -17,15 +17,16 @@ from numpy.typing import NDArray
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from pipeline.mgvit.attention import MaskOn, frozen_tokens, normalization, patch_keep, visible_keys
+from pipeline.mgvit.attention import MaskOn, frozen_tokens, patch_keep, visible_keys
 from pipeline.mgvit.augmentation import (
     Augmentations,
+    GreyMask,
     Image,
-    Mask,
     augmented_view,
     plain_view,
     view_rng,
 )
+from pipeline.mgvit.backbone import Normalise
 from pipeline.progress import Progress, silent
 
 Index = NDArray[np.int64]
@@ -128,15 +129,13 @@ class FrozenBlocks:
         self.masking = masking
         self.device = device
         self.autocast = autocast
-        mean, std = normalization(vit)
-        self._mean = torch.tensor(mean, device=device).view(1, 3, 1, 1) * 255
-        self._std = torch.tensor(std, device=device).view(1, 3, 1, 1) * 255
+        self._normalise = Normalise(vit).to(device)
 
     @torch.inference_mode()
     def __call__(self, images: NDArray[np.uint8], masks: NDArray[np.float32]) -> RaggedTokens:
         """Return the visible tokens of views: images (B, S, S, 3), masks (B, S, S) in [0, 1]."""
         pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float()
-        pixels = (pixels - self._mean) / self._std  # (B, 3, S, S)
+        pixels = self._normalise(pixels)  # (B, 3, S, S)
         keep = patch_keep(
             torch.from_numpy(masks).to(self.device),
             self.vit.patch_embed.patch_size[0],
@@ -187,13 +186,15 @@ class FreshViews:
         return concatenate(parts).gather(np.arange(len(rows)))
 
 
-def blocks_of(items: list[tuple[Image, Mask]], size: int) -> Iterator[list[tuple[Image, Mask]]]:
+def blocks_of(
+    items: list[tuple[Image, GreyMask]], size: int
+) -> Iterator[list[tuple[Image, GreyMask]]]:
     """Cut a list into pieces of at most `size`."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
 
 
-def stack(views: list[tuple[Image, Mask]]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+def stack(views: list[tuple[Image, GreyMask]]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Stack views into images (B, S, S, 3) and masks (B, S, S)."""
     return np.stack([image for image, _ in views]), np.stack([mask for _, mask in views])
 
@@ -223,7 +224,7 @@ def iter_augmented(
     arrays can share one numbering.
     """
     total = images.shape[0]
-    pending: list[tuple[Image, Mask]] = []
+    pending: list[tuple[Image, GreyMask]] = []
     for i in range(total):
         image, mask = images[i], masks[i]
         for view in range(n_views):

@@ -26,10 +26,25 @@ class Regions:
 
 
 def find_regions(mask: NDArray[np.bool_]) -> Regions:
-    """Find the 8-connected regions of a mask (H, W) bool, ordered by y0, then x0 of the boxes.
+    """Find the 8-connected regions of a mask.
 
-    A component inside the hole of another is not separate: it belongs to that region and counts in
-    its area, holes do not. An empty mask has no regions.
+    Parameters
+    ----------
+    mask
+        (H, W) bool.
+
+    Returns
+    -------
+    Regions ordered by y0, then x0 of their boxes; none for an empty mask. A component inside the
+    hole of another is not separate: it belongs to that region and counts in its area, holes do not.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> mask = np.zeros((8, 8), bool)
+    >>> mask[1:3, 1:4] = mask[5, 6] = True
+    >>> find_regions(mask).boxes.tolist()
+    [[1, 1, 4, 3], [6, 5, 7, 6]]
     """
     _check_mask(mask)
     background = np.pad(~mask, 1, constant_values=True).view(np.uint8)
@@ -52,21 +67,49 @@ def region_squares(
     merge_distance: float = 0.01,
     keep: int | None = None,
 ) -> Ints:
-    """Return the squares (K, 3) to cut around the regions of a mask (H, W), K >= 1.
+    """Return the squares to cut around the regions of a mask (AnomalyNCD section 3.2).
 
     With L the longer side of the image, each region gets the square of side 2r around the centre of
     its box (rounded down), r = min(max(int((1 + padding) / 2 * longer side of the box),
     int(smallest_side / 2 * L)), int(L / 2)) but at least 1, shifted inside (`shift_inside`).
-    Squares less than `merge_distance` * L apart (the gap between their edges, 0 where they overlap;
-    a `merge_distance` of 0 merges nothing) are merged in connected groups: each group gets the
-    smallest square around all of its squares, shifted inside. Of these the `keep` with the largest
-    mask area stay (None: all).
-
     Rounding down can leave out a pixel row or column at the end of a region with an odd number of
     pixels where `padding` adds less than one and `smallest_side` does not help, or in a region as
-    long as the image. The largest comes first; equal ones are ordered by y0, then x0. A mask
-    without regions gives one square that holds the whole image (`whole_image`). Raises ValueError
-    for negative options or a `keep` below 1.
+    long as the image.
+
+    Parameters
+    ----------
+    mask
+        (H, W) bool.
+    padding
+        Part of the longer side of a region's box that its square is larger.
+    smallest_side
+        Smallest side of a square, as part of L.
+    merge_distance
+        Squares with a smaller gap between their edges, as part of L, are merged in connected
+        groups: each group gets the smallest square around all of its squares, shifted inside.
+        0 merges nothing; overlapping squares have a gap of 0.
+    keep
+        So many squares with the largest mask area stay; None: all.
+
+    Returns
+    -------
+    (K, 3) int64 of x0, y0, side, K >= 1, the largest mask area first; equal ones are ordered by y0,
+    then x0. A mask without regions gives one square that holds the whole image (`whole_image`).
+
+    Raises
+    ------
+    ValueError
+        For negative options, a `keep` below 1, and a mask that is not bool (H, W).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> mask = np.zeros((100, 120), bool)
+    >>> mask[10:30, 20:60] = True
+    >>> region_squares(mask, padding=0.1, smallest_side=0.2).tolist()
+    [[18, 0, 44]]
+    >>> region_squares(np.zeros((100, 120), bool)).tolist()
+    [[0, -10, 120]]
     """
     _check_options(padding, smallest_side, merge_distance, keep)
     regions = find_regions(mask)
@@ -109,11 +152,34 @@ def area_px(mask: NDArray[np.bool_], square: Ints) -> int:
 def cut(
     image: NDArray[np.uint8], mask: NDArray[np.bool_], square: Ints, *, size: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Cut a square (3,) out of an image (H, W, 3) and its mask (H, W) and bring both to `size`.
+    """Cut a square out of an image and its mask, and resize both.
 
-    Returns the image uint8 (size, size, 3), averaged over areas when it shrinks and bilinear when
-    it grows, and the mask uint8 (size, size) in {0, 1}, nearest neighbour. Zero outside the image.
-    Raises ValueError if image and mask differ in size or the square has no side.
+    Parameters
+    ----------
+    image, mask
+        (H, W, 3) uint8 and (H, W) bool.
+    square
+        (3,) int64 of x0, y0, side; what lies outside the image is zero.
+    size
+        Side of the result in pixels.
+
+    Returns
+    -------
+    The image uint8 (size, size, 3), averaged over areas when it shrinks and bilinear when it grows,
+    and the mask uint8 (size, size) in {0, 1}, nearest neighbour.
+
+    Raises
+    ------
+    ValueError
+        If image and mask differ in size, or the square has no side.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> image, mask = np.full((10, 12, 3), 7, np.uint8), np.ones((10, 12), bool)
+    >>> crop, crop_mask = cut(image, mask, np.array([-2, 0, 8]), size=8)
+    >>> crop[0, :4, 0].tolist(), int(crop_mask.sum())
+    ([0, 0, 7, 7], 48)
     """
     if image.ndim != 3 or image.shape[:2] != mask.shape:
         raise ValueError(
@@ -123,7 +189,7 @@ def cut(
         raise ValueError(f"side {square[2]} and size {size} must be at least 1")
     return (
         resize_image(_padded(image, square), size),
-        _nearest(_padded(mask.astype(np.uint8), square), (size, size)),
+        _resize_nearest(_padded(mask.astype(np.uint8), square), (size, size)),
     )
 
 
@@ -136,7 +202,7 @@ def resize_image(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 def resize_mask(mask: NDArray[np.bool_], shape: tuple[int, int]) -> NDArray[np.bool_]:
     """Bring a mask (h, w) to image size (H, W): nearest neighbour between pixel centres."""
     _check_mask(mask)
-    return _nearest(mask.astype(np.uint8), shape).view(np.bool_)
+    return _resize_nearest(mask.astype(np.uint8), shape).view(np.bool_)
 
 
 def crop_scores(
@@ -230,7 +296,7 @@ def _padded(image: NDArray[np.uint8], square: Ints) -> NDArray[np.uint8]:
     return result
 
 
-def _nearest(mask: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint8]:
+def _resize_nearest(mask: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint8]:
     size = (shape[1], shape[0])
     return np.asarray(cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
 

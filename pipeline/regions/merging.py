@@ -14,11 +14,29 @@ Weighting = Literal["area", "mean", "score"]
 def class_probabilities(
     logits: ArrayLike, n_base: int, *, temperature: float = 0.1
 ) -> NDArray[np.float64]:
-    """Return the probabilities (M, C - n_base) of the novel classes, rows summing to 1.
+    """Return the probabilities of the novel classes of sub-images.
 
     The softmax of ``logits / temperature`` over all C classes, its first `n_base` base classes
-    removed and the rest renormalised, which is the softmax over the rest. `logits` (M, C). Raises
-    ValueError when no novel class is left.
+    removed and the rest renormalised, which is the softmax over the rest.
+
+    Parameters
+    ----------
+    logits
+        (M, C), base classes first.
+
+    Returns
+    -------
+    (M, C - n_base) float64, rows summing to 1.
+
+    Raises
+    ------
+    ValueError
+        When no novel class is left.
+
+    Examples
+    --------
+    >>> class_probabilities([[9.0, 0.3, 0.3]], 1).tolist()
+    [[0.5, 0.5]]
     """
     novel = np.asarray(logits, np.float64)
     if novel.ndim != 2 or not 0 <= n_base < novel.shape[1]:
@@ -83,10 +101,31 @@ def merge_regions(
     temperature: float = 100.0,
     n_images: int,
 ) -> NDArray[np.float64]:
-    """Return the image probabilities ``p_i = sum_k alpha_ik p_ik``, (n_images, C).
+    """Merge the probabilities of sub-images into those of their images (AnomalyNCD section 3.4).
 
-    `probabilities` (M, C) of the sub-images; the other arguments, and what raises, are those of
-    `region_weights`.
+    Parameters
+    ----------
+    probabilities
+        (M, C) of the M sub-images.
+    image_index, areas, scores
+        (M,) each: image in [0, n_images), mask pixels, anomaly score; see `region_weights`.
+    rule, temperature
+        How sub-images are weighted; see `region_weights`.
+
+    Returns
+    -------
+    (n_images, C) float64: ``p_i = sum_k alpha_ik p_ik``.
+
+    Raises
+    ------
+    ValueError
+        For an image without sub-images, and whatever else `region_weights` refuses.
+
+    Examples
+    --------
+    >>> p = [[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]]
+    >>> merge_regions(p, [0, 0, 1], [9, 9, 4], [1, 1, 1], rule="mean", n_images=2).tolist()
+    [[0.5, 0.5], [0.5, 0.5]]
     """
     p = np.asarray(probabilities, np.float64)
     alpha = region_weights(
@@ -108,10 +147,10 @@ def region_class_set(
     listed like any other class. Raises ValueError for an image without sub-images.
     """
     index = _check_index(image_index, n_images)
-    found: list[set[int]] = [set() for _ in range(n_images)]
+    class_sets: list[set[int]] = [set() for _ in range(n_images)]
     for image, label in zip(index.tolist(), np.asarray(classes).tolist(), strict=True):
-        found[image].add(int(label))
-    return [sorted(labels) for labels in found]
+        class_sets[image].add(int(label))
+    return [sorted(labels) for labels in class_sets]
 
 
 def defect_class_set(class_sets: Sequence[Sequence[int]], *, normal: int = 0) -> list[list[int]]:

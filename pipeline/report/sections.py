@@ -209,7 +209,7 @@ def binarized(category: Category, options: Mebin, limit: int) -> PanelTable:
     table = artifacts.mebin(name) / "images.parquet"
     frame = read_parquet(table, MEBIN_IMAGES)
     method = str(read_metadata(table).get("method"))
-    columns = ["image", "anomaly map", "Otsu", f"fixed {options.threshold:g}"]
+    columns = ["image", "anomaly map", "Otsu", f"fixed {options.fixed_threshold:g}"]
     columns.append(_METHODS.get(method, method.replace("_", " ")))
     maps = open_arrays(artifacts.maps(name) / "maps.zarr")["maps"]
     masks = open_arrays(artifacts.mebin(name) / "masks.zarr")["masks"]
@@ -252,7 +252,7 @@ _Cut = tuple[NDArray[np.bool_], float, int]
 def _cuts(amap: NDArray[np.float32], options: Mebin) -> list[_Cut]:
     cuts = (
         binarize_otsu(amap, erode_px=options.erode_px),
-        binarize_fixed(amap, threshold=options.threshold, erode_px=options.erode_px),
+        binarize_fixed(amap, threshold=options.fixed_threshold, erode_px=options.erode_px),
     )
     return [(cut.mask, cut.threshold, cut.n_regions) for cut in cuts]
 

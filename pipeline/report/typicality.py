@@ -6,6 +6,7 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.preprocessing import normalize
 
 
 def typicality(
@@ -33,19 +34,14 @@ def typicality(
     values = np.asarray(descriptors, np.float64)
     if len(values) != len(classes):
         raise ValueError(f"{len(values)} descriptors, {len(classes)} classes")
-    values = _unit(values)
+    if not len(values):
+        return np.zeros(0)
+    values = normalize(values)
     members: dict[Hashable, list[int]] = {}
     for i, k in enumerate(classes):
         members.setdefault(k, []).append(i)
     cosines = np.zeros(len(values))
     for rows in members.values():
-        mean = _unit(values[rows].mean(axis=0))
+        mean = normalize(values[rows].mean(axis=0)[None])[0]
         cosines[rows] = values[rows] @ mean
     return np.clip(cosines, -1, 1)
-
-
-def _unit(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """L2-normalise the last axis; vectors shorter than 1e-12 become 0."""
-    length = np.linalg.norm(values, axis=-1, keepdims=True)
-    unit: NDArray[np.float64] = np.where(length > 1e-12, values / np.maximum(length, 1e-12), 0)
-    return unit

@@ -66,7 +66,7 @@ def test_pieces_do_not_matter(vit) -> None:
 
 
 def test_bfloat16_products_give_float32_tokens(vit) -> None:
-    """As `train.precision: auto` has it on a recent GPU."""
+    """As `compute.dtype: auto` has it on a recent GPU."""
     images, masks = pair()
     cpu = torch.device("cpu")
     exact = PooledTokens(vit, [1], device=cpu)(images, masks)

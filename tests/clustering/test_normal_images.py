@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from pipeline.clustering.normal_images import Rule, known_normal, low_mode_limit, normal_limit
+from pipeline.clustering.normal_images import NormalRule, known_normal, low_mode_limit, normal_limit
 
 
 def low_mode(values: object) -> np.ndarray:
@@ -124,7 +124,7 @@ def test_scores_that_are_none_are_refused() -> None:
         ("none", [False] * 5),
     ],
 )
-def test_sub_images_are_normal_by_rule(rule: Rule, expected: list[bool]) -> None:
+def test_sub_images_are_normal_by_rule(rule: NormalRule, expected: list[bool]) -> None:
     images = scores(20, 20)
     of = images[[0, 0, 19, 20, 39]]
     found = known_normal(rule, [50, 0, 9, 9, 0], of, low_mode_limit(images))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.clustering import novelty
 from pipeline.clustering.novelty import fit_novelty
 
 
@@ -35,15 +34,6 @@ def test_the_distance_is_one_minus_the_mean_cosine_of_the_three_nearest() -> Non
     cosines = np.mean([unit[0][:, i] @ unit[1][:, i].T for i in range(2)], axis=0)
     expected = [1 - np.mean(sorted(row)[-3:]) for row in cosines]
     np.testing.assert_allclose(fit_novelty(x).distances(new), expected, atol=1e-6)
-
-
-def test_blocks_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, new = regions(23, [0, 1], 0), regions(8, [2], 1)
-    whole = fit_novelty(x)
-    monkeypatch.setattr(novelty, "_ROWS", 5)
-    blocks = fit_novelty(x)
-    assert blocks.limit == pytest.approx(whole.limit, abs=1e-6)
-    np.testing.assert_allclose(blocks.distances(new), whole.distances(new), atol=1e-6)
 
 
 @pytest.mark.parametrize("n", [0, 1])

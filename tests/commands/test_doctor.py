@@ -19,12 +19,13 @@ from pipeline.io.paths import ArtifactPaths
 from stages import manifest
 from tests.commands.test_init import images
 from tests.graph import ROOT
+from tests.running import run_stage
 
 TINY = {
     "backbone": "{source: random, name: test_vit.r160_in1k}",
     "maps": "{layers: [3, 5]}",
     "predict": "{layers: [4, 5]}",
-    "train": "{mask_layers: 6}",
+    "views": "{mask_layers: 6}",
 }
 """A model with six blocks, and patches of 16 pixels."""
 
@@ -81,7 +82,7 @@ def test_precomputed_maps_are_those_of_the_manifest(project: Path) -> None:
     (project / "data/raw/maps").mkdir()
     (project / "photos/bolts/broken.png").write_text("no image")
     assert doctor()[1]["images bolts"].startswith("ok")  # nobody knows yet which need one
-    manifest.run("bolts", load_params(), ArtifactPaths(Path("data")))
+    run_stage(manifest, "bolts", load_params(), ArtifactPaths(Path("data")))
     for i in range(24):
         np.save(project / f"data/raw/maps/{i}.npy", np.zeros((4, 4), np.float32))
     code, said, _ = doctor()
@@ -95,12 +96,12 @@ def test_precomputed_maps_are_those_of_the_manifest(project: Path) -> None:
     ("sections", "subject", "message"),
     [
         ({"mebin": "{tua: 3}"}, "params", "mebin.tua: unknown key"),
-        ({"train": "{classes: {nuts: 3}}"}, "params", "no entry for the category 'bolts'"),
-        ({"train": "{device: quantum}"}, "device", "'quantum' cannot be used here"),
+        ({"classes": "{count: {nuts: 3}}"}, "params", "no entry for the category 'bolts'"),
+        ({"compute": "{device: quantum}"}, "device", "'quantum' cannot be used here"),
         ({"backbone": "{source: file, path: w.pth}"}, "weights", "w.pth is not a file"),
         ({"backbone": "{name: vit_of_mine}"}, "weights", "not a timm model"),
         ({"backbone": "{name: resnet18.a1_in1k}"}, "backbone", "backbone.name: resnet18"),
-        ({"train": "{image_size: 225}"}, "backbone", "train.image_size: 225 is no multiple"),
+        ({"views": "{image_size: 225}"}, "backbone", "views.image_size: 225 is no multiple"),
         ({"maps": "{layers: [5, 12]}"}, "backbone", "maps.layers: [5, 12]"),
         ({"dataset": "{root: photos, categories: [nuts]}"}, "images nuts", "is not a folder"),
         ({"maps": "{method: patchcore}"}, "images bolts", "needs normal references"),

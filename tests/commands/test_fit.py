@@ -19,7 +19,7 @@ PATCH, DEPTH = 16, 6
 FITTING: dict[str, dict[str, Any]] = {
     "maps": {"layers": [0, 5], "resolution": 64},
     "predict": {"layers": [5]},
-    "train": {"image_size": 64, "mask_layers": 6},
+    "views": {"image_size": 64, "mask_layers": 6},
 }
 
 
@@ -37,8 +37,8 @@ def test_what_fits_is_no_problem() -> None:
     [
         ({"maps": {"resolution": 60}}, "maps.resolution: 60 is .* 16 pixels: use 64"),
         ({"maps": {"layers": [5, 6]}}, "maps.layers: .*blocks 0 to 5"),
-        ({"train": {"image_size": 3}}, "train.image_size: 3 is .*: use 16"),
-        ({"train": {"mask_layers": 7}}, "train.mask_layers: 7 .*: use 6 at most"),
+        ({"views": {"image_size": 3}}, "views.image_size: 3 is .*: use 16"),
+        ({"views": {"mask_layers": 7}}, "views.mask_layers: 7 .*: use 6 at most"),
         ({"predict": {"layers": [6, 1]}}, "predict.layers: .*blocks 0 to 5"),
     ],
 )
@@ -49,9 +49,9 @@ def test_what_does_not_fit_is_named(change: dict[str, Any], message: str) -> Non
 
 def test_what_nobody_uses_may_be_anything() -> None:
     assert not found(maps={"method": "precomputed", "resolution": 60, "layers": [9]})
-    assert not found(train={"mask_on": "none", "mask_layers": 7})
+    assert not found(views={"mask_on": "none", "mask_layers": 7})
     assert not found(predict={"classifier": "heads", "layers": [9]})
-    assert found(predict={"classifier": "heads", "layers": [9]}, train={"classes": {"a": "auto"}})
+    assert found(predict={"classifier": "heads", "layers": [9]}, classes={"count": {"a": "auto"}})
 
 
 def test_architectures_are_those_of_timm() -> None:
@@ -64,8 +64,8 @@ def test_architectures_are_those_of_timm() -> None:
 @pytest.mark.parametrize("stage", ["backbone", "manifest", "views"])
 def test_no_stage_runs_with_what_does_not_fit(tmp_path: Path, stage: str) -> None:
     path, name = tmp_path / "params.yaml", "test_vit.r160_in1k"
-    lines = [f"{section}: {values}" for section, values in FITTING.items() if section != "train"]
-    lines += ["train: {image_size: 63, mask_layers: 6}", "dataset: {categories: [a]}"]
+    lines = [f"{section}: {values}" for section, values in FITTING.items() if section != "views"]
+    lines += ["views: {image_size: 63, mask_layers: 6}", "dataset: {categories: [a]}"]
     path.write_text("\n".join([*lines, f"backbone: {{source: random, name: {name}}}"]))
     info = {"timm_name": name, "patch_size": PATCH, "depth": DEPTH}
     write_json(ArtifactPaths(tmp_path).backbone() / "backbone.json", info)
@@ -73,7 +73,7 @@ def test_no_stage_runs_with_what_does_not_fit(tmp_path: Path, stage: str) -> Non
     category = [] if stage == "backbone" else ["a"]
     result = CliRunner().invoke(app, [*arguments, *category])
     assert result.exit_code == 1
-    assert f"anomalyncd {stage}: train.image_size: 63 is no multiple" in result.output
+    assert f"anomalyncd {stage}: views.image_size: 63 is no multiple" in result.output
     assert result.output.count("\n") == 1
     assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == [
         "params.yaml",
@@ -83,8 +83,8 @@ def test_no_stage_runs_with_what_does_not_fit(tmp_path: Path, stage: str) -> Non
 
 def test_weights_of_another_backbone_say_nothing(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
-    path.write_text("train: {image_size: 63}\ndataset: {root: none, categories: [a]}\n")
+    path.write_text("views: {image_size: 63}\ndataset: {root: none, categories: [a]}\n")
     info = {"timm_name": "another", "patch_size": PATCH, "depth": DEPTH}
     write_json(ArtifactPaths(tmp_path).backbone() / "backbone.json", info)
     arguments = ["manifest", "a", "--params", str(path), "--data", str(tmp_path)]
-    assert "train.image_size" not in CliRunner().invoke(app, arguments).output
+    assert "views.image_size" not in CliRunner().invoke(app, arguments).output

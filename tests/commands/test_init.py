@@ -72,9 +72,9 @@ def test_a_flat_folder_anywhere(project: Path, tmp_path: Path) -> None:
     assert all("#" in line for line in changed_lines() if "categories" not in line)
     params = load_params()
     assert params.dataset.root == root
-    assert params.train.classes == 4
+    assert params.classes.count == 4
     assert params.model_copy(
-        update={n: getattr(Params(), n) for n in ("dataset", "manifest", "train")}
+        update={n: getattr(Params(), n) for n in ("dataset", "manifest", "classes")}
     ) == (Params())
 
 
@@ -233,7 +233,7 @@ def test_class_numbers_of_other_categories_are_replaced(project: Path, tmp_path:
     folder = images(tmp_path / "bolts", "1.png")
     code, said = init(str(folder))
     assert code == 0, said
-    assert load_params().train.classes == "auto"
+    assert load_params().classes.count == "auto"
 
 
 def test_outside_a_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,14 +261,9 @@ def test_init_then_repro(tmp_path: Path) -> None:
         backbone={"source": "random", "name": "test_vit.r160_in1k"},
         maps={"layers": [1, 3], "resolution": 64, "map_size": 64},
         mebin={"erode_px": 2},
-        train={
-            "image_size": 64,
-            "mask_layers": 6,
-            "views": 2,
-            "epochs": 1,
-            "batch": 8,
-            "device": "cpu",
-        },
+        views={"image_size": 64, "mask_layers": 6, "count": 2},
+        train={"epochs": 1, "batch": 8},
+        compute={"device": "cpu"},
         predict={"layers": [3]},
     )
     made.run("git", "init", "-q")

@@ -2,8 +2,8 @@
 
 A tiny set with a tiny random ViT is run once; then each case runs one stage over the same inputs
 with one parameter changed and compares what it writes. What `maps` does with its parameters is in
-test_maps_stage.py. `crops.keep: all` differs from `delta` only where a mask has more regions than
-were stable, which this set has nowhere: see test_mebin_crops_stages.py.
+stages/test_maps.py. `crops.keep: all` differs from `delta` only where a mask has more regions than
+were stable, which this set has nowhere: see stages/test_mebin_crops.py.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import zarr
@@ -29,10 +30,11 @@ from pipeline.demo.generate import generate
 from pipeline.inference.region_features import pooled_tokens
 from pipeline.io import networks as model_store
 from pipeline.io.paths import ArtifactPaths
-from pipeline.io.schemas import REGIONS
-from pipeline.io.tables import read_parquet
+from pipeline.io.schemas import CROPS, MERGED, REGIONS
+from pipeline.io.tables import read_parquet, write_parquet
 from stages import train
 from tests.graph import ROOT
+from tests.running import run_stage
 
 CATEGORY = "metal"
 ORDER = (
@@ -90,26 +92,16 @@ def settings(root: Path) -> dict[str, dict[str, Any]]:
         },
         "mebin": {"erode_px": 2, "tau": 3},
         "base": {"root": str(root / "base"), "layout": "class_folders"},
-        "train": {
-            "image_size": 64,
-            "views": 2,
-            "epochs": 2,
-            "batch": 8,
-            "device": "cpu",
-            "mask_layers": 2,
-            "teacher_steps": 2,
-            "teacher_hold": 1,
-        },
+        "views": {"image_size": 64, "count": 2, "mask_layers": 2},
+        "train": {"epochs": 2, "batch": 8, "teacher_steps": 2, "teacher_hold": 1},
         "predict": {"layers": [3]},
+        "compute": {"device": "cpu"},
     }
 
 
 def run(stage: str, params: Params, paths: ArtifactPaths) -> None:
-    module = importlib.import_module(f"stages.{stage}")
-    if stage in ("backbone", "base"):
-        module.run(params, paths)
-    else:
-        module.run(CATEGORY, params, paths)
+    category = None if stage in ("backbone", "base") else CATEGORY
+    run_stage(importlib.import_module(f"stages.{stage}"), category, params, paths)
 
 
 @pytest.fixture(scope="module")
@@ -200,8 +192,8 @@ CASES = [
     Case(("evaluate",), "manifest", {"normal_label": ["scratch"]}),
     Case(("mebin",), "mebin", {"method": "otsu"}),
     Case(("mebin",), "mebin", {"method": "fixed"}),
-    Case(("mebin",), "mebin", {"threshold": 0.3}, under={"mebin": {"method": "fixed"}}),
-    Case(("mebin",), "mebin", {"thresholds": 32}),
+    Case(("mebin",), "mebin", {"fixed_threshold": 0.3}, under={"mebin": {"method": "fixed"}}),
+    Case(("mebin",), "mebin", {"n_thresholds": 32}),
     Case(("mebin",), "mebin", {"tau": 20}),
     Case(("mebin",), "mebin", {"erode_px": 0}),
     Case(("mebin",), "mebin", {"rule": "reference"}),
@@ -213,22 +205,22 @@ CASES = [
     Case(("crops",), "crops", {"merge_distance": 0.5}),
     Case(("crops",), "crops", {"keep": 1}),
     Case(("crops",), "crops", {"size": 272}),
-    Case(("views",), "train", {"image_size": 96}),
-    Case(("views",), "train", {"mask_on": "patch"}),
-    Case(("views",), "train", {"mask_on": "all"}),
-    Case(("views",), "train", {"mask_on": "none"}),
-    Case(("views",), "train", {"mask_layers": 4}),
-    Case(("views",), "train", {"mask_threshold": 0.05}),
-    Case(("views",), "train", {"views": 3}),
-    Case(("views",), "train", {"view_seed": 1}),
-    Case(("views",), "train", {"precision": "bfloat16"}, under={"train": {"precision": "float32"}}),
+    Case(("views",), "views", {"image_size": 96}),
+    Case(("views",), "views", {"mask_on": "patch"}),
+    Case(("views",), "views", {"mask_on": "all"}),
+    Case(("views",), "views", {"mask_on": "none"}),
+    Case(("views",), "views", {"mask_layers": 4}),
+    Case(("views",), "views", {"mask_threshold": 0.05}),
+    Case(("views",), "views", {"count": 3}),
+    Case(("views",), "views", {"seed": 1}),
+    Case(("views",), "compute", {"dtype": "bfloat16"}, under={"compute": {"dtype": "float32"}}),
     *[
-        Case(("views",), "train", {"augment": {name: False}})
+        Case(("views",), "views", {"augment": {name: False}})
         for name in ("crop", "flip", "rotate", "colour", "sharpness", "blur", "posterize")
     ],
-    Case(("train",), "train", {"views": 0}),
-    Case(("classes", "train"), "train", {"classes": 3}),
-    Case(("classes", "train"), "train", {"classes": {CATEGORY: 4}}),
+    Case(("train",), "views", {"count": 0}),
+    Case(("classes", "train"), "classes", {"count": 3}),
+    Case(("classes", "train"), "classes", {"count": {CATEGORY: 4}}),
     Case(("train",), "train", {"heads": 2}),
     Case(("train",), "train", {"epochs": 3}),
     Case(("train",), "train", {"batch": 6}),
@@ -237,7 +229,7 @@ CASES = [
     Case(("train",), "train", {"lambda": 0.5}),
     Case(("train",), "train", {"mu": 1.0}),
     Case(("train",), "train", {"plc_threshold": 0.9}),
-    Case(("classes",), "train", {"classes": "auto"}),
+    Case(("classes",), "classes", {"count": "auto"}),
     Case(("train",), "train", {"student_temperature": 0.2}),
     Case(("train",), "train", {"teacher_temperature_start": 0.1}),
     Case(("train",), "train", {"teacher_temperature_end": 0.05}),
@@ -256,9 +248,6 @@ CASES = [
     Case(("predict",), "predict", {"dimensions": [1]}, under={"predict": {"normal": "none"}}),
     Case(("predict",), "predict", {"extra_components": [3]}),
     Case(("predict",), "predict", {"seed": 1}),
-    Case(("merge",), "merge", {"weights": "mean"}),
-    Case(("merge",), "merge", {"weights": "score"}),
-    Case(("merge",), "merge", {"temperature": 2.0}),
     Case(("evaluate",), "evaluate", {"max_fpr": 0.05}),
     Case(("evaluate",), "evaluate", {"region_iou": 0.9}),
     Case(("evaluate",), "evaluate", {"combined_label": ["scratch"]}),
@@ -277,6 +266,33 @@ def test_a_parameter_changes_what_its_stage_writes(
     values = {**case.under.get(case.section, {}), **case.values}
     changed = rerun(made, tmp_path, {**case.under, case.section: values}, *case.stages)
     assert changed != before(case.under, *case.stages)
+
+
+def merged(root: Path, **values: object) -> np.ndarray:
+    """Return the class probabilities of an image with a large and a small region, unlike in all."""
+    paths = ArtifactPaths(root)
+    crops = pd.DataFrame(
+        {"crop_id": ["a-0", "a-1"], "sample_id": "a", "k": [0, 1], "x0": 0, "y0": [0, 30]}
+    ).assign(side=20, area_px=[300, 100], score=[0.4, 0.6])
+    write_parquet(paths.crops(CATEGORY) / "crops.parquet", crops, CROPS)
+    regions = crops[["crop_id", "sample_id"]].assign(
+        **{"class": [1, 2]},
+        confidence=0.7,
+        probabilities=[[0.1, 0.7, 0.2], [0.2, 0.1, 0.7]],
+        embedding=[[1.0], [0.0]],
+    )
+    write_parquet(paths.predict(CATEGORY) / "regions.parquet", regions, REGIONS)
+    run("merge", parse_params({"merge": values}), paths)
+    images = read_parquet(paths.merge(CATEGORY) / "images.parquet", MERGED)
+    return np.stack(images["probabilities"])
+
+
+@pytest.mark.parametrize(
+    "values", [{"weights": "mean"}, {"weights": "score"}, {"temperature": 2.0}], ids=str
+)
+def test_every_parameter_of_merge_counts(tmp_path: Path, values: dict[str, object]) -> None:
+    """By hand, as all regions of an image of the set above may have the same probabilities."""
+    assert np.abs(merged(tmp_path, **values) - merged(tmp_path)).max() > 1e-3
 
 
 @pytest.mark.parametrize("stage", [stage for stage in ORDER if stage != "maps"])
@@ -307,50 +323,50 @@ def by_heads(made: Path, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray
 @pytest.mark.parametrize(
     "values",
     [
-        {"lambda": 0.9},
-        {"mu": 1.0},
-        {"plc_threshold": 0.9},
-        {"student_temperature": 0.2},
-        {"teacher_temperature_start": 0.1},
-        {"contrast_temperature_labelled": 0.2},
-        {"lr": 0.01},
-        {"mask_on": "patch"},
-        {"seed": 1},
+        {"train": {"lambda": 0.9}},
+        {"train": {"mu": 1.0}},
+        {"train": {"plc_threshold": 0.9}},
+        {"train": {"student_temperature": 0.2}},
+        {"train": {"teacher_temperature_start": 0.1}},
+        {"train": {"contrast_temperature_labelled": 0.2}},
+        {"train": {"lr": 0.01}},
+        {"views": {"mask_on": "patch"}},
+        {"train": {"seed": 1}},
     ],
     ids=str,
 )
 def test_what_heads_say_depends_on_their_training(
     made: Path, by_heads: np.ndarray, tmp_path: Path, values: dict[str, Any]
 ) -> None:
-    change = {"predict": {"classifier": "heads"}, "train": values}
-    stages = ("views", "train", "predict") if "mask_on" in values else ("train", "predict")
+    change = {"predict": {"classifier": "heads"}, **values}
+    stages = ("views", "train", "predict") if "views" in values else ("train", "predict")
     assert not np.array_equal(columns(write(made, tmp_path, change, *stages))[0], by_heads)
 
 
 def test_what_mixtures_say_does_not(made: Path, tmp_path: Path) -> None:
-    training = {"mask_on": "all", "heads": 2, "epochs": 3, "seed": 1, "lambda": 0.9, "mu": 1.0}
-    folder = write(made, tmp_path, {"train": training}, "views", "train", "predict")
+    training = {"heads": 2, "epochs": 3, "seed": 1, "lambda": 0.9, "mu": 1.0}
+    change = {"train": training, "views": {"mask_on": "all"}}
+    folder = write(made, tmp_path, change, "views", "train", "predict")
     before = columns(folder_of(made / "data", "predict"))
     after = columns(folder)
     np.testing.assert_array_equal(after[0], before[0])
     assert not np.array_equal(after[1], before[1])
 
 
-def test_descriptors_have_the_precision_of_training(made: Path) -> None:
+def test_descriptors_have_the_dtype_of_compute(made: Path) -> None:
     paths = ArtifactPaths(made / "data")
     found = []
-    for precision in ("float32", "bfloat16"):
-        content = settings(made)
-        content["train"]["precision"] = precision
-        found.append(pooled_tokens(paths, CATEGORY, parse_params(content).train, [3]))
+    for dtype in ("float32", "bfloat16"):
+        compute = parse_params({"compute": {"dtype": dtype}}).compute
+        found.append(pooled_tokens(paths, CATEGORY, compute, [3], image_size=64))
     assert not np.array_equal(*found)
     np.testing.assert_allclose(*found, atol=0.1)
 
 
-@pytest.mark.parametrize("stage", ["views", "train"])
+@pytest.mark.parametrize("stage", ["maps", "views", "train", "predict"])
 def test_a_device_that_is_not_there_is_named(made: Path, tmp_path: Path, stage: str) -> None:
-    with pytest.raises(ConfigError, match=r"train\.device: 'quantum'"):
-        write(made, tmp_path, {"train": {"device": "quantum"}}, stage)
+    with pytest.raises(ConfigError, match=r"compute\.device: 'quantum'"):
+        write(made, tmp_path, {"compute": {"device": "quantum"}}, stage)
 
 
 def test_layerscale_is_folded_if_asked(
@@ -378,18 +394,20 @@ def test_layerscale_is_folded_if_asked(
 
 
 ELSEWHERE = {
-    "dataset": ("end_to_end", "root categories"),
-    "demo": ("demo", "seed good per_defect normals"),
-    "backbone": ("weights", "source name path"),
-    "manifest": ("manifest_stage", "normal_list normal_root bits"),
+    "dataset": ("stages/test_end_to_end", "root categories"),
+    "demo": ("demo/test_generate", "seed good per_defect normals"),
+    "backbone": ("io/test_backbone_weights", "source name path"),
+    "manifest": ("stages/test_manifest", "normal_list normal_root bits"),
     "maps": (
-        "maps_stage",
-        "method layers neighbourhoods resolution map_size reweight precision fraction references "
-        "memory_mb coreset_ratio coreset_max precomputed_root seed",
+        "stages/test_maps",
+        "method layers neighbourhoods resolution map_size reweight fraction references "
+        "coreset_ratio coreset_max precomputed_root seed",
     ),
-    "base": ("base_stage", "root layout normal_label"),
-    "train": ("parameters", "fold_layerscale device"),
-    "report": ("report_stage", "gallery examples"),
+    "base": ("stages/test_base", "root layout normal_label"),
+    "train": ("config/test_every_parameter", "fold_layerscale"),
+    "report": ("stages/test_report", "gallery examples"),
+    "merge": ("config/test_every_parameter", "weights temperature"),
+    "compute": ("stages/test_maps", "memory_mb"),
 }
 """Parameters without a case here, and the file that tests them."""
 
@@ -397,10 +415,11 @@ ELSEWHERE = {
 def test_every_parameter_has_a_test() -> None:
     found = {(case.section, key) for case in CASES for key in case.values}
     for section, (module, keys) in ELSEWHERE.items():
-        text = (ROOT / "tests" / f"test_{module}.py").read_text(encoding="utf-8")
+        text = (ROOT / "tests" / f"{module}.py").read_text(encoding="utf-8")
         for key in keys.split():
             assert (section, key) not in found, f"{section}.{key} is tested here: strike it out"
             assert key in text
             found.add((section, key))
+    found.add(("compute", "device"))  # test_a_device_that_is_not_there_is_named
     sections = Params().model_dump(by_alias=True)
     assert found == {(section, key) for section, keys in sections.items() for key in keys}

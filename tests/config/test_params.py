@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.config.params import ConfigError, Params, load_params, parse_params
+from pipeline.config.presets import with_overrides
+from pipeline.config.validation import MOVED
 from tests.graph import ROOT
 
 
@@ -23,13 +25,13 @@ def test_the_file_in_the_repository_states_every_default() -> None:
         ({"mebin": {"tau": "4"}}, "mebin.tau: .*integer.*got '4'"),
         ({"mebin": {"tau": True}}, "mebin.tau: .*integer"),
         ({"mebin": {"rule": "paper", "floor": 1.5}}, "mebin.floor"),
-        ({"mebin": {"rule": "reference", "thresholds": 48}}, "mebin: .*power of two"),
+        ({"mebin": {"rule": "reference", "n_thresholds": 48}}, "mebin: .*power of two"),
         ({"maps": {"method": "magic"}}, "maps.method: .*'musc'"),
         ({"maps": {"neighbourhoods": [2]}}, "maps.neighbourhoods: .*odd"),
-        ({"train": {"classes": 1}}, "train.classes"),
-        ({"train": {"views": 1}}, "train.views: .*2 or more, or 0"),
+        ({"classes": {"count": 1}}, "classes.count"),
+        ({"views": {"count": 1}}, "views.count: .*2 or more, or 0"),
         ({"train": {"lr": float("nan")}}, "train.lr"),
-        ({"train": {"augment": {"flop": True}}}, "train.augment.flop: unknown key"),
+        ({"views": {"augment": {"flop": True}}}, "views.augment.flop: unknown key"),
         ({"dataset": {"categories": []}}, "dataset.categories"),
         ({"dataset": {"categories": ["a", "a"]}}, "dataset.categories: .*twice"),
         ({"dataset": {"categories": ["../x"]}}, "dataset.categories: .*not the name of a folder"),
@@ -44,13 +46,24 @@ def test_what_is_wrong_is_named(content: object, message: str) -> None:
 
 def test_numbers_are_read_as_dvc_writes_them(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
-    path.write_text("train: {weight_decay: 1e-5, lambda: 0.5, classes: {a: 3}}\n")
-    train = load_params(path).train
-    assert train.weight_decay == 1e-5
-    assert train.lambda_ == 0.5
-    assert train.n_classes("a") == 3
-    with pytest.raises(ConfigError, match=r"train\.classes: no entry for the category 'b'"):
-        train.n_classes("b")
+    path.write_text("train: {weight_decay: 1e-5, lambda: 0.5}\nclasses: {count: {a: 3}}\n")
+    params = load_params(path)
+    assert params.train.weight_decay == 1e-5
+    assert params.train.lambda_ == 0.5
+    assert params.classes.n_classes("a") == 3
+    with pytest.raises(ConfigError, match=r"classes\.count: no entry for the category 'b'"):
+        params.classes.n_classes("b")
+
+
+@pytest.mark.parametrize(("old", "new"), MOVED.items())
+def test_a_key_that_moved_is_named(old: str, new: str) -> None:
+    section, key = old.split(".")
+    with pytest.raises(ConfigError, match=rf"{old}: unknown key: it is {new} now"):
+        parse_params({section: {key: 1}})
+    with pytest.raises(ConfigError, match=rf"{old}: unknown key: it is {new} now"):
+        with_overrides(Params(), {old: 1})
+    section, key = new.split(".")
+    assert key in Params().model_dump(by_alias=True)[section]
 
 
 def test_missing_and_broken_files(tmp_path: Path) -> None:

@@ -118,15 +118,15 @@ def test_overrides_replace_values_and_merge_mappings() -> None:
     overrides: dict[str, Any] = {
         "maps.layers": [1],
         "train.lambda": 0.5,
-        "train.augment": {"flip": False},
-        "train.classes": {"metal": 4},
+        "views.augment": {"flip": False},
+        "classes.count": {"metal": 4},
     }
     params = with_overrides(Params(), overrides)
     assert params.maps.layers == [1]
     assert params.train.lambda_ == 0.5
-    assert not params.train.augment.flip
-    assert params.train.augment.crop
-    assert params.train.classes == {"metal": 4}
+    assert not params.views.augment.flip
+    assert params.views.augment.crop
+    assert params.classes.count == {"metal": 4}
     with pytest.raises(ConfigError, match=r"mebin\.tua: unknown key"):
         with_overrides(Params(), {"mebin.tua": 3})
     with pytest.raises(ConfigError, match=r"mebin: unknown key"):

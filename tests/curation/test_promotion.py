@@ -28,7 +28,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_set(root / "images" / CATEGORY, base=root / "first_base")
     content = settings(root)
     content["base"] = {"root": str(root / "base")}
-    content["mebin"] = {"method": "fixed", "threshold": 0.1, "erode_px": 0}
+    content["mebin"] = {"method": "fixed", "fixed_threshold": 0.1, "erode_px": 0}
     content["predict"]["normal"] = "regions"
     for stage in ("backbone", "base", *ORDER[:-2]):
         run(stage, parse_params(content), ArtifactPaths(root / "data"))

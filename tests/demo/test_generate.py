@@ -16,6 +16,7 @@ from pipeline.demo.generate import DemoSample, generate
 from pipeline.demo.surfaces import SIZE
 from pipeline.io.paths import ArtifactPaths
 from stages import demo as stage
+from tests.running import run_stage
 
 DEFECTS = [(p, label) for p, labels in PRODUCTS.items() for label in labels if label != "good"]
 
@@ -151,7 +152,7 @@ def test_stage_writes_the_mvtec_layout_in_place_of_what_was_there(tmp_path: Path
     stale = paths.raw_demo() / "metal" / "test" / "good" / "999.png"
     stale.parent.mkdir(parents=True)
     stale.write_bytes(b"old")
-    stage.run(Params(demo=Demo(seed=1, good=1, per_defect=2, normals=2)), paths)
+    run_stage(stage, None, Params(demo=Demo(seed=1, good=1, per_defect=2, normals=2)), paths)
 
     expected = set()
     for product, labels in PRODUCTS.items():
@@ -186,7 +187,7 @@ def test_stage_that_fails_leaves_the_old_images(
 
     monkeypatch.setattr(stage.cv2, "imencode", broken)
     with pytest.raises(ValueError, match="could not encode"):
-        stage.run(Params(demo=Demo(good=1, per_defect=0, normals=0)), paths)
+        run_stage(stage, None, Params(demo=Demo(good=1, per_defect=0, normals=0)), paths)
     assert [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.*")] == [
         "raw/demo/metal/test/good/777.png"
     ]

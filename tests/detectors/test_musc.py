@@ -14,7 +14,9 @@ def _unit(n: int, p: int, d: int, seed: int = 0) -> np.ndarray:
     return (values / np.linalg.norm(values, axis=-1, keepdims=True)).astype(np.float32)
 
 
-def _naive(features: np.ndarray, fraction: float, references: list[int]) -> np.ndarray:
+def _naive(
+    features: np.ndarray, fraction: float, references: list[int], skip: float = 0
+) -> np.ndarray:
     """The score of every patch from the definition, in float64, one pair of images at a time."""
     f = features.astype(np.float64)
     scores = np.zeros(f.shape[:2])
@@ -25,7 +27,8 @@ def _naive(features: np.ndarray, fraction: float, references: list[int]) -> np.n
                 difference = f[i][:, None] - f[j][None]  # (P, P, D)
                 nearest.append(np.sqrt((difference**2).sum(-1)).min(1))
         keep = max(1, int(np.floor(fraction * len(nearest) + 1e-9)))
-        scores[i] = np.sort(np.stack(nearest), axis=0)[:keep].mean(0)
+        first = min(int(np.floor(skip * len(nearest) + 1e-9)), keep - 1)
+        scores[i] = np.sort(np.stack(nearest), axis=0)[first:keep].mean(0)
     return scores
 
 
@@ -46,6 +49,52 @@ def test_fraction(fraction):
     features = _unit(7, 4, 6)
     expected = _naive(features, fraction, list(range(7)))
     np.testing.assert_allclose(musc.mutual_scores(features, fraction=fraction), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("skip", [0.05, 0.2, 0.3, 0.9])
+@pytest.mark.parametrize("n", [2, 11])
+def test_the_very_nearest_images_are_skipped(n, skip):
+    features = _unit(n, 4, 6)
+    expected = _naive(features, 0.4, list(range(n)), skip)
+    found = musc.mutual_scores(features, fraction=0.4, skip=skip)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_repeat_vouches_for_a_defect_unless_it_is_skipped():
+    features = _unit(21, 5, 8)
+    features[:2, 3] = -features[:2, 3]  # the same defect twice
+    features[1, 3] = features[0, 3]
+    vouched = musc.mutual_scores(features, fraction=0.1)
+    skipped = musc.mutual_scores(features, fraction=0.1, skip=0.05)
+    assert skipped[0, 3] > 1.5 * vouched[0, 3]
+
+
+def test_bfloat16_stays_within_two_hundredths():
+    features = _unit(30, 16, 64)
+    exact, half = (musc.mutual_scores(features, half=h, skip=0.05) for h in (False, True))
+    np.testing.assert_allclose(half, exact, atol=0.02)
+    assert np.abs(half - exact).max() > 0
+
+
+def test_poses_that_differ_have_a_low_ratio():
+    generator = np.random.default_rng(0)
+    noise = 0.3 * generator.standard_normal((60, 6, 16))
+    alike = (generator.standard_normal((1, 6, 16)) + noise).astype(np.float32)
+    anyhow = (generator.standard_normal((6, 6, 16))[np.arange(60) % 6] + noise).astype(np.float32)
+    same, poses = musc.pose_ratio(alike, (2, 3)), musc.pose_ratio(anyhow, (2, 3))
+    assert poses < 0.8 < same <= 1
+    assert musc.choose_ranks(poses) == (0, 0.05)
+    assert musc.choose_ranks(same) == (0.05, 0.3)
+    assert musc.pose_ratio(anyhow, (2, 3), half=True) == pytest.approx(poses, abs=0.05)
+
+
+def test_pose_ratio_equals_the_definition():
+    layer = np.random.default_rng(3).standard_normal((7, 6, 16)).astype(np.float32)
+    unit = layer / np.linalg.norm(layer, axis=-1, keepdims=True)
+    gaps = np.linalg.norm(unit[:, None, :, None] - unit[None, :, None], axis=-1).min(-1).mean(-1)
+    rows = [np.sort(np.delete(gaps[i], i)) for i in range(7)]
+    expected = np.median([row[0] / np.median(row) for row in rows])
+    assert musc.pose_ratio(layer, (2, 3)) == pytest.approx(expected, abs=1e-3)
 
 
 def test_float16_features_stay_within_a_thousandth():
@@ -71,7 +120,7 @@ def test_references_are_seeded():
     assert list(musc.choose_references(5, 9, 0)) == list(range(5))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(n=st.integers(2, 6), seed=st.integers(0, 1000))
 def test_order_of_images_plays_no_part(n, seed):
     features = _unit(n, 5, 4, seed)

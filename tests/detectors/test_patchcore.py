@@ -40,7 +40,7 @@ def _naive_k_centre(points: np.ndarray, keep: int, start: int) -> list[int]:
     return chosen
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(n=st.integers(1, 25), keep=st.integers(1, 30), seed=st.integers(0, 1000))
 def test_k_centre_equals_the_definition(n, keep, seed):
     rng = np.random.default_rng(seed)

@@ -22,6 +22,7 @@ from pipeline.clustering.descriptors import DescriptorSpace, PooledTokens
 from pipeline.clustering.ensemble import Mixture, MixtureEnsemble
 from pipeline.config.params import Params, parse_params
 from pipeline.exports.modules import MixtureNetwork
+from pipeline.inference.region_features import pooled_tokens
 from pipeline.io.arrays import ArraySpec, create_arrays, open_arrays
 from pipeline.io.backbone_weights import load_backbone, save
 from pipeline.io.networks import crop_arrays, load_vit, save_network
@@ -33,6 +34,7 @@ from pipeline.mgvit.attention import ClassBlock, create_vit
 from pipeline.mgvit.augmentation import plain_view
 from pipeline.mgvit.network import new_network
 from stages import predict
+from tests.running import run_stage
 
 N_BASE, N_CLASSES, HEAD = 2, 4, 1
 SIDE, N = 64, 48
@@ -79,9 +81,9 @@ def run_predict(
     paths = ArtifactPaths(root / "data")
     write_crops(paths)
     save(paths.backbone(), *load_backbone("random", "test_vit.r160_in1k", Path()))
-    train = {"image_size": SIDE, "mask_on": mask_on, "mask_layers": 2, "precision": "float32"}
+    views = {"image_size": SIDE, "mask_on": mask_on, "mask_layers": 2}
     section = {"classifier": classifier, "normal": normal, "layers": [2, 4], "dimensions": [3, 5]}
-    params = parse_params({"train": {**train, "classes": N_CLASSES}, "predict": section})
+    params = parse_params({"views": views, "predict": section, "compute": {"dtype": "float32"}})
     vit = load_vit(paths, image_size=SIDE)
     network = new_network(
         ClassBlock(vit, fold_layerscale=True),
@@ -97,7 +99,7 @@ def run_predict(
         "params": params.model_dump(mode="json", by_alias=True),
     }
     save_network(paths.train("c"), network, description)
-    predict.run("c", params, paths)
+    run_stage(predict, "c", params, paths)
     return paths, params
 
 
@@ -148,9 +150,8 @@ def embeddings_of(paths: ArtifactPaths, params: Params, model: RegionModel) -> n
     """Return what `classify` compares: embeddings, or the layers' directions in one row."""
     if model.space is None:
         return np.stack(regions_of(paths)["embedding"].tolist())
-    pooled = predict.look("c", params, paths).pooled
-    assert pooled is not None
-    x = model.space(pooled)
+    layers = params.predict.layers
+    x = model.space(pooled_tokens(paths, "c", params.compute, layers, image_size=SIDE))
     x /= np.linalg.norm(x, axis=2, keepdims=True)
     return np.asarray(x.reshape(len(x), -1) / np.sqrt(x.shape[1]))
 

@@ -83,7 +83,7 @@ def test_a_failed_write_leaves_the_old_artifact(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(n=st.integers(0, 9), side=st.integers(1, 5))
 def test_arrays_round_trip(tmp_path_factory: pytest.TempPathFactory, n: int, side: int) -> None:
     path = tmp_path_factory.mktemp("z") / "masks.zarr"

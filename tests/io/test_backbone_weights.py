@@ -26,6 +26,7 @@ from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.pypi_backbone import PYPI_MODEL, WeightsError, dinov2_from_onnx
 from pipeline.mgvit.backbone import create_vit
 from stages import backbone
+from tests.running import run_stage
 
 NAME = "test_vit"
 NOWHERE = Path("nowhere")
@@ -281,7 +282,7 @@ def test_missing_or_mixed_files_are_refused(tmp_path: Path, state: dict[str, Ten
 
 def test_stage_writes_both_files(tmp_path: Path) -> None:
     paths = ArtifactPaths(tmp_path)
-    backbone.run(Params(backbone=Backbone(source="random", name=NAME)), paths)
+    run_stage(backbone, None, Params(backbone=Backbone(source="random", name=NAME)), paths)
     assert sorted(file.name for file in paths.backbone().iterdir()) == [
         "backbone.json",
         "weights.safetensors",
@@ -294,7 +295,7 @@ def test_stage_writes_both_files(tmp_path: Path) -> None:
 def test_stage_takes_the_file_at_the_path(tmp_path: Path, state: dict[str, Tensor]) -> None:
     save_file(state, tmp_path / "mine.safetensors")
     options = Backbone(source="file", name=NAME, path=str(tmp_path / "mine.safetensors"))
-    backbone.run(Params(backbone=options), ArtifactPaths(tmp_path))
+    run_stage(backbone, None, Params(backbone=options), ArtifactPaths(tmp_path))
     assert same(weights.load_saved(ArtifactPaths(tmp_path).backbone())[0], state)
 
 

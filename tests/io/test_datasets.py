@@ -38,7 +38,7 @@ def rows(dataset: Dataset) -> dict[str, tuple[str, str | None, str | None]]:
 
 
 def reasons(dataset: Dataset) -> dict[str, str]:
-    return dict(dataset.rejected)
+    return {row.path: row.sentence() for row in dataset.rejected}
 
 
 @pytest.fixture
@@ -203,7 +203,7 @@ def test_broken_files_are_rejected_with_their_reason(mvtec: Path) -> None:
     dataset = collect(mvtec)
     found = {
         path.removeprefix("test/scratch/"): reason
-        for path, reason in dataset.rejected
+        for path, reason in reasons(dataset).items()
         if path.startswith("test/scratch/")
     }
     assert found.keys() == {"cut.png", "empty.png", "text.jpg", "Thumbs.db", ".hidden.png"}
@@ -236,7 +236,7 @@ def test_a_query_is_kept_before_a_reference_with_the_same_bytes(tmp_path: Path) 
     dataset = collect(tmp_path, normal_root=tmp_path / "a")
     assert rows(dataset) == {"b.png": ("query", None, None)}
     assert reasons(dataset) == {"a/x.png": "the same bytes as b.png, which is used"}
-    assert dataset.duplicates == {"a/x.png": "b.png"}
+    assert [row.duplicate_of for row in dataset.rejected] == ["b.png"]
 
 
 def test_masks_that_do_not_fit(mvtec: Path) -> None:
@@ -304,7 +304,7 @@ def test_every_file_is_accounted_for_once(mvtec: Path) -> None:
     put(mvtec / "test/good/again.png", 10)
     dataset = collect(mvtec, layout="mvtec")
     masks = [s.mask for s in dataset.samples if s.mask is not None]
-    used = [s.path for s in dataset.samples] + masks + [path for path, _ in dataset.rejected]
+    used = [s.path for s in dataset.samples] + masks + [row.path for row in dataset.rejected]
     used.append("ground_truth/combined/000_mask.png")  # left out with its image
     files = [p.relative_to(mvtec).as_posix() for p in mvtec.rglob("*") if p.is_file()]
     assert sorted(used) == sorted(files)
@@ -360,7 +360,7 @@ def test_real_sets() -> None:
         "MT_Uneven": 103,
     }
     assert all(s.mask for s in mtd.split("query"))
-    assert [path for path, _ in mtd.rejected] == ["README.md"]
+    assert [row.path for row in mtd.rejected] == ["README.md"]
     bottle = collect(Path(folder) / "mvtec" / "bottle")
     assert Counter(s.split for s in bottle.samples) == {"query": 83, "normal": 60}
     assert sum(s.mask is not None for s in bottle.samples) == 63

@@ -170,7 +170,7 @@ def test_resize_map():
     np.testing.assert_allclose(out, np.tile([0, 0.25, 0.75, 1], (4, 1)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(h=st.integers(1, 40), w=st.integers(1, 40), size=st.integers(1, 20), seed=st.integers(0, 99))
 def test_resize_mask_equals_the_rule(h, w, size, seed):
     mask = np.random.default_rng(seed).random((h, w)) < 0.1

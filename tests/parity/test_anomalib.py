@@ -19,6 +19,7 @@ from pipeline.io.paths import ArtifactPaths
 from pipeline.io.tables import read_parquet
 from stages import manifest, maps
 from tests.graph import ROOT
+from tests.running import run_stage
 
 SIDE, MAP = 96, 128
 
@@ -54,11 +55,11 @@ def test_the_snippet_and_the_stage_fit(tmp_path: Path, monkeypatch: pytest.Monke
     write_project(tmp_path)
     monkeypatch.chdir(tmp_path)
     params, paths, category = load_params(), ArtifactPaths(), "a b"
-    manifest.run(category, params, paths)
+    run_stage(manifest, category, params, paths)
     # Random weights: no download, and good enough for the marks on the demo's metal.
     without = {"post_processor": False, "evaluator": False, "visualizer": False}
     snippet()["write_maps"](category, models.Padim(pre_trained=False, **without))
-    maps.run(category, params, paths)
+    run_stage(maps, category, params, paths)
 
     images = read_parquet(paths.manifest(category) / "images.parquet", schemas.IMAGES)
     queries = images[images["split"] == "query"]

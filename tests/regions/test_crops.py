@@ -20,7 +20,7 @@ from pipeline.regions.crops import (
     whole_image,
 )
 
-COMMON = settings(max_examples=60, deadline=None)
+COMMON = settings(max_examples=60)
 masks_of_any_kind = hnp.arrays(
     np.bool_, st.tuples(st.integers(1, 24), st.integers(1, 24)), elements=st.booleans()
 )

@@ -114,7 +114,7 @@ def test_one_region_decides_alone() -> None:
         np.testing.assert_allclose(merged, p)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_merged_rows_are_distributions_whatever_the_order(data: st.DataObject) -> None:
     n = data.draw(st.integers(1, 4))

@@ -19,6 +19,7 @@ from pipeline.io.images import sample_id
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.tables import read_parquet
 from stages import base
+from tests.running import run_stage
 
 SIZE = (200, 200)
 BOXES = {  # y0, y1, x0, x1, far from each other
@@ -72,7 +73,7 @@ def run(
 ) -> tuple[pd.DataFrame, dict[str, NDArray[np.uint8]]]:
     params = parse_params({"base": {"root": str(root), **sections.pop("base", {})}, **sections})  # type: ignore[dict-item]
     paths = ArtifactPaths(out)
-    base.run(params, paths)
+    run_stage(base, None, params, paths)
     group = open_arrays(paths.base() / "crops.zarr")
     arrays = {name: np.asarray(group[name][:]) for name in ("images", "masks")}
     return read_parquet(paths.base() / "crops.parquet", schemas.BASE_CROPS), arrays

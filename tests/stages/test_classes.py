@@ -17,7 +17,7 @@ from tests.config.test_every_parameter import CATEGORY, ORDER, run, settings, wr
 def content_of(root: Path) -> dict[str, dict[str, Any]]:
     """Parameters under which nearly all images have regions."""
     content = settings(root)
-    content["mebin"] = {"method": "fixed", "threshold": 0.1, "erode_px": 0}
+    content["mebin"] = {"method": "fixed", "fixed_threshold": 0.1, "erode_px": 0}
     content["predict"]["normal"] = "regions"
     return content
 
@@ -35,7 +35,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def found(root: Path, classes: object) -> tuple[dict[str, object], pd.DataFrame]:
     content = content_of(root)
-    content["train"]["classes"] = classes
+    content["classes"] = {"count": classes}
     run("classes", parse_params(content), ArtifactPaths(root / "data"))
     folder = ArtifactPaths(root / "data").classes(CATEGORY)
     return read_json(folder / "classes.json"), pd.read_csv(folder / "candidates.csv")

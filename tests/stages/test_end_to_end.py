@@ -122,14 +122,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
         backbone={"source": "random", "name": "test_vit.r160_in1k"},
         maps={"layers": [1, 3], "neighbourhoods": [1], "resolution": 64, "map_size": 64},
         mebin={"erode_px": 2, "tau": 4},
-        train={
-            "image_size": 64,
-            "mask_layers": 6,
-            "views": 2,
-            "epochs": 2,
-            "batch": 8,
-            "device": "cpu",
-        },
+        views={"image_size": 64, "mask_layers": 6, "count": 2},
+        train={"epochs": 2, "batch": 8},
+        compute={"device": "cpu"},
         predict={"layers": [3]},
         report={"gallery": 3, "examples": 2},
     )

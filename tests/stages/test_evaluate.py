@@ -15,6 +15,7 @@ from pipeline.io.paths import ArtifactPaths
 from pipeline.io.schemas import LABELS, MAP_SCORES, MASKS, MERGED, REGIONS
 from pipeline.io.tables import read_json, write_parquet
 from stages import evaluate
+from tests.running import run_stage
 
 LABEL_OF = {"p": "good", "q": "a", "r": "a", "s": "b"}
 IMAGES = {"p": 0, "q": 1, "r": 2, "s": 2}
@@ -38,12 +39,13 @@ def figures(tmp_path: Path) -> dict[str, float | None]:
     merged = {"sample_id": ids, "class": list(IMAGES.values())}
     table(paths.merge("c") / "images.parquet", MERGED, **merged)
     regions = {"crop_id": crop_ids, "sample_id": owners, "class": found}
+    regions["probabilities"] = [[0.2, 0.3, 0.5]] * len(found)
     table(paths.predict("c") / "regions.parquet", REGIONS, **regions)
     labels = {"sample_id": ids, "label": list(LABEL_OF.values())}
     table(paths.manifest("c") / "labels.parquet", LABELS, **labels)
     table(paths.manifest("c") / "masks.parquet", MASKS, sample_id=[], mask_path=[])
     table(paths.maps("c") / "scores.parquet", MAP_SCORES, sample_id=ids)
-    evaluate.run("c", Params(), paths)
+    run_stage(evaluate, "c", Params(), paths)
     metrics: dict[str, float | None] = read_json(paths.evaluate("c") / "metrics.json")
     return metrics
 

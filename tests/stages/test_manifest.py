@@ -17,6 +17,7 @@ from pipeline.io.images import sample_id
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.tables import image_bits, read_metadata, read_parquet, write_parquet
 from stages import manifest
+from tests.running import run_stage
 
 
 def put(path: Path, seed: int, size: tuple[int, int] = (12, 16)) -> None:
@@ -63,7 +64,7 @@ def tables(paths: ArtifactPaths) -> dict[str, pd.DataFrame]:
 
 def test_tables(raw: Path, tmp_path: Path) -> None:
     paths = ArtifactPaths(tmp_path / "out")
-    manifest.run("gadget", params_of(raw), paths)
+    run_stage(manifest, "gadget", params_of(raw), paths)
     table = tables(paths)
     images, labels, masks = table["images"], table["labels"], table["masks"]
 
@@ -102,17 +103,29 @@ def test_a_flat_folder_gives_empty_labels_and_masks(tmp_path: Path) -> None:
     for i in range(3):
         put(raw / f"{i}.png", i)
     paths = ArtifactPaths(tmp_path / "out")
-    manifest.run("gadget", params_of(raw), paths)
+    run_stage(manifest, "gadget", params_of(raw), paths)
     table = tables(paths)
     assert len(table["images"]) == 3
     assert [len(table[name]) for name in ("labels", "masks", "rejected")] == [0, 0, 0]
+
+
+def test_a_file_with_the_same_bytes_names_the_one_that_is_used(tmp_path: Path) -> None:
+    raw = tmp_path / "raw/gadget"
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        put(raw / f"{name}.png", seed)
+    (raw / "d.png").write_bytes(b"nothing")
+    paths = ArtifactPaths(tmp_path / "out")
+    run_stage(manifest, "gadget", params_of(raw), paths)
+    rejected = tables(paths)["rejected"].set_index("path")
+    assert rejected.loc["b.png", "duplicate_of"] == "a.png"
+    assert rejected.loc["d.png", "duplicate_of"] is None
 
 
 def test_every_parameter_reaches_the_scan(raw: Path, tmp_path: Path) -> None:
     paths = ArtifactPaths(tmp_path / "out")
 
     def counts(**options: object) -> tuple[int, int, int]:
-        manifest.run("gadget", params_of(raw, **options), paths)
+        run_stage(manifest, "gadget", params_of(raw, **options), paths)
         table = tables(paths)
         splits = table["images"]["split"]
         return sum(splits == "query"), sum(splits == "normal"), len(table["labels"])
@@ -135,9 +148,9 @@ def test_every_parameter_reaches_the_scan(raw: Path, tmp_path: Path) -> None:
 def test_run_again_gives_the_same_bytes(raw: Path, tmp_path: Path) -> None:
     paths = ArtifactPaths(tmp_path / "out")
     folder = paths.manifest("gadget")
-    manifest.run("gadget", params_of(raw), paths)
+    run_stage(manifest, "gadget", params_of(raw), paths)
     first = {path.name: path.read_bytes() for path in folder.iterdir()}
-    manifest.run("gadget", params_of(raw), paths)
+    run_stage(manifest, "gadget", params_of(raw), paths)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
     assert len(first) == 4
 
@@ -146,7 +159,7 @@ def test_a_failure_halfway_leaves_what_was_there(
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = ArtifactPaths(tmp_path / "out")
-    manifest.run("gadget", params_of(raw), paths)
+    run_stage(manifest, "gadget", params_of(raw), paths)
     before = tables(paths)["images"]
     put(raw / "test/good/new.png", 60)
     write = write_parquet
@@ -158,7 +171,7 @@ def test_a_failure_halfway_leaves_what_was_there(
 
     monkeypatch.setattr("stages.manifest.write_parquet", dies)
     with pytest.raises(KeyboardInterrupt):
-        manifest.run("gadget", params_of(raw), paths)
+        run_stage(manifest, "gadget", params_of(raw), paths)
     pd.testing.assert_frame_equal(tables(paths)["images"], before)
     assert [p.name for p in paths.manifest("gadget").parent.iterdir()] == ["gadget"]
 
@@ -168,5 +181,5 @@ def test_no_query_image_writes_nothing(tmp_path: Path) -> None:
     raw.mkdir(parents=True)
     paths = ArtifactPaths(tmp_path / "out")
     with pytest.raises(DatasetError, match=r"gadget.*no usable query image"):
-        manifest.run("gadget", params_of(raw), paths)
+        run_stage(manifest, "gadget", params_of(raw), paths)
     assert not paths.manifest("gadget").exists()

@@ -16,6 +16,7 @@ from pipeline.io.map_files import MapFileError
 from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.tables import read_parquet, write_parquet
 from stages import maps as stage
+from tests.running import run_stage
 
 CATEGORY = "thing"
 DEFECT = slice(32, 48)
@@ -34,7 +35,7 @@ def state() -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture
-def layout(tmp_path, monkeypatch, state) -> ArtifactPaths:
+def paths(tmp_path, monkeypatch, state) -> ArtifactPaths:
     """A manifest of 6 queries (every third with a defect and a mask) and 4 normal images."""
     monkeypatch.setattr(
         "pipeline.io.backbone_weights.load_saved", lambda folder: (state, {"timm_name": VIT})
@@ -71,16 +72,22 @@ def _write(paths: ArtifactPaths, name: str, rows: list[tuple], schema) -> None:
     write_parquet(paths.manifest(CATEGORY) / f"{name}.parquet", frame, schema)
 
 
-def _params(paths: ArtifactPaths, **maps: object) -> Params:
+COMPUTE = {"dtype", "memory_mb"}
+
+
+def _params(paths: ArtifactPaths, **values: object) -> Params:
+    compute = {name: value for name, value in values.items() if name in COMPUTE}
+    maps = {name: value for name, value in values.items() if name not in COMPUTE}
     given = {"layers": [1, 3], "neighbourhoods": [1], "resolution": 64, "map_size": 32, **maps}
     root = str(paths.root.parent / "raw")
-    return parse_params({"dataset": {"root": root, "categories": [CATEGORY]}, "maps": given})
+    dataset = {"root": root, "categories": [CATEGORY]}
+    return parse_params({"dataset": dataset, "maps": given, "compute": compute})
 
 
 def _run(
     paths: ArtifactPaths, **maps: object
 ) -> tuple[np.ndarray, pd.DataFrame, dict[str, object]]:
-    stage.run(CATEGORY, _params(paths, **maps), paths)
+    run_stage(stage, CATEGORY, _params(paths, **maps), paths)
     folder = paths.maps(CATEGORY)
     group = open_arrays(folder / "maps.zarr")
     frame = read_parquet(folder / "scores.parquet", schemas.MAP_SCORES)
@@ -139,7 +146,7 @@ def test_maps_without_a_detector_have_no_reference_scores(paths):
         {"fraction": 1.0},
         {"references": 3},
         {"references": 3, "seed": 1},
-        {"precision": "bfloat16"},
+        {"dtype": "bfloat16"},
     ],
 )
 def test_every_parameter_of_musc_counts(paths, change):
@@ -191,7 +198,7 @@ def test_scratch_files_are_used_beyond_half_of_the_memory(paths, monkeypatch, me
 def test_memory_mapped_features_give_the_same_maps(paths, monkeypatch):
     plain, _, _ = _run(paths)
     made = []
-    monkeypatch.setattr(stage.np, "memmap", _recording(made, np.memmap))
+    monkeypatch.setattr(np, "memmap", _recording(made, np.memmap))
     monkeypatch.setattr(stage, "Scratch", _without_memory(stage.Scratch))
     assert np.array_equal(plain, _run(paths)[0])
     assert len(made) == 5  # two layers and the prepared one, and two layers of the references
@@ -271,7 +278,7 @@ def test_bad_precomputed_maps_leave_nothing_behind(paths, values, message):
     with pytest.raises(MapFileError, match=message):
         _run(paths, method="precomputed", precomputed_root=root)
     assert not paths.maps(CATEGORY).exists()
-    assert not list(paths.maps(CATEGORY).parent.iterdir())
+    assert not list(paths.root.glob("maps/*"))
 
 
 def _keep(paths: ArtifactPaths, *ids: str) -> None:
@@ -288,7 +295,7 @@ def test_patchcore_without_normal_images(paths):
 
 def test_musc_with_two_images_and_with_one(paths):
     _keep(paths, "id0", "id1")
-    stage.run(CATEGORY, _params(paths), paths)
+    run_stage(stage, CATEGORY, _params(paths), paths)
     _keep(paths, "id0")
     with pytest.raises(ArtifactError, match="at least 2"):
-        stage.run(CATEGORY, _params(paths), paths)
+        run_stage(stage, CATEGORY, _params(paths), paths)

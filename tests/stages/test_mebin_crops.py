@@ -10,7 +10,6 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.binarization.mebin import binarize
 from pipeline.binarization.thresholds import binarize_fixed, binarize_otsu
 from pipeline.config.params import Params, parse_params
 from pipeline.io import schemas
@@ -19,6 +18,8 @@ from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.tables import read_metadata, read_parquet, write_parquet
 from pipeline.regions.crops import cut, region_squares, resize_mask
 from stages import crops, mebin
+from tests.binarization.whole_set import binarize
+from tests.running import run_stage
 
 SIZE, HEIGHT, WIDTH = 40, 60, 80
 
@@ -96,7 +97,7 @@ def test_references_give_the_floor_of_a_set_without_a_normal_image(
 ) -> None:
     maps = some_maps()[1:]
     paths = write_inputs(tmp_path, maps, references=references)
-    mebin.run("c", params(tmp_path, mebin={"erode_px": 1, **options}), paths)
+    run_stage(mebin, "c", params(tmp_path, mebin={"erode_px": 1, **options}), paths)
     _, _, metadata = read_mebin(paths)
     lowest = float(maps.max(axis=(1, 2)).min())
     assert metadata["s_min"] == pytest.approx(lowest if expected is None else expected)
@@ -107,7 +108,7 @@ def test_references_give_the_floor_of_a_set_without_a_normal_image(
     [
         {},
         {"rule": "reference", "tau": 2},
-        {"thresholds": 20, "tau": 3, "erode_px": 2, "floor": 0.3},
+        {"n_thresholds": 20, "tau": 3, "erode_px": 2, "floor": 0.3},
     ],
 )
 def test_mebin_stage_writes_what_binarize_returns(
@@ -117,9 +118,11 @@ def test_mebin_stage_writes_what_binarize_returns(
     monkeypatch.setattr("pipeline.io.arrays._SHARD_ITEMS", 4)
     maps = some_maps()
     paths = write_inputs(tmp_path, maps)
-    mebin.run("c", params(tmp_path, mebin=options), paths)
+    run_stage(mebin, "c", params(tmp_path, mebin=options), paths)
     masks, table, metadata = read_mebin(paths)
-    expected = binarize(maps, **options)
+    expected = binarize(
+        maps, **{"thresholds" if k == "n_thresholds" else k: v for k, v in options.items()}
+    )
     np.testing.assert_array_equal(masks, expected.masks)
     np.testing.assert_array_equal(table["threshold"].to_numpy(float), expected.threshold)
     np.testing.assert_array_equal(table["n_regions"], expected.n_regions)
@@ -133,14 +136,17 @@ def test_mebin_stage_writes_what_binarize_returns(
 def test_mebin_stage_with_the_plain_thresholds(tmp_path: Path) -> None:
     maps = some_maps()
     paths = write_inputs(tmp_path, maps)
-    mebin.run(
-        "c", params(tmp_path, mebin={"method": "fixed", "threshold": 0.6, "erode_px": 2}), paths
+    run_stage(
+        mebin,
+        "c",
+        params(tmp_path, mebin={"method": "fixed", "fixed_threshold": 0.6, "erode_px": 2}),
+        paths,
     )
     masks, table, _ = read_mebin(paths)
     for amap, mask in zip(maps, masks, strict=True):
         np.testing.assert_array_equal(mask, binarize_fixed(amap, threshold=0.6, erode_px=2).mask)
     assert table["threshold"].tolist() == [0.6] * len(maps)
-    mebin.run("c", params(tmp_path, mebin={"method": "otsu", "erode_px": 1}), paths)
+    run_stage(mebin, "c", params(tmp_path, mebin={"method": "otsu", "erode_px": 1}), paths)
     masks, table, _ = read_mebin(paths)
     for amap, mask, counts in zip(maps, masks, table["counts"], strict=True):
         np.testing.assert_array_equal(mask, binarize_otsu(amap, erode_px=1).mask)
@@ -150,14 +156,14 @@ def test_mebin_stage_with_the_plain_thresholds(tmp_path: Path) -> None:
 def test_ground_truth_passes_through(tmp_path: Path) -> None:
     maps = (some_maps() > 0.5).astype(np.float32)[1:]
     paths = write_inputs(tmp_path, maps, method="ground_truth")
-    mebin.run("c", params(tmp_path), paths)
+    run_stage(mebin, "c", params(tmp_path), paths)
     masks, table, metadata = read_mebin(paths)
     np.testing.assert_array_equal(masks, maps > 0)
     assert table["threshold"].isna().all()
     assert table["n_regions"].tolist() == [1, 2, 1, 2, 1]
     # All images are anomalous, yet their regions keep the score 1.
     assert (metadata["method"], metadata["s_min"], metadata["s_max"]) == ("ground_truth", 0, 1)
-    crops.run("c", params(tmp_path), paths)
+    run_stage(crops, "c", params(tmp_path), paths)
     table = read_parquet(paths.crops("c") / "crops.parquet", schemas.CROPS)
     assert (table["score"] == 1).all()
 
@@ -177,8 +183,8 @@ def test_crops_stage_cuts_every_region(
     monkeypatch.setattr("pipeline.io.arrays._SHARD_ITEMS", 3)
     paths = write_inputs(tmp_path, some_maps())
     settings = params(tmp_path, crops=options, mebin={"erode_px": 2})
-    mebin.run("c", settings, paths)
-    crops.run("c", settings, paths)
+    run_stage(mebin, "c", settings, paths)
+    run_stage(crops, "c", settings, paths)
     table = read_parquet(paths.crops("c") / "crops.parquet", schemas.CROPS)
     arrays = open_arrays(paths.crops("c") / "crops.zarr")
     masks, rows, _ = read_mebin(paths)
@@ -219,7 +225,7 @@ def test_delta_of_the_reference_rule_limits_the_regions(
     maps = some_maps(2)
     paths = write_inputs(tmp_path, maps)
     settings = params(tmp_path, mebin={"rule": "reference"}, crops={"keep": keep})
-    mebin.run("c", settings, paths)
+    run_stage(mebin, "c", settings, paths)
     masks, table, metadata = read_mebin(paths)
     masks[1] = False
     for y, x in ((2, 2), (2, 30), (30, 2), (30, 30)):
@@ -229,7 +235,7 @@ def test_delta_of_the_reference_rule_limits_the_regions(
         out["masks"][:] = masks
     table["n_regions"] = [0, 4]
     write_parquet(path / "images.parquet", table, schemas.MEBIN_IMAGES, metadata)
-    crops.run("c", settings, paths)
+    run_stage(crops, "c", settings, paths)
     found = read_parquet(paths.crops("c") / "crops.parquet", schemas.CROPS)
     assert found["sample_id"].value_counts().tolist() == [kept, 1]
 
@@ -242,24 +248,24 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     with create_arrays(group, {"maps": ArraySpec(maps.shape, "float32")}) as out:
         out["maps"][:] = maps
     with pytest.raises(ArtifactError, match=f"{2:016x}: the map has NaN"):
-        mebin.run("c", params(tmp_path), paths)
+        run_stage(mebin, "c", params(tmp_path), paths)
     assert not paths.mebin("c").exists()
-    with create_arrays(group, {"maps": ArraySpec((2, 9, 9), "float32")}):
-        pass
+    with create_arrays(group, {"maps": ArraySpec((2, 9, 9), "float32")}) as out:
+        out["maps"][:] = 0.5
     with pytest.raises(ArtifactError, match="6 scores and 2 maps"):
-        mebin.run("c", params(tmp_path), paths)
+        run_stage(mebin, "c", params(tmp_path), paths)
 
 
 def test_crops_of_another_manifest_or_image_are_refused(tmp_path: Path) -> None:
     paths = write_inputs(tmp_path, some_maps())
-    mebin.run("c", params(tmp_path), paths)
+    run_stage(mebin, "c", params(tmp_path), paths)
     file = tmp_path / "raw" / "c" / f"a {3:016x}.png"
     Image.new("RGB", (WIDTH, HEIGHT + 1)).save(file)
     with pytest.raises(ArtifactError, match="the manifest says"):
-        crops.run("c", params(tmp_path), paths)
+        run_stage(crops, "c", params(tmp_path), paths)
     path = paths.manifest("c") / "images.parquet"
     frame = read_parquet(path, schemas.IMAGES)
     write_parquet(path, frame.iloc[1:], schemas.IMAGES)
     with pytest.raises(ArtifactError, match="not those of the masks"):
-        crops.run("c", params(tmp_path), paths)
+        run_stage(crops, "c", params(tmp_path), paths)
     assert not paths.crops("c").exists()

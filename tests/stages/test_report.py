@@ -27,6 +27,7 @@ from pipeline.report.review import review
 from pipeline.report.typicality import typicality
 from stages import evaluate, merge, report
 from tests.graph import ROOT, closure
+from tests.running import run_stage
 
 NAME = "a<b"
 LABELS = ["good", "good", "crack", "crack", "combined", "combined"]
@@ -131,9 +132,9 @@ def tables(root: Path, artifacts: ArtifactPaths) -> Category:
 def page(root: Path, **sections: dict[str, object]) -> str:
     """Run the last three stages and return the page."""
     artifacts, chosen = ArtifactPaths(root / "data"), params(root, **sections)
-    merge.run(NAME, chosen, artifacts)
-    evaluate.run(NAME, chosen, artifacts)
-    report.run(chosen, artifacts, root / "names.yaml")
+    run_stage(merge, NAME, chosen, artifacts)
+    run_stage(evaluate, NAME, chosen, artifacts)
+    run_stage(report, None, chosen, artifacts, names_path=root / "names.yaml")
     return (artifacts.report() / "index.html").read_text(encoding="utf-8")
 
 
@@ -212,7 +213,8 @@ def test_examples_and_gallery_are_bounded_and_the_method_is_named(
     scores = read_parquet(artifacts.maps(NAME) / "scores.parquet", schemas.MAP_SCORES)
     broken = int(scores["score"].argmin())
     (tmp_path / "copy" / "images" / NAME / f"{broken}.png").write_bytes(b"broken")
-    html = page(tmp_path / "copy", report={"examples": 2, "gallery": 1}, mebin={"threshold": 0.3})
+    options = {"examples": 2, "gallery": 1}
+    html = page(tmp_path / "copy", report=options, mebin={"fixed_threshold": 0.3})
     section = part(html, "Maps and masks")
     assert section.count('<th scope="row">') == 1  # the lowest score belongs to the broken image
     assert f"{broken}.png" not in section

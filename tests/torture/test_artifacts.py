@@ -29,7 +29,7 @@ from pipeline.cli import app
 from pipeline.clustering.descriptors import DescriptorSpace
 from pipeline.clustering.ensemble import MixtureEnsemble
 from pipeline.config.params import Params
-from pipeline.exports.modules import VoteNetwork
+from pipeline.exports.modules import MixtureNetwork
 from pipeline.io.arrays import ArraySpec, create_arrays, open_arrays
 from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.schemas import CROPS, REGIONS
@@ -38,6 +38,7 @@ from pipeline.mgvit.attention import create_vit
 from stages import predict, train
 from tests.config.test_every_parameter import CATEGORY, ORDER, run, settings, write_set
 from tests.exports.test_classifier import export, run_predict
+from tests.running import run_stage
 
 Break = Callable[[Path], object]
 
@@ -396,15 +397,20 @@ def test_parts_without_hashes_are_taken_as_they_are(made: Path, data: Path) -> N
 
 @pytest.mark.parametrize(
     "change",
-    [{"view_seed": 1}, {"mask_layers": 4}, {"augment": {"flip": False}}, {"precision": "bfloat16"}],
+    [
+        {"views": {"seed": 1}},
+        {"views": {"mask_layers": 4}},
+        {"views": {"augment": {"flip": False}}},
+        {"compute": {"dtype": "bfloat16"}},
+    ],
 )
 def test_views_of_other_settings_are_refused(
     made: Path, data: Path, change: dict[str, Any]
 ) -> None:
-    line = fails(made, data, "train", train=change)
+    line = fails(made, data, "train", **change)
     assert "views/metal: made from other settings; run the stage 'views' again" in line
-    assert call(made, data, "views", train=change)[0] == 0
-    assert call(made, data, "train", train=change)[0] == 0
+    assert call(made, data, "views", **change)[0] == 0
+    assert call(made, data, "train", **change)[0] == 0
 
 
 def test_views_of_other_crops_are_refused(made: Path, data: Path) -> None:
@@ -472,7 +478,7 @@ def test_a_run_in_which_all_is_normal_is_exported(tmp_path: Path, ending: str) -
     paths, params = run_predict(tmp_path, normal="regions")
     path = paths.crops("c") / "crops.parquet"
     write_parquet(path, read_parquet(path, CROPS).assign(area_px=0), CROPS)
-    predict.run("c", params, paths)
+    run_stage(predict, "c", params, paths)
     assert read_json(paths.predict("c") / "classifier.json")["layers"] == []
     code, said = export(paths, tmp_path / f"net.{ending}")
     assert code == 0, said
@@ -482,7 +488,9 @@ def test_a_run_in_which_all_is_normal_is_exported(tmp_path: Path, ending: str) -
 def test_a_trace_without_mixtures_takes_any_batch() -> None:
     vit = create_vit("test_vit.r160_in1k", None, image_size=64)
     space = DescriptorSpace(np.zeros((1, int(vit.embed_dim))), np.ones(1))
-    network = VoteNetwork(vit, [3], space, MixtureEnsemble([], np.eye(1, 3)), empty_is_normal=False)
+    network = MixtureNetwork(
+        vit, [3], space, MixtureEnsemble([], np.eye(1, 3)), empty_is_normal=False
+    )
     inputs = torch.zeros(5, 3, 64, 64), torch.ones(5, 64, 64)
     with torch.no_grad():
         traced = torch.jit.trace(  # type: ignore[no-untyped-call]

@@ -26,6 +26,7 @@ from pipeline.io.tables import read_parquet, write_parquet
 from stages import demo
 from tests.discovered_data import write_discovered
 from tests.graph import ROOT
+from tests.running import run_stage
 
 SMALL = Params(demo=Demo(good=1, per_defect=1, normals=1))
 
@@ -128,13 +129,13 @@ def test_only_a_caller_that_says_so_takes_a_folder_away(tmp_path: Path) -> None:
 )
 def test_the_demo_refuses_what_it_did_not_make(tmp_path: Path, file: str) -> None:
     paths = ArtifactPaths(tmp_path)
-    demo.run(SMALL, paths)
+    run_stage(demo, None, SMALL, paths)
     mine = paths.raw_demo() / file
     mine.parent.mkdir(exist_ok=True)
     mine.write_text("mine")
     before = contents(tmp_path)
     with pytest.raises(ConfigError, match=rf"{mine.name} is not of the demo.*move it"):
-        demo.run(SMALL, paths)
+        run_stage(demo, None, SMALL, paths)
     assert contents(tmp_path) == before
 
 
@@ -143,13 +144,13 @@ def test_the_demo_leaves_folders_beside_its_own_alone(tmp_path: Path) -> None:
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
     (tmp_path / "elsewhere").mkdir()
-    demo.run(SMALL, ArtifactPaths(tmp_path))
-    demo.run(SMALL, ArtifactPaths(tmp_path))
+    run_stage(demo, None, SMALL, ArtifactPaths(tmp_path))
+    run_stage(demo, None, SMALL, ArtifactPaths(tmp_path))
     assert mine.read_text() == "mine"
     shutil.rmtree(mine.parents[1] / "metal")
     (mine.parents[1] / "metal").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ConfigError, match="metal is not of the demo"):
-        demo.run(SMALL, ArtifactPaths(tmp_path))
+        run_stage(demo, None, SMALL, ArtifactPaths(tmp_path))
 
 
 def test_doctor_finds_images_where_the_demo_s_are_replaced(
@@ -157,7 +158,7 @@ def test_doctor_finds_images_where_the_demo_s_are_replaced(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "params.yaml").touch()
-    demo.run(SMALL, ArtifactPaths(tmp_path / "data"))
+    run_stage(demo, None, SMALL, ArtifactPaths(tmp_path / "data"))
     assert "is not part of the demo" not in CliRunner().invoke(app, ["doctor"]).output
     (tmp_path / "data/raw/demo/metal/mine.png").touch()
     text = CliRunner().invoke(app, ["doctor"]).output

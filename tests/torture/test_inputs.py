@@ -30,6 +30,7 @@ from pipeline.io.images import ImageError, read_image
 from pipeline.io.map_files import MapFileError, find_maps, read_map
 from pipeline.io.paths import ArtifactPaths
 from stages import crops, manifest, maps, mebin
+from tests.running import run_stage
 
 runner = CliRunner()
 SECONDS = 60
@@ -60,10 +61,10 @@ def strange_files(folder: Path, name: str, suffix: str) -> list[Path]:
 COLLECT = """
 import resource, sys
 from pathlib import Path
-from pipeline.datasets import collect
+from pipeline.io.datasets import collect
 resource.setrlimit(resource.RLIMIT_AS, (4 * 2**30,) * 2)
-for path, reason in collect(Path(sys.argv[1])).rejected:
-    print(path, reason)
+for row in collect(Path(sys.argv[1])).rejected:
+    print(row.path, row.reason)
 """
 
 
@@ -275,9 +276,9 @@ def test_a_mask_that_fits_two_images_is_nobodys(tmp_path: Path) -> None:
         "test/a/0.bmp": None,
         "test/a/1.png": "ground_truth/a/1_mask.png",
     }
-    ((path, reason),) = found.rejected
-    assert path == "ground_truth/a/0_mask.png"
-    assert "fits several images (0.bmp, 0.png)" in reason
+    (row,) = found.rejected
+    assert row.path == "ground_truth/a/0_mask.png"
+    assert "fits several images (0.bmp, 0.png)" in row.reason
 
 
 def wide(path: Path, values: NDArray[np.int64]) -> Path:
@@ -336,7 +337,9 @@ def test_bits_that_a_set_leaves_unused_are_said(
 ) -> None:
     camera(tmp_path / "raw", largest)
     with caplog.at_level(logging.WARNING):
-        manifest.run("c", settings(tmp_path / "raw", bits=bits), ArtifactPaths(tmp_path / "data"))
+        run_stage(
+            manifest, "c", settings(tmp_path / "raw", bits=bits), ArtifactPaths(tmp_path / "data")
+        )
     assert (f"no value above {largest}" in caplog.text) == (said is not None)
     assert (f"set manifest.bits to {said}" in caplog.text) == (said is not None)
 
@@ -355,7 +358,7 @@ def test_init_and_doctor_say_which_bits_to_set(
         line for line in check_data(params, artifacts, tmp_path)[1] if line.subject == "images c"
     ]
     assert "bits" not in said.todo  # nobody has decoded the images yet
-    manifest.run("c", params, artifacts)
+    run_stage(manifest, "c", params, artifacts)
     (said,) = [
         line for line in check_data(params, artifacts, tmp_path)[1] if line.subject == "images c"
     ]
@@ -369,7 +372,7 @@ def test_bits_reach_the_sub_images(tmp_path: Path) -> None:
     for bits in (16, 12):
         params = settings(tmp_path / "raw", bits=bits)
         for stage in (manifest, maps, mebin, crops):
-            stage.run("c", params, artifacts)
+            run_stage(stage, "c", params, artifacts)
         stored = open_arrays(artifacts.crops("c") / "crops.zarr")["images"][:]
         brightest[bits] = sorted(int(image.max()) for image in stored)[0]
     assert brightest[16] < 20 < 200 < brightest[12]
@@ -402,9 +405,9 @@ def test_a_map_that_flattens_the_others_is_named(
         }
     )
     artifacts = ArtifactPaths(tmp_path / "data")
-    manifest.run("c", params, artifacts)
+    run_stage(manifest, "c", params, artifacts)
     with caplog.at_level(logging.WARNING):
-        maps.run("c", params, artifacts)
+        run_stage(maps, "c", params, artifacts)
     named = [r.getMessage() for r in caplog.records if "far outside" in r.getMessage()]
     assert len(named) == said
     assert all("3.npy" in text for text in named)

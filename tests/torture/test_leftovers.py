@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import pipeline.artifacts as artifacts
 import pytest
 
-from pipeline.commands.classify import classify_images
 from pipeline.config.params import ConfigError
-from pipeline.curation.names import ClassNames
 from pipeline.io.files import replacing, replacing_folder, temporary_prefix
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.provenance import recorded
@@ -29,10 +23,8 @@ from tests.graph import ROOT
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from pipeline.artifacts import replacing
-import pipeline.artifacts as artifacts
-new = getattr(artifacts, "replacing_folder", replacing)
-with new(Path(sys.argv[1])) as folder:
+from pipeline.io.files import replacing_folder
+with replacing_folder(Path(sys.argv[1])) as folder:
     folder.mkdir()
     (folder / "half").touch()
     if sys.argv[2] == "aside":
@@ -50,7 +42,7 @@ def killed(path: Path, when: str = "writing") -> None:
 
 
 def write(path: Path) -> None:
-    with artifacts.replacing_folder(path) as folder:
+    with replacing_folder(path) as folder:
         folder.mkdir()
 
 
@@ -146,26 +138,6 @@ def test_a_complete_stage_does_not_fail_for_its_record(
         raise ConfigError("of the stage itself")
 
 
-def test_classify_works_beside_data_that_are_read_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    original = tempfile.mkdtemp
-
-    def read_only(suffix: Any = None, prefix: Any = None, dir: Any = None) -> str:
-        if dir is not None and Path(dir) == tmp_path / "data":
-            raise OSError(errno.EROFS, "Read-only file system", dir)
-        return original(suffix, prefix, dir)
-
-    stored = {"maps": {"method": "ground_truth"}}
-    monkeypatch.setattr("pipeline.io.region_classifier.load_region_model", lambda _: (None, stored))
-    monkeypatch.setattr(tempfile, "mkdtemp", read_only)
-    paths, params = ArtifactPaths(tmp_path / "data"), tmp_path / "params.yaml"
-    paths.root.mkdir()
-    with pytest.raises(ConfigError, match="ground-truth masks"):  # it gets to look at the run
-        classify_images(tmp_path, "c", paths, params, None, ClassNames())
-    assert names(paths.root) == []
-
-
 def test_a_file_is_on_the_disk_before_it_has_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,12 +158,12 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(
     assert done[0].startswith(".x.json.")
     assert done[1:] == ["-> x.json", tmp_path.name]
     done.clear()
-    with artifacts.replacing_folder(tmp_path / "few") as folder:
+    with replacing_folder(tmp_path / "few") as folder:
         folder.mkdir()
         (folder / "a").touch()
     assert done == ["a", "-> few", tmp_path.name]
     done.clear()
-    with artifacts.replacing_folder(tmp_path / "many") as folder:
+    with replacing_folder(tmp_path / "many") as folder:
         folder.mkdir()
         for i in range(100):
             (folder / f"{i}").touch()

@@ -20,8 +20,10 @@ from pipeline.commands.data_checks import check_data
 from pipeline.config.params import ConfigError, parse_params
 from pipeline.curation.corrections import read_corrections
 from pipeline.curation.names import read_names
+from pipeline.detectors.base import References, Scores
 from pipeline.detectors.normalise import value_range
 from pipeline.errors import AnomalyNCDError
+from pipeline.inference.map_artifacts import write_maps
 from pipeline.io.arrays import ArraySpec, create_arrays, open_arrays
 from pipeline.io.backbone_weights import load_backbone
 from pipeline.io.images import ImageError, read_image
@@ -29,7 +31,6 @@ from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.pypi_backbone import WeightsError
 from pipeline.io.tables import read_json, read_metadata
 from stages import manifest
-from stages.maps import Source, write
 from tests.commands.test_init import images
 from tests.graph import ROOT
 
@@ -69,7 +70,7 @@ def test_all_errors_have_one_base_and_are_no_value_errors() -> None:
 
 
 def fail(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise error
 
     monkeypatch.setattr(manifest, "run", broken)
@@ -166,9 +167,17 @@ def test_maps_that_are_nan_say_what_to_try(project: Path) -> None:
     raw = np.full((1, 4, 4), np.nan, np.float32)
     with pytest.raises(ValueError, match="NaN"):
         value_range(raw)
-    options = parse_params({"maps": {"map_size": 4}}).maps
-    with pytest.raises(ArtifactError, match=r"bolts: .*NaN.*maps\.precision float32"):
-        write(project / "maps", ["a"], Source(lambda *_: raw), options, "bolts")
+    with pytest.raises(ArtifactError, match=r"bolts: .*NaN.*compute\.dtype float32"):
+        write_maps(
+            project / "maps",
+            ["a"],
+            Scores(raw),
+            References(),
+            map_size=4,
+            category="bolts",
+            method="own",
+            params={},
+        )
 
 
 @pytest.mark.parametrize("suffix", ["pth", "pt", "safetensors"])

@@ -48,7 +48,7 @@ def given_to_the_program(command: str, folder: Path | None = None) -> list[str]:
 @example("~root")
 @example("a\nb")
 @example("a\x85b")
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_category_that_is_accepted_comes_unchanged_out_of_the_shell(name: str) -> None:
     if accepted(name):
         command = NODES["manifest"]["cmd"].replace("${item}", to_str({"category": name}))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,8 @@ from timm.models.vision_transformer import VisionTransformer
 from typer.testing import CliRunner
 
 from pipeline.cli import app
-from pipeline.config.params import Params
+from pipeline.config.params import Params, Train
+from pipeline.inference.training_inputs import training_settings
 from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.schemas import CROPS, REGIONS
 from pipeline.io.tables import write_parquet
@@ -28,6 +28,7 @@ from pipeline.mgvit.training import TrainingSettings
 from stages import merge, predict
 from tests.config.test_every_parameter import CATEGORY, ORDER, run, settings, write_set
 from tests.mgvit.test_training import CPU, DIM, N_CLASSES, PER_CLASS, Toy
+from tests.running import run_stage
 
 
 def train(change: TrainingSettings) -> training.TrainingResult:
@@ -45,7 +46,7 @@ def train(change: TrainingSettings) -> training.TrainingResult:
     )
 
 
-SETTINGS = TrainingSettings(epochs=3, batch=12, heads=2)
+SETTINGS = training_settings(Train(epochs=3, batch=12, heads=2))
 
 
 @pytest.mark.parametrize("lr", [1e6, 1e30])
@@ -100,9 +101,8 @@ def test_predict_writes_nothing_that_is_not_finite(tmp_path: Path, where: str) -
     values = {"probabilities": np.full((2, 3), 1 / 3), "embeddings": np.ones((2, 4), np.float32)}
     values[where][1, 0] = np.nan
     network = Predictions(np.zeros((2, 3), np.float32), values["embeddings"], None)
-    seen: Any = SimpleNamespace(crops=crops(), network=network, trained={"head": 0})
     with pytest.raises(ArtifactError, match=r"not finite.*train\.lr"):
-        predict.write_regions(tmp_path, seen, values["probabilities"], Params())
+        predict.write_regions(tmp_path, crops(), values["probabilities"], network, {})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -114,8 +114,8 @@ def test_merge_refuses_probabilities_that_are_not_finite(tmp_path: Path) -> None
     )
     path = paths.predict("c") / "regions.parquet"
     write_parquet(path, regions, REGIONS)
-    merge.run("c", Params(), paths)
+    run_stage(merge, "c", Params(), paths)
     regions["probabilities"] = [[0.5, 0.5], [np.nan, 0.5]]
     write_parquet(path, regions, REGIONS)
     with pytest.raises(ArtifactError, match=r"regions\.parquet: .*not finite; .*'predict'"):
-        merge.run("c", Params(), paths)
+        run_stage(merge, "c", Params(), paths)

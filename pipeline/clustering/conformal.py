@@ -1,0 +1,118 @@
+"""Which images are normal, by a limit with a stated rate of false alarms where references allow it.
+
+With scores of normal references that were held out, a new normal image is above their k-th smallest
+with a probability of at most 1 - k / (R + 1), whatever the distribution (Vovk et al., 2005).
+Without references two modes of the set's own scores decide, and where none stands out nothing does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.mixture import GaussianMixture
+
+Basis = Literal["references", "modes", "nothing"]
+
+_SEPARATION = 3.0
+"""Ashman's D of two modes that tell normal from abnormal: of two equal ones 7 % lie wrong at 3."""
+_LEAST = 0.1
+"""Share of the images that a mode has at least: a few outliers above all others are none."""
+_RESTARTS = 5
+_FEWEST = 8
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The highest image score that is normal; -inf: no score says that an image is.
+
+    `false_alarms` is the share of normal images expected above it, at most: as asked for or, with
+    few references, the least that they can promise; None where nothing is promised. `separation`
+    is Ashman's D of the two modes of the set's scores, NaN where there are too few scores.
+    """
+
+    value: float
+    basis: Basis
+    false_alarms: float | None
+    separation: float
+
+
+def p_values(scores: ArrayLike, references: ArrayLike) -> NDArray[np.float64]:
+    """Return conformal p-values (N,) of `scores`: how rare they would be for normal images.
+
+    (1 + number of `references` (R,) with that score or more) / (R + 1). For normal images that are
+    drawn as the references were, P(p <= a) <= a.
+    """
+    values, known = _checked(scores), np.sort(_checked(references))
+    above = len(known) - np.searchsorted(known, values, side="left")
+    return np.asarray((1 + above) / (len(known) + 1), np.float64)
+
+
+def conformal_limit(references: ArrayLike, false_alarms: float) -> tuple[float, float]:
+    """Return a limit that at most a share `false_alarms` of normal images exceeds, and that share.
+
+    The k-th smallest of the R held-out `references`, k the least with 1 - k / (R + 1) <=
+    `false_alarms`. Where R is too small for that it is the largest, and the share 1 / (R + 1): no
+    limit can promise less. Raises ValueError for no references, and for a share outside (0, 1).
+    """
+    if not 0 < false_alarms < 1:
+        raise ValueError(f"false_alarms must lie in (0, 1), not {false_alarms}")
+    known = np.sort(_checked(references))
+    if len(known) == 0:
+        raise ValueError("a limit with a stated rate of false alarms needs normal references")
+    k = int(np.ceil((len(known) + 1) * (1 - false_alarms) - 1e-9))
+    k = min(k, len(known))
+    return float(known[k - 1]), max(false_alarms, 1 / (len(known) + 1))
+
+
+def normal_limit(scores: ArrayLike, references: ArrayLike, *, false_alarms: float = 0.05) -> Limit:
+    """Return up to which score images of a set are normal, by references or by two modes.
+
+    `scores` (N,) are those of the set, `references` (R,) those of normal images, each as it would
+    have scored as a new image. With references it is `conformal_limit`, whatever the set is like: a
+    set of normal images alone, or of none, is decided alike. Without any it is the end of the lower
+    of two modes if they are apart (`modes`), otherwise nothing is called normal.
+    """
+    values, known = _checked(scores), _checked(references)
+    end, separation = modes(values)
+    if len(known):
+        value, rate = conformal_limit(known, false_alarms)
+        return Limit(value, "references", rate, separation)
+    if np.isfinite(end):
+        return Limit(end, "modes", None, separation)
+    return Limit(-np.inf, "nothing", None, separation)
+
+
+def modes(scores: ArrayLike) -> tuple[float, float]:
+    """Return the score that ends the lower of two modes of `scores` (N,), and Ashman's D.
+
+    Two Gaussians are fitted; the end lies half way between the highest score of the lower one and
+    the next. It is -inf where they are not separate (D of 3 or less: Ashman, Bird and Zepf, 1994)
+    or fit no better than one by BIC, or one of them has less than a tenth of the scores; D is NaN
+    with fewer than 8 scores or equal ones.
+    """
+    values = _checked(scores)
+    if len(values) < _FEWEST or np.ptp(values) < 1e-9:
+        return -np.inf, float("nan")
+    column, least = values[:, None], 1e-6 * float(values.var())
+    mixture = GaussianMixture(2, n_init=_RESTARTS, random_state=0, reg_covar=least).fit(column)
+    means = mixture.means_.ravel()
+    separation = float(abs(means[1] - means[0]) / np.sqrt(mixture.covariances_.mean()))
+    one = GaussianMixture(1, reg_covar=least).fit(column)
+    if separation <= _SEPARATION or mixture.bic(column) >= one.bic(column):
+        return -np.inf, separation
+    nearer = mixture.predict(column) == means.argmin()
+    # the wider Gaussian wins beyond both means; the order of the scores decides there
+    low = (nearer | (values < means.min())) & (values < means.max())
+    if not _LEAST <= low.mean() <= 1 - _LEAST:
+        return -np.inf, separation
+    return float((values[low].max() + values[~low].min()) / 2), separation
+
+
+def _checked(scores: ArrayLike) -> NDArray[np.float64]:
+    values = np.asarray(scores, np.float64)
+    if values.ndim != 1 or not np.isfinite(values).all():
+        raise ValueError("image scores must be one finite number for each image")
+    return values

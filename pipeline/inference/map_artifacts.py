@@ -1,0 +1,186 @@
+"""The maps of a run on disk: a detector is fitted and its scores are written (`data/maps`)."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipeline.detectors.base import Detector, Images, References, Scores
+from pipeline.detectors.normalise import joint_range, rescale, stretching, value_range
+from pipeline.inference.anomaly_maps import Tracker, raw_maps, rescale_maps, untracked
+from pipeline.io import schemas
+from pipeline.io.arrays import ArraySpec, create_arrays, shard_items
+from pipeline.io.files import replacing_folder
+from pipeline.io.images import read_image
+from pipeline.io.paths import ArtifactError, ArtifactPaths
+from pipeline.io.stored import sha256_of, write_tensors
+from pipeline.io.tables import image_bits, read_parquet, write_parquet
+
+log = logging.getLogger("anomalyncd")
+
+Floats = NDArray[np.float32]
+
+BANK = "bank.safetensors"
+
+
+def make_maps(
+    category: str,
+    root: Path | str,
+    paths: ArtifactPaths,
+    new_detector: Callable[[Path], Detector],
+    *,
+    map_size: int,
+    method: str,
+    params: Mapping[str, object] | None = None,
+    files: Mapping[str, Path] | None = None,
+    tracker: Tracker = untracked,
+) -> None:
+    """Fit a detector, score the images of a category, and write `data/maps/<category>`.
+
+    Parameters
+    ----------
+    category, root
+        The images are those of the manifest, below `root`/`category`.
+    paths
+        Where the artifacts lie.
+    new_detector
+        Makes the detector, given a folder for scratch files.
+    map_size
+        Pixels a side of the maps.
+    method, params
+        Name of the detector and parameters, kept with the maps for the stages that follow.
+    files
+        The map file of each sample id, for detectors that read them: named in warnings.
+
+    Raises
+    ------
+    ArtifactError
+        There is no manifest, or scores are not finite.
+    """
+    manifest = paths.manifest(category)
+    bits, folder = image_bits(manifest), Path(root) / category
+    table = read_parquet(manifest / "images.parquet", schemas.IMAGES)
+    queries, normals = (_images(table, split, folder, bits) for split in ("query", "normal"))
+    with replacing_folder(paths.maps(category)) as output:
+        output.mkdir()
+        with tempfile.TemporaryDirectory(dir=output) as scratch:
+            detector = new_detector(Path(scratch))
+            detector.fit(normals)
+            scores = detector.score_run(queries)
+            references = detector.score_references()
+            write_tensors(output / BANK, dict(detector.state()))
+            sections = {"manifest": {"bits": bits}, **(params or {})}
+            write_maps(
+                output,
+                queries.names,
+                scores,
+                references,
+                map_size=map_size,
+                category=category,
+                method=method,
+                params=sections,
+                files=files,
+                tracker=tracker,
+            )
+
+
+def _images(table: pd.DataFrame, split: str, folder: Path, bits: int) -> Images:
+    rows = table[table["split"] == split]
+    files = [folder / path for path in rows["path"]]
+    return Images(rows["sample_id"].tolist(), lambda i: read_image(files[i], bits))
+
+
+def write_maps(
+    folder: Path,
+    names: Sequence[str],
+    scores: Scores,
+    references: References,
+    *,
+    map_size: int,
+    category: str,
+    method: str,
+    params: Mapping[str, object],
+    files: Mapping[str, Path] | None = None,
+    tracker: Tracker = untracked,
+) -> None:
+    """Normalise raw maps over the set and write them: two passes, a shard in memory at a time.
+
+    Rows are in the order of `names`. The score of an image is the maximum of its stored map. The
+    bank of the detector is in `folder` already: its hash goes with the range that it gave.
+    """
+    spec = ArraySpec((len(names), map_size, map_size), "float32")
+    step = shard_items(spec)
+    blocks = [slice(start, min(start + step, len(names))) for start in range(0, len(names), step)]
+    with tracker("range") as progress:
+        minima, maxima = np.zeros((2, len(names)), np.float32)
+        for block in blocks:
+            raw = raw_maps(scores, block, map_size)
+            _check_finite(raw, category)
+            minima[block], maxima[block] = raw.min(axis=(1, 2)), raw.max(axis=(1, 2))
+            progress(block.stop, len(names))
+    if files is not None:
+        _warn_of_outliers([files[name] for name in names], minima, maxima, category)
+    pairs = zip(minima.tolist(), maxima.tolist(), strict=True)
+    low, high = joint_range(pairs) if scores.scale is None else scores.scale
+    if not high > low:
+        log.warning("%s: all maps are constant and equal; they are stored as zeros", category)
+    attributes = {
+        "method": method,
+        "raw_min": low,
+        "raw_max": high,
+        "bank_sha256": sha256_of(folder / BANK),
+    }
+    largest = np.zeros(len(names), np.float32)
+    with (
+        create_arrays(folder / "maps.zarr", {"maps": spec}, attributes) as arrays,
+        tracker("writing") as progress,
+    ):
+        for block in blocks:
+            maps = rescale_maps(raw_maps(scores, block, map_size), low, high)
+            largest[block] = maps.max(axis=(1, 2))
+            arrays["maps"][block] = maps
+            progress(block.stop, len(names))
+    columns = {"sample_id": names, "score": largest, "image_score": scores.image_scores(maxima)}
+    frame = pd.DataFrame(columns)
+    write_parquet(
+        folder / "scores.parquet", frame, schemas.MAP_SCORES, {**attributes, "params": params}
+    )
+    known = rescale(_largest(references, map_size), low, high)
+    frame = pd.DataFrame({"sample_id": list(references.names), "score": known})
+    write_parquet(folder / "references.parquet", frame, schemas.REFERENCE_SCORES)
+
+
+def _check_finite(raw: Floats, category: str) -> None:
+    try:
+        value_range(raw)  # raises for NaN and infinity
+    except ValueError as error:  # NaN in the weights, or a dtype that overflows
+        raise ArtifactError(
+            f"{category}: {error}: try compute.dtype float32, or other weights"
+        ) from error
+
+
+def _largest(references: References, map_size: int) -> Floats:
+    """Return the maxima (R,) of the raw maps of references."""
+    if len(references.names) == 0:
+        return np.zeros(0, np.float32)
+    raw = raw_maps(references.scores, slice(0, len(references.names)), map_size)
+    return np.asarray(raw.max(axis=(1, 2)), np.float32)
+
+
+def _warn_of_outliers(files: Sequence[Path], minima: Floats, maxima: Floats, category: str) -> None:
+    """Name the maps whose values leave next to nothing of the scale to the others."""
+    for i in stretching(minima, maxima):
+        log.warning(
+            "%s: %s has values from %g to %g, far outside those of the other maps, which become "
+            "nearly flat beside it: is it broken? Make it anew, or leave its image out",
+            category,
+            files[i],
+            minima[i],
+            maxima[i],
+        )

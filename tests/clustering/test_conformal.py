@@ -1,0 +1,95 @@
+"""Limits that keep their rate of false alarms, and none where nothing can be promised."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipeline.clustering.conformal import conformal_limit, modes, normal_limit, p_values
+
+
+def _modes(n_low: int, n_high: int, gap: float = 6, seed: int = 0) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    return np.concatenate([generator.normal(0, 1, n_low), generator.normal(gap, 1, n_high)])
+
+
+def test_p_values_count_references() -> None:
+    references = [1.0, 2, 2, 5]
+    expected = [1.0, 4 / 5, 4 / 5, 2 / 5, 1 / 5]
+    np.testing.assert_allclose(p_values([0, 1.5, 2, 3, 6], references), expected)
+    assert p_values([3.0], []).tolist() == [1.0]
+
+
+@pytest.mark.parametrize("count", [1, 5, 19, 20, 80, 300])
+@pytest.mark.parametrize("rate", [0.01, 0.05, 0.2])
+def test_limit_and_p_values_agree(count: int, rate: float) -> None:
+    references = np.random.default_rng(count).standard_normal(count)
+    scores = np.random.default_rng(0).standard_normal(500)
+    limit, promised = conformal_limit(references, rate)
+    np.testing.assert_array_equal(scores > limit, p_values(scores, references) <= promised + 1e-12)
+
+
+@pytest.mark.parametrize("count", [5, 19, 39, 80])
+def test_false_alarms_stay_below_the_rate(count: int) -> None:
+    """Averaged over draws of the references; heavy tails change nothing."""
+    generator = np.random.default_rng(1)
+    shares, promised = [], 0.0
+    for _ in range(2000):
+        limit, promised = conformal_limit(generator.standard_t(2, count), 0.05)
+        shares.append((generator.standard_t(2, 100) > limit).mean())
+    assert np.mean(shares) <= promised + 0.01
+    assert np.mean(shares) >= promised - 0.03
+
+
+def test_few_references_say_what_they_can_promise() -> None:
+    assert conformal_limit([3.0, 1.0, 2.0], 0.05) == (3.0, 0.25)
+    assert conformal_limit(np.arange(19.0), 0.05) == (18.0, 0.05)
+    assert conformal_limit(np.arange(18.0), 0.05) == (17.0, pytest.approx(1 / 19))
+    assert conformal_limit(np.arange(99.0), 0.05) == (94.0, 0.05)
+
+
+def test_references_decide_whatever_the_set_is() -> None:
+    references = np.random.default_rng(2).normal(0, 1, 80)
+    for scores in (_modes(40, 60), _modes(0, 60), _modes(60, 0), np.array([0.5])):
+        limit = normal_limit(scores, references, false_alarms=0.1)
+        assert limit.value == conformal_limit(references, 0.1)[0]
+        assert (limit.basis, limit.false_alarms) == ("references", 0.1)
+
+
+def test_two_modes_decide_without_references() -> None:
+    scores = _modes(40, 60)
+    limit = normal_limit(scores, [])
+    assert (limit.basis, limit.false_alarms) == ("modes", None)
+    assert limit.separation > 4
+    assert (scores[:40] <= limit.value).mean() > 0.95
+    assert (scores[40:] > limit.value).mean() > 0.95
+
+
+@pytest.mark.parametrize("scores", [_modes(100, 0), _modes(50, 50, 1), np.zeros(20), np.arange(5)])
+def test_nothing_is_normal_where_no_mode_stands_out(scores: np.ndarray) -> None:
+    limit = normal_limit(scores, [])
+    assert limit.value == -np.inf
+    assert limit.basis == "nothing"
+
+
+def test_a_few_outliers_are_no_mode() -> None:
+    """Else all other images, defects among them, would be called normal."""
+    scores = np.append(_modes(50, 50, 2), [30.0, 31.0])
+    assert normal_limit(scores, []).basis == "nothing"
+
+
+def test_negative_scores_and_shifts_change_nothing() -> None:
+    scores = _modes(40, 60)
+    end, separation = modes(scores)
+    moved, again = modes(3 * scores - 50)
+    assert moved == pytest.approx(3 * end - 50, abs=1e-6)
+    assert again == pytest.approx(separation, rel=1e-6)
+
+
+def test_what_cannot_be_done_is_said() -> None:
+    with pytest.raises(ValueError, match="normal references"):
+        conformal_limit([], 0.05)
+    with pytest.raises(ValueError, match="false_alarms"):
+        conformal_limit([1.0], 0.0)
+    with pytest.raises(ValueError, match="finite"):
+        normal_limit([np.nan], [])
