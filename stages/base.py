@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from pipeline.config.params import Base, Crops
 from pipeline.io import schemas
-from pipeline.io.crop_files import Crop, write_crops
-from pipeline.io.datasets import DatasetError, Sample, collect, holds_images
+from pipeline.io.crop_files import write_crops
+from pipeline.io.dataset_formats import DatasetError, holds_images
+from pipeline.io.datasets import Sample, collect
 from pipeline.io.files import replacing_folder
 from pipeline.io.images import read_image, read_mask
 from pipeline.io.paths import ArtifactPaths
@@ -42,8 +43,8 @@ def run(options: Base, cutting: Crops, paths: ArtifactPaths) -> None:
     with replacing_folder(paths.base()) as folder:
         folder.mkdir()
         write_parquet(folder / "crops.parquet", _table(crops), schemas.BASE_CROPS)
-        pairs = (_pixels(root, crop, cutting.size) for crop in crops)
-        write_crops(folder / "crops.zarr", pairs, len(crops), cutting.size)
+        pixels = (_pixels(root, crop, cutting.size) for crop in crops)
+        write_crops(folder / "crops.zarr", pixels, len(crops), cutting.size)
     log.info("base: %d labelled sub-images", len(crops))
 
 
@@ -110,7 +111,7 @@ def _table(crops: list[_Crop]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=schemas.BASE_CROPS.names)
 
 
-def _pixels(root: Path, crop: _Crop, size: int) -> Crop:
+def _pixels(root: Path, crop: _Crop, size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     image, mask = read_image(root / crop.sample.path), _mask(root, crop.sample)
     assert mask is not None  # no square without a mask
     return cut(image, mask, crop.square, size=size)

@@ -17,7 +17,7 @@ from pipeline.config.params import Crops, Key
 from pipeline.inference.mask_squares import squares_of, stable_count
 from pipeline.io import schemas
 from pipeline.io.arrays import open_arrays
-from pipeline.io.crop_files import Crop, write_crops
+from pipeline.io.crop_files import ImageAndMask, write_crops
 from pipeline.io.files import replacing_folder
 from pipeline.io.images import read_image
 from pipeline.io.paths import ArtifactError, ArtifactPaths
@@ -138,7 +138,9 @@ def _rows(image: _Image) -> Iterator[tuple[object, ...]]:
         yield f"{image.sample_id}-{k}", image.sample_id, k, *square, area, score
 
 
-def _cut_all(images: list[_Image], masks: Any, size: int, progress: Progress) -> Iterator[Crop]:
+def _cut_all(
+    images: list[_Image], masks: Any, size: int, progress: Progress
+) -> Iterator[ImageAndMask]:
     """Yield image and mask of every sub-image; a few images are decoded ahead."""
     jobs = list(enumerate(images))
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -149,7 +151,7 @@ def _cut_all(images: list[_Image], masks: Any, size: int, progress: Progress) ->
             progress(start + len(batch), len(jobs))
 
 
-def _cut(image: _Image, mask: NDArray[np.bool_], size: int) -> list[Crop]:
+def _cut(image: _Image, mask: NDArray[np.bool_], size: int) -> list[ImageAndMask]:
     pixels = read_image(image.path, image.bits)
     if pixels.shape[:2] != image.shape:
         raise ArtifactError(

@@ -52,21 +52,20 @@ def run(
         n_novel=len(crops),
         seed=options.seed,
     )
+    if len(base) + len(crops) == 0:
+        raise ArtifactError(f"{category}: there is no crop to train on")
     with track(f"training {category}") as progress:
-        try:
-            result = train(
-                source,
-                network,
-                base_labels=np.searchsorted(base_classes, base["label"]).astype(np.int64),
-                scores=crops["score"].to_numpy(np.float32),
-                n_base_classes=len(base_classes),
-                settings=settings,
-                device=device,
-                autocast=Autocast(device, "float32" if device.type == "cpu" else compute.dtype),
-                progress=progress,
-            )
-        except ValueError as error:  # nothing to train on, or the loss diverged
-            raise ArtifactError(str(error)) from error
+        result = train(
+            source,
+            network,
+            base_labels=np.searchsorted(base_classes, base["label"]).astype(np.int64),
+            scores=crops["score"].to_numpy(np.float32),
+            n_base_classes=len(base_classes),
+            settings=settings,
+            device=device,
+            autocast=Autocast(device, "float32" if device.type == "cpu" else compute.dtype),
+            progress=progress,
+        )
     description = {
         "category": category,
         **_range(category, paths),

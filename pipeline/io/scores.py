@@ -1,4 +1,4 @@
-"""Anomaly scores as `maps` wrote them (an edge: it reads artifacts)."""
+"""Anomaly scores of images and of normal references, as written by `maps`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.io.tables import read_parquet
 def scores_of_images(
     paths: ArtifactPaths, category: str, crops: pd.DataFrame
 ) -> NDArray[np.float64]:
-    """Return for each of the sub-images (M,) the anomaly score of its image."""
+    """Return the anomaly score of each crop's image, float64 (M,)."""
     scores = read_parquet(paths.maps(category) / "scores.parquet", MAP_SCORES)
     rows = pd.Index(scores["sample_id"]).get_indexer(crops["sample_id"])
     if (rows < 0).any():
@@ -23,6 +23,6 @@ def scores_of_images(
 
 
 def scores_of_references(paths: ArtifactPaths, category: str) -> NDArray[np.float64]:
-    """Return the anomaly scores (R,) of the normal references; none where the maps have none."""
+    """Return the anomaly scores of the normal references, float64 (R,); empty without any."""
     table = read_parquet(paths.maps(category) / "references.parquet", REFERENCE_SCORES)
     return np.asarray(table["score"].to_numpy(np.float64))

@@ -1,4 +1,4 @@
-"""Curves of the losses, from history.csv."""
+"""The losses of a training, from its history.csv to a chart."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from markupsafe import Markup
 
 from pipeline.io.paths import damaged, missing
 from pipeline.report.charts import line_chart
-from pipeline.report.sections import Category
 
 _CURVES = {
     "loss_total": "total",
@@ -21,9 +20,12 @@ _CURVES = {
 }
 
 
-def loss_curves(category: Category) -> Markup:
-    """Return the losses of a category's training over its epochs, as SVG."""
-    history = _history(category.artifacts.train(category.name) / "history.csv")
+def loss_chart(path: Path) -> Markup:
+    """Return an SVG chart of the losses in history.csv; curves of zeros are left out.
+
+    Raises `ArtifactError` for a missing or damaged file.
+    """
+    history = _read(path)
     curves = {
         label: history[column].tolist()
         for column, label in _CURVES.items()
@@ -32,8 +34,7 @@ def loss_curves(category: Category) -> Markup:
     return line_chart(curves)
 
 
-def _history(path: Path) -> pd.DataFrame:
-    """Read the losses (epochs, curves) of a training."""
+def _read(path: Path) -> pd.DataFrame:
     if not path.exists():
         raise missing(path)
     try:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from pipeline.config.params import Params, parse_params
 from pipeline.io import schemas
-from pipeline.io.datasets import DatasetError
+from pipeline.io.dataset_formats import DatasetError
 from pipeline.io.images import sample_id
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.tables import image_bits, read_metadata, read_parquet, write_parquet

@@ -52,7 +52,7 @@ SETTINGS = training_settings(Train(epochs=3, batch=12, heads=2))
 
 @pytest.mark.parametrize("lr", [1e6, 1e30])
 def test_a_loss_that_is_not_finite_names_the_rate_and_the_epoch(lr: float) -> None:
-    with pytest.raises(ValueError, match=r"diverged in epoch \d of 3.*train\.lr below 1e\+"):
+    with pytest.raises(AnomalyNCDError, match=r"diverged in epoch \d of 3.*train\.lr below 1e\+"):
         train(replace(SETTINGS, lr=lr))
 
 
