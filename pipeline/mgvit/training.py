@@ -204,7 +204,7 @@ def _step(optimizer: torch.optim.SGD, loss: Tensor) -> None:
 
 
 def _check_finite(network: Network, losses: EpochLosses, settings: TrainingSettings) -> None:
-    """Raise `DivergenceError` if the losses of an epoch, or the network after it, are not finite."""
+    """Raise `DivergenceError` unless losses of an epoch and the network after it are finite."""
     modules = (network.block, network.projector, network.heads)
     finite = [p.detach().isfinite().all() for module in modules for p in module.parameters()]
     if math.isfinite(losses.total) and bool(torch.stack(finite).all()):
