@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from pipeline.binarization.mebin import ScoreRange, reference_floor, score_range
+from pipeline.binarization.mebin import ScoreRange
 from pipeline.config.params import Mebin
-from pipeline.inference.map_masks import Binarize, binarizer, pass_through
+from pipeline.inference.map_masks import binarizer, pass_through
+from pipeline.inference.mask_artifacts import threshold_range, write_masks
 from pipeline.io import schemas
-from pipeline.io.arrays import ArraySpec, create_arrays, open_arrays, shard_items
+from pipeline.io.arrays import open_arrays
 from pipeline.io.files import replacing_folder
 from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.scores import scores_of_references
 from pipeline.io.tables import params_of, read_parquet, write_parquet
-from pipeline.progress import Progress, track
+from pipeline.progress import track
 
 log = logging.getLogger("anomalyncd")
 
@@ -42,7 +40,7 @@ def run(category: str, options: Mebin, paths: ArtifactPaths) -> None:
     if ground_truth:
         ends = ScoreRange(0.0, 1.0)
     else:
-        ends = _range(category, scores, scores_of_references(paths, category), options)
+        ends = threshold_range(category, scores, scores_of_references(paths, category), options)
     binarize = pass_through if ground_truth else binarizer(options, ends)
     metadata = {
         "method": "ground_truth" if ground_truth else options.method,
@@ -59,7 +57,7 @@ def run(category: str, options: Mebin, paths: ArtifactPaths) -> None:
         folder.mkdir()
         ids = scores["sample_id"].tolist()
         with track(f"mebin {category}") as progress:
-            rows = _write_masks(folder / "masks.zarr", ids, maps, binarize, progress)
+            rows = write_masks(folder / "masks.zarr", ids, maps, binarize, progress)
         frame = pd.DataFrame(rows, columns=schemas.MEBIN_IMAGES.names)
         write_parquet(folder / "images.parquet", frame, schemas.MEBIN_IMAGES, metadata)
     found = int((frame["n_regions"] > 0).sum())
@@ -72,44 +70,3 @@ def _shaping(options: Mebin) -> dict[str, Any]:
     if options.method != "fixed":
         del content["fixed_threshold"]
     return content
-
-
-def _write_masks(
-    path: Path, ids: list[str], maps: Any, binarize: Binarize, progress: Progress
-) -> list[tuple[object, ...]]:
-    """Binarize map by map and write the masks a shard at a time; return the table's rows."""
-    spec = ArraySpec(maps.shape, "bool")
-    step = shard_items(spec)
-    rows: list[tuple[object, ...]] = []
-    with create_arrays(path, {"masks": spec}) as arrays:
-        for start in range(0, len(ids), step):
-            masks = np.zeros((min(step, len(ids) - start), *maps.shape[1:]), np.bool_)
-            for i, sample_id in enumerate(ids[start : start + step]):
-                try:
-                    found = binarize(maps[start + i])
-                except ValueError as error:
-                    raise ArtifactError(f"map of sample {sample_id}: {error}") from error
-                masks[i] = found.mask
-                # NaN is written as null.
-                rows.append(
-                    (sample_id, found.threshold, found.n_regions, found.run_length, found.counts)
-                )
-                progress(start + i + 1, len(ids))
-            arrays["masks"][start : start + len(masks)] = masks
-    return rows
-
-
-def _range(
-    category: str, scores: pd.DataFrame, references: NDArray[np.float64], options: Mebin
-) -> ScoreRange:
-    """Return where thresholds are sought; the published rule knows no references."""
-    values = scores["score"].to_numpy(np.float64)
-    floor = options.floor
-    if floor is None and options.rule == "paper":
-        floor = reference_floor(values, references)
-        if floor is not None:
-            log.info("mebin %s: no normal image; floor %.3f is of the references", category, floor)
-    try:
-        return score_range(values, rule=options.rule, floor=floor)
-    except ValueError as error:
-        raise ArtifactError(f"{category}: {error}") from error
