@@ -5,20 +5,15 @@ from __future__ import annotations
 import logging
 from typing import Annotated
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from pipeline.clustering.class_count import best_count, count_candidates
-from pipeline.clustering.descriptors import region_descriptors
 from pipeline.clustering.normal_images import NormalRule
 from pipeline.config.params import Classes, Compute, Key
-from pipeline.inference.region_features import normal_of_set, pooled_tokens
+from pipeline.inference.defect_descriptors import defect_descriptors
 from pipeline.io.files import replacing_folder
 from pipeline.io.paths import ArtifactPaths
-from pipeline.io.schemas import CROPS
-from pipeline.io.scores import scores_of_images, scores_of_references
-from pipeline.io.tables import read_parquet, write_json
+from pipeline.io.tables import write_json
 
 log = logging.getLogger("anomalyncd")
 
@@ -42,7 +37,7 @@ def run(
     given = options.n_classes(category)
     candidates = []
     if not given:
-        descriptors = _descriptors(category, image_size, normal, layers, compute, paths)
+        descriptors = defect_descriptors(category, image_size, normal, layers, compute, paths)
         candidates = [] if descriptors is None else list(count_candidates(descriptors, seed=seed))
     n_classes = given or best_count(candidates) + 1
     if not given:
@@ -60,22 +55,3 @@ def run(
                 "candidates": frame.to_dict(orient="records"),
             },
         )
-
-
-def _descriptors(
-    category: str,
-    image_size: int,
-    rule: NormalRule,
-    layers: list[int],
-    compute: Compute,
-    paths: ArtifactPaths,
-) -> NDArray[np.float64] | None:
-    """Return the descriptors (M, L, D) of the regions that are not normal; None if all are."""
-    crops = read_parquet(paths.crops(category) / "crops.parquet", CROPS)
-    scores = scores_of_images(paths, category, crops)
-    known = scores_of_references(paths, category)
-    normal, _ = normal_of_set("regions" if rule == "none" else rule, crops, scores, known)
-    if normal.all():
-        return None
-    pooled = pooled_tokens(paths, category, compute, layers, image_size=image_size)
-    return region_descriptors(pooled[~np.asarray(normal)])

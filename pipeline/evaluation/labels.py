@@ -8,10 +8,34 @@ from __future__ import annotations
 
 import pandas as pd
 
-from pipeline.evaluation.clustering import clustering_scores, normal_precision_recall
+from pipeline.evaluation.clustering import clustering_scores, image_auroc, normal_precision_recall
 
 _NORMAL = ""
 """Stands for every label that means normal; no folder has an empty name."""
+
+
+NO_METRICS: dict[str, float | None] = {
+    "nmi": None,
+    "ari": None,
+    "f1": None,
+    "image_auroc": None,
+    "image_score_auroc": None,
+    "pixel_auroc": None,
+    "aupro": None,
+    "normal_precision": None,
+    "normal_recall": None,
+    "defect_nmi": None,
+    "defect_ari": None,
+    "defect_f1": None,
+    "region_nmi": None,
+    "region_ari": None,
+    "region_f1": None,
+    "region_fpr": None,
+    "region_fnr": None,
+    "combined_n": None,
+    "combined_multi": None,
+}
+"""Every metric of a category, as written where labels and masks are missing."""
 
 
 def _class_name(label: str, normal: list[str]) -> str:
@@ -69,3 +93,15 @@ def region_metrics(
     true = [_class_name(label_of[s], normal) for s in known["sample_id"]]
     scores = clustering_scores(true, known["class"].to_numpy())
     return {"region_nmi": scores.nmi, "region_ari": scores.ari, "region_f1": scores.f1}
+
+
+def score_metrics(
+    scores: pd.DataFrame, label_of: dict[str, str], normal: list[str]
+) -> dict[str, float | None]:
+    """Return the image AUROC of both columns of scores, `score` and `image_score`."""
+    known = scores[scores["sample_id"].isin(label_of.keys())]
+    anomalous = [label_of[s] not in normal for s in known["sample_id"]]
+    return {
+        "image_auroc": image_auroc(anomalous, known["score"]),
+        "image_score_auroc": image_auroc(anomalous, known["image_score"]),
+    }

@@ -1,0 +1,34 @@
+"""Descriptors of the regions of a category that are not normal, from which classes are counted."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.clustering.descriptors import region_descriptors
+from pipeline.clustering.normal_images import NormalRule
+from pipeline.config.params import Compute
+from pipeline.inference.region_features import normal_of_set, pooled_tokens
+from pipeline.io.paths import ArtifactPaths
+from pipeline.io.schemas import CROPS
+from pipeline.io.scores import scores_of_images, scores_of_references
+from pipeline.io.tables import read_parquet
+
+
+def defect_descriptors(
+    category: str,
+    image_size: int,
+    rule: NormalRule,
+    layers: list[int],
+    compute: Compute,
+    paths: ArtifactPaths,
+) -> NDArray[np.float64] | None:
+    """Return the descriptors (M, L, D) of the regions that are not normal; None if all are."""
+    crops = read_parquet(paths.crops(category) / "crops.parquet", CROPS)
+    scores = scores_of_images(paths, category, crops)
+    known = scores_of_references(paths, category)
+    normal, _ = normal_of_set("regions" if rule == "none" else rule, crops, scores, known)
+    if normal.all():
+        return None
+    pooled = pooled_tokens(paths, category, compute, layers, image_size=image_size)
+    return region_descriptors(pooled[~np.asarray(normal)])
