@@ -1,0 +1,113 @@
+"""The training of a category, and what model.json says of it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from timm.models.vision_transformer import VisionTransformer
+
+from pipeline.config.params import Compute, Train, Views
+from pipeline.inference.training_inputs import token_source, training_settings
+from pipeline.io.devices import Autocast, choose_device
+from pipeline.io.paths import ArtifactError, ArtifactPaths
+from pipeline.io.tables import params_of, read_metadata
+from pipeline.mgvit.attention import ClassBlock
+from pipeline.mgvit.network import new_network
+from pipeline.mgvit.training import TrainingResult, train
+from pipeline.progress import track
+
+
+def train_category(
+    category: str,
+    vit: VisionTransformer,
+    crops: pd.DataFrame,
+    base: pd.DataFrame,
+    n_novel_classes: int,
+    options: Train,
+    views: Views,
+    compute: Compute,
+    paths: ArtifactPaths,
+) -> TrainingResult:
+    """Train on the views of a category's crops and of the base crops (`token_source`).
+
+    `crops` and `base` have the columns of `CROPS` and `BASE_CROPS`. Raises `ArtifactError` without
+    any crop.
+    """
+    base_classes = sorted(base["label"].unique())
+    device = choose_device(compute.device)
+    settings = training_settings(options)
+    network = new_network(
+        ClassBlock(vit, fold_layerscale=options.fold_layerscale),
+        int(vit.embed_dim),
+        len(base_classes) + n_novel_classes,
+        heads=options.heads,
+        seed=options.seed,
+    )
+    source = token_source(
+        category, views, compute, paths, n_base=len(base), n_novel=len(crops), seed=options.seed
+    )
+    if len(base) + len(crops) == 0:
+        raise ArtifactError(f"{category}: there is no crop to train on")
+    with track(f"training {category}") as progress:
+        return train(
+            source,
+            network,
+            base_labels=np.searchsorted(base_classes, base["label"]).astype(np.int64),
+            scores=crops["score"].to_numpy(np.float32),
+            n_base_classes=len(base_classes),
+            settings=settings,
+            device=device,
+            autocast=Autocast(device, "float32" if device.type == "cpu" else compute.dtype),
+            progress=progress,
+        )
+
+
+def describe_training(
+    category: str,
+    result: TrainingResult,
+    base: pd.DataFrame,
+    n_novel_classes: int,
+    options: Train,
+    views: Views,
+    compute: Compute,
+    paths: ArtifactPaths,
+) -> dict[str, Any]:
+    """Return the content of model.json: classes, parameters, and what new images need."""
+    base_classes = sorted(base["label"].unique())
+    return {
+        "category": category,
+        **_score_ranges(category, paths),
+        "n_base_classes": len(base_classes),
+        "base_classes": base_classes,
+        "n_classes": n_novel_classes,
+        "head": result.best_head,
+        "settings": asdict(training_settings(options)),
+        "params": _sections(category, options, views, compute, paths),
+        "torch": torch.__version__,
+    }
+
+
+def _score_ranges(category: str, paths: ArtifactPaths) -> dict[str, Any]:
+    """Return what new images need of the maps and of MEBin, and which bank goes with it."""
+    binarized = read_metadata(paths.mebin(category) / "images.parquet")
+    return {
+        "maps": {name: binarized.get(name) for name in ("raw_min", "raw_max", "bank_sha256")},
+        "mebin": {name: binarized.get(name) for name in ("s_min", "s_max")},
+    }
+
+
+def _sections(
+    category: str, options: Train, views: Views, compute: Compute, paths: ArtifactPaths
+) -> dict[str, Any]:
+    """Return the parameters of all that was made up to here, by section."""
+    return {
+        **params_of(paths.mebin(category) / "images.parquet"),
+        **params_of(paths.crops(category) / "crops.parquet"),
+        "views": views.to_json(),
+        "train": options.to_json(),
+        "compute": {"dtype": compute.dtype},
+    }
