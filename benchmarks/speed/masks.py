@@ -13,6 +13,8 @@ from benchmarks.plain.merging import merge_images
 from benchmarks.speed.harness import Row, check, compare
 from benchmarks.speed.inputs import Inputs
 from pipeline.binarization.mebin import ScoreRange, binarize_map
+from pipeline.binarization.thresholds import MapBinarization
+from pipeline.config.params import Mebin
 from pipeline.io.images import read_image
 from pipeline.regions.crops import area_px, crop_scores, cut, region_squares, resize_mask
 from pipeline.regions.merging import merge_regions
@@ -20,12 +22,24 @@ from pipeline.regions.merging import merge_regions
 CLASSES = 6
 
 
+def _binarized(amap: np.ndarray, ends: ScoreRange) -> MapBinarization:
+    options = Mebin()
+    return binarize_map(
+        amap,
+        ends,
+        thresholds=options.n_thresholds,
+        tau=options.tau,
+        erode_px=options.erode_px,
+        rule=options.rule,
+    )
+
+
 def mebin(inputs: Inputs) -> Row:
     """Time MEBin per map."""
     maps, ends = inputs.maps(40)
     for amap in maps:
         mask, count = plain_mebin.binarize_map(amap, ends.s_min, ends.s_max)
-        found = binarize_map(amap, ends)
+        found = _binarized(amap, ends)
         check(np.array_equal(mask, found.mask), "MEBin: the masks differ")
         check(count == found.n_regions, "MEBin: the numbers of regions differ")
     height, width = maps[0].shape
@@ -34,7 +48,7 @@ def mebin(inputs: Inputs) -> Row:
         ">= 40x, at most 3 ms",
         "map",
         lambda: [plain_mebin.binarize_map(amap, ends.s_min, ends.s_max) for amap in maps],
-        lambda: [binarize_map(amap, ends) for amap in maps],
+        lambda: [_binarized(amap, ends) for amap in maps],
         repeats=5,
         per=len(maps),
         equal="exactly",
@@ -45,7 +59,7 @@ def our_crops(
     path: Path, amap: np.ndarray, ends: ScoreRange, size: int = 256
 ) -> list[plain_crops.Crop]:
     """Do what the stages `mebin` and `crops` do with one image, but for writing."""
-    found = binarize_map(amap, ends)
+    found = _binarized(amap, ends)
     pixels = read_image(path)
     shape = (pixels.shape[0], pixels.shape[1])
     mask = resize_mask(found.mask, shape)

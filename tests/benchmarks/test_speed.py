@@ -50,7 +50,8 @@ def blobs(size: int, seed: int) -> NDArray[np.float32]:
 def test_plain_mebin_gives_the_same_masks(seed: int, tau: int, floor: float) -> None:
     amap = blobs(40, seed)
     mask, count = binarize_map(amap, floor, 1.0, tau=tau, erode_px=2)
-    found = mebin.binarize_map(amap, mebin.ScoreRange(floor, 1.0), tau=tau, erode_px=2)
+    ends = mebin.ScoreRange(floor, 1.0)
+    found = mebin.binarize_map(amap, ends, thresholds=64, tau=tau, erode_px=2, rule="paper")
     assert np.array_equal(mask, found.mask)
     assert count == found.n_regions
 
