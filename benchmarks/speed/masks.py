@@ -14,7 +14,7 @@ from benchmarks.speed.harness import Row, check, compare
 from benchmarks.speed.inputs import Inputs
 from pipeline.binarization.mebin import ScoreRange, binarize_map
 from pipeline.binarization.thresholds import MapBinarization
-from pipeline.config.params import Mebin
+from pipeline.config.params import Crops, Mebin, Merge
 from pipeline.io.images import read_image
 from pipeline.regions.crops import area_px, crop_scores, cut, region_squares, resize_mask
 from pipeline.regions.merging import merge_regions
@@ -63,7 +63,14 @@ def our_crops(
     pixels = read_image(path)
     shape = (pixels.shape[0], pixels.shape[1])
     mask = resize_mask(found.mask, shape)
-    squares = region_squares(mask, keep=found.n_regions + 1)
+    options = Crops()
+    squares = region_squares(
+        mask,
+        padding=options.padding,
+        smallest_side=options.smallest_side,
+        merge_distance=options.merge_distance,
+        keep=found.n_regions + 1,
+    )
     scores = crop_scores(amap, squares, shape, s_min=ends.s_min, s_max=ends.s_max)
     crops = []
     for square, score in zip(squares, scores, strict=True):
@@ -105,10 +112,18 @@ def merging(inputs: Inputs) -> Row:
     probabilities = np.random.default_rng(0).dirichlet(np.ones(CLASSES), len(table))
     ids, areas = table["sample_id"].tolist(), table["area_px"].to_numpy(np.float64)
 
+    options = Merge()
+
     def ours() -> np.ndarray:
         index, names = pd.factorize(table["sample_id"])
         return merge_regions(
-            probabilities, index.astype(np.int64), areas, table["score"], n_images=len(names)
+            probabilities,
+            index.astype(np.int64),
+            areas,
+            table["score"],
+            rule=options.weights,
+            temperature=options.temperature,
+            n_images=len(names),
         )
 
     expected = np.stack(list(merge_images(probabilities, ids, areas).values()))

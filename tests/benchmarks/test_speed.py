@@ -77,7 +77,9 @@ def test_plain_merging_is_the_same() -> None:
     owners = rng.permutation(np.r_[np.arange(9), rng.integers(0, 9, 21)])
     probabilities, areas = rng.dirichlet(np.ones(4), 30), rng.integers(0, 9000, 30).astype(float)
     plain = merge_images(probabilities, [str(k) for k in owners], areas, temperature=50)
-    ours = merge_regions(probabilities, owners, areas, areas, temperature=50, n_images=9)
+    ours = merge_regions(
+        probabilities, owners, areas, areas, rule="area", temperature=50, n_images=9
+    )
     for k in range(9):
         np.testing.assert_allclose(plain[str(k)], ours[k], atol=1e-12)
 
