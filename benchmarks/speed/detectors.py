@@ -13,6 +13,7 @@ from torch import Tensor
 from benchmarks.plain import detectors as plain_detectors
 from benchmarks.speed.harness import Row, Timing, check, compare, interleaved, peak_mb
 from benchmarks.speed.inputs import Inputs, spread
+from pipeline.config.params import Evaluate
 from pipeline.detectors import musc as our_musc
 from pipeline.detectors import patchcore
 from pipeline.detectors.features import Array, extract, squash, upsample
@@ -44,7 +45,7 @@ class Patches:
         curve = ProCurve()
         for amap, mask in zip(maps, self.masks, strict=True):
             curve.add(amap, mask)
-        return float(curve.aupro() or 0.0)
+        return float(curve.aupro(max_fpr=Evaluate().max_fpr) or 0.0)
 
     def vectors(self) -> Tensor:
         """Return the patches of all images as rows, layers side by side."""

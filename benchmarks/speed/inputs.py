@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from timm.models.vision_transformer import VisionTransformer
 
 from pipeline.binarization.mebin import ScoreRange, score_range
-from pipeline.config.params import Params
+from pipeline.config.params import Mebin, Params
 from pipeline.io.arrays import open_arrays
 from pipeline.io.networks import crop_arrays, load_vit
 from pipeline.io.paths import ArtifactPaths
@@ -47,9 +47,10 @@ class Inputs:
         """Return maps (H, W), and the range of the whole set."""
         stored: Any = open_arrays(self.paths.maps(self.category) / "maps.zarr")["maps"]
         rows = spread(len(self._scores), limit)
-        return [np.asarray(stored[int(row)]) for row in rows], score_range(
-            self._scores["score"].to_numpy(np.float64)
-        )
+        options = Mebin()
+        scores = self._scores["score"].to_numpy(np.float64)
+        ends = score_range(scores, rule=options.rule, floor=options.floor)
+        return [np.asarray(stored[int(row)]) for row in rows], ends
 
     def images(self, limit: int) -> list[Path]:
         """Return the image files of `maps`."""

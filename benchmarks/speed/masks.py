@@ -13,6 +13,8 @@ from benchmarks.plain.merging import merge_images
 from benchmarks.speed.harness import Row, check, compare
 from benchmarks.speed.inputs import Inputs
 from pipeline.binarization.mebin import ScoreRange, binarize_map
+from pipeline.binarization.thresholds import MapBinarization
+from pipeline.config.params import Crops, Mebin, Merge
 from pipeline.io.images import read_image
 from pipeline.regions.crops import area_px, crop_scores, cut, region_squares, resize_mask
 from pipeline.regions.merging import merge_regions
@@ -20,12 +22,24 @@ from pipeline.regions.merging import merge_regions
 CLASSES = 6
 
 
+def _binarized(amap: np.ndarray, ends: ScoreRange) -> MapBinarization:
+    options = Mebin()
+    return binarize_map(
+        amap,
+        ends,
+        thresholds=options.n_thresholds,
+        tau=options.tau,
+        erode_px=options.erode_px,
+        rule=options.rule,
+    )
+
+
 def mebin(inputs: Inputs) -> Row:
     """Time MEBin per map."""
     maps, ends = inputs.maps(40)
     for amap in maps:
         mask, count = plain_mebin.binarize_map(amap, ends.s_min, ends.s_max)
-        found = binarize_map(amap, ends)
+        found = _binarized(amap, ends)
         check(np.array_equal(mask, found.mask), "MEBin: the masks differ")
         check(count == found.n_regions, "MEBin: the numbers of regions differ")
     height, width = maps[0].shape
@@ -34,7 +48,7 @@ def mebin(inputs: Inputs) -> Row:
         ">= 40x, at most 3 ms",
         "map",
         lambda: [plain_mebin.binarize_map(amap, ends.s_min, ends.s_max) for amap in maps],
-        lambda: [binarize_map(amap, ends) for amap in maps],
+        lambda: [_binarized(amap, ends) for amap in maps],
         repeats=5,
         per=len(maps),
         equal="exactly",
@@ -45,11 +59,18 @@ def our_crops(
     path: Path, amap: np.ndarray, ends: ScoreRange, size: int = 256
 ) -> list[plain_crops.Crop]:
     """Do what the stages `mebin` and `crops` do with one image, but for writing."""
-    found = binarize_map(amap, ends)
+    found = _binarized(amap, ends)
     pixels = read_image(path)
     shape = (pixels.shape[0], pixels.shape[1])
     mask = resize_mask(found.mask, shape)
-    squares = region_squares(mask, keep=found.n_regions + 1)
+    options = Crops()
+    squares = region_squares(
+        mask,
+        padding=options.padding,
+        smallest_side=options.smallest_side,
+        merge_distance=options.merge_distance,
+        keep=found.n_regions + 1,
+    )
     scores = crop_scores(amap, squares, shape, s_min=ends.s_min, s_max=ends.s_max)
     crops = []
     for square, score in zip(squares, scores, strict=True):
@@ -91,10 +112,18 @@ def merging(inputs: Inputs) -> Row:
     probabilities = np.random.default_rng(0).dirichlet(np.ones(CLASSES), len(table))
     ids, areas = table["sample_id"].tolist(), table["area_px"].to_numpy(np.float64)
 
+    options = Merge()
+
     def ours() -> np.ndarray:
         index, names = pd.factorize(table["sample_id"])
         return merge_regions(
-            probabilities, index.astype(np.int64), areas, table["score"], n_images=len(names)
+            probabilities,
+            index.astype(np.int64),
+            areas,
+            table["score"],
+            rule=options.weights,
+            temperature=options.temperature,
+            n_images=len(names),
         )
 
     expected = np.stack(list(merge_images(probabilities, ids, areas).values()))

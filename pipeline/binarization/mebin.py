@@ -36,8 +36,8 @@ class ScoreRange:
 def score_range(
     scores: NDArray[np.uint8] | NDArray[np.floating],
     *,
-    rule: SelectionRule = "paper",
-    floor: float | None = None,
+    rule: SelectionRule,
+    floor: float | None,
 ) -> ScoreRange:
     """Return the range in which the thresholds of a set are sampled (AnomalyNCD section 3.2).
 
@@ -49,8 +49,8 @@ def score_range(
         Under "paper" s_max is the top of the scale (1, or 255 for uint8 scores), under "reference"
         the highest score.
     floor
-        The s_min to use in place of the lowest score; a set without a single normal image needs
-        one. Above the highest score all masks of rule "reference" are empty.
+        The s_min to use in place of the lowest score (None: none); a set without a single normal
+        image needs one. Above the highest score all masks of rule "reference" are empty.
 
     Raises
     ------
@@ -60,9 +60,9 @@ def score_range(
     Examples
     --------
     >>> import numpy as np
-    >>> score_range(np.array([0.2, 0.9]))
+    >>> score_range(np.array([0.2, 0.9]), rule="paper", floor=None)
     ScoreRange(s_min=0.2, s_max=1.0)
-    >>> score_range(np.array([0.2, 0.9]), rule="reference")
+    >>> score_range(np.array([0.2, 0.9]), rule="reference", floor=None)
     ScoreRange(s_min=0.2, s_max=0.9)
     """
     _check_rule(rule)
@@ -98,10 +98,10 @@ def binarize_map(
     amap: Map,
     scores: ScoreRange,
     *,
-    thresholds: int = 64,
-    tau: int = 4,
-    erode_px: int = 6,
-    rule: SelectionRule = "paper",
+    thresholds: int,
+    tau: int,
+    erode_px: int,
+    rule: SelectionRule,
 ) -> MapBinarization:
     """Binarize one anomaly map by MEBin (AnomalyNCD section 3.2).
 
@@ -138,7 +138,8 @@ def binarize_map(
     >>> import numpy as np
     >>> amap = np.full((16, 16), 0.1, np.float32)
     >>> amap[4:12, 4:12] = 0.8
-    >>> binarized = binarize_map(amap, ScoreRange(0.2, 1.0), erode_px=2)
+    >>> ends = ScoreRange(0.2, 1.0)
+    >>> binarized = binarize_map(amap, ends, thresholds=64, tau=4, erode_px=2, rule="paper")
     >>> binarized.n_regions, int(binarized.mask.sum())
     (1, 49)
     """
@@ -160,7 +161,7 @@ def binarize_map(
     return MapBinarization(mask, float(threshold), n_regions, run.length, counts)
 
 
-def sample_levels(thresholds: int, *, rule: SelectionRule = "paper") -> NDArray[np.float64]:
+def sample_levels(thresholds: int, *, rule: SelectionRule) -> NDArray[np.float64]:
     """Return the sampled levels 255, 255 - 256/T, ... > 0; s_min counts as 0 there, s_max as 255.
 
     T = `thresholds` of them (T = 64: 255, 251, ..., 3), or all that are above 0 if T is 256 or

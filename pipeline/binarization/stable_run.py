@@ -22,7 +22,7 @@ class StableRun:
     """The stable number of components (delta* in the paper), 0 without a run."""
 
 
-def stable_run(counts: NDArray[np.int32], *, tau: int, rule: SelectionRule = "paper") -> StableRun:
+def stable_run(counts: NDArray[np.int32], *, tau: int, rule: SelectionRule) -> StableRun:
     """Choose the run of thresholds that decides an image, from its counts, highest threshold first.
 
     A run is a maximal stretch of one non-zero count. "paper": delta* is the most frequent non-zero

@@ -32,7 +32,7 @@ class MapBinarization:
     """(L,) components at each sampled threshold, highest first; empty where none are sampled."""
 
 
-def binarize_fixed(amap: Map, *, threshold: float, erode_px: int = 6) -> MapBinarization:
+def binarize_fixed(amap: Map, *, threshold: float, erode_px: int) -> MapBinarization:
     """Binarize one map (H, W) at a fixed threshold in its own units, then erode (an ablation).
 
     Raises ValueError if the threshold is NaN or negative.
@@ -44,7 +44,7 @@ def binarize_fixed(amap: Map, *, threshold: float, erode_px: int = 6) -> MapBina
     return MapBinarization(mask, float(threshold), count_regions(mask), 0, _NO_COUNTS)
 
 
-def binarize_otsu(amap: Map, *, erode_px: int = 6) -> MapBinarization:
+def binarize_otsu(amap: Map, *, erode_px: int) -> MapBinarization:
     """Binarize one map by Otsu's threshold, then erode (an ablation).
 
     Parameters

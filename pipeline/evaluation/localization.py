@@ -31,7 +31,7 @@ class ProCurve:
     --------
     >>> curve = ProCurve()
     >>> curve.add([[0.1, 0.9], [0.2, 0.3]], [[0, 1], [0, 0]])
-    >>> curve.aupro(), curve.auroc()
+    >>> curve.aupro(max_fpr=0.3), curve.auroc()
     (1.0, 1.0)
     """
 
@@ -64,7 +64,7 @@ class ProCurve:
         self._overlap += np.bincount(inside, weights=share, minlength=_BINS)
         self._regions += int(count)
 
-    def aupro(self, *, max_fpr: float = 0.3) -> float | None:
+    def aupro(self, *, max_fpr: float) -> float | None:
         """Return the mean per-region overlap over false-positive rates from 0 to `max_fpr`.
 
         The FPR is over the normal pixels of all maps together; each region weighs the same. The
@@ -100,7 +100,7 @@ def box_iou(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
 
 
 def region_rates(
-    true_boxes: Sequence[ArrayLike], predicted_boxes: Sequence[ArrayLike], *, iou: float = 0.1
+    true_boxes: Sequence[ArrayLike], predicted_boxes: Sequence[ArrayLike], *, iou: float
 ) -> tuple[float | None, float | None]:
     """Return the false-positive and false-negative rate of predicted regions (section 4.3.1).
 
@@ -124,7 +124,7 @@ def region_rates(
 
     Examples
     --------
-    >>> region_rates([[[0, 0, 4, 4]]], [[[0, 0, 4, 5], [9, 9, 12, 12]]])
+    >>> region_rates([[[0, 0, 4, 4]]], [[[0, 0, 4, 5], [9, 9, 12, 12]]], iou=0.1)
     (0.5, 0.0)
     """
     if len(true_boxes) != len(predicted_boxes):

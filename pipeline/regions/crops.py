@@ -62,9 +62,9 @@ def find_regions(mask: NDArray[np.bool_]) -> Regions:
 def region_squares(
     mask: NDArray[np.bool_],
     *,
-    padding: float = 0.1,
-    smallest_side: float = 0.2,
-    merge_distance: float = 0.01,
+    padding: float,
+    smallest_side: float,
+    merge_distance: float,
     keep: int | None = None,
 ) -> Ints:
     """Return the squares to cut around the regions of a mask (AnomalyNCD section 3.2).
@@ -106,9 +106,10 @@ def region_squares(
     >>> import numpy as np
     >>> mask = np.zeros((100, 120), bool)
     >>> mask[10:30, 20:60] = True
-    >>> region_squares(mask, padding=0.1, smallest_side=0.2).tolist()
+    >>> options = {"padding": 0.1, "smallest_side": 0.2, "merge_distance": 0.01}
+    >>> region_squares(mask, **options).tolist()
     [[18, 0, 44]]
-    >>> region_squares(np.zeros((100, 120), bool)).tolist()
+    >>> region_squares(np.zeros((100, 120), bool), **options).tolist()
     [[0, -10, 120]]
     """
     _check_options(padding, smallest_side, merge_distance, keep)

@@ -12,7 +12,7 @@ Weighting = Literal["area", "mean", "score"]
 
 
 def class_probabilities(
-    logits: ArrayLike, n_base: int, *, temperature: float = 0.1
+    logits: ArrayLike, n_base: int, *, temperature: float
 ) -> NDArray[np.float64]:
     """Return the probabilities of the novel classes of sub-images.
 
@@ -35,7 +35,7 @@ def class_probabilities(
 
     Examples
     --------
-    >>> class_probabilities([[9.0, 0.3, 0.3]], 1).tolist()
+    >>> class_probabilities([[9.0, 0.3, 0.3]], 1, temperature=0.1).tolist()
     [[0.5, 0.5]]
     """
     novel = np.asarray(logits, np.float64)
@@ -51,8 +51,8 @@ def region_weights(
     areas: ArrayLike,
     scores: ArrayLike,
     *,
-    rule: Weighting = "area",
-    temperature: float = 100.0,
+    rule: Weighting,
+    temperature: float,
     n_images: int,
 ) -> NDArray[np.float64]:
     """Return the weight alpha (M,) of every sub-image, summing to 1 over each image's sub-images.
@@ -97,8 +97,8 @@ def merge_regions(
     areas: ArrayLike,
     scores: ArrayLike,
     *,
-    rule: Weighting = "area",
-    temperature: float = 100.0,
+    rule: Weighting,
+    temperature: float,
     n_images: int,
 ) -> NDArray[np.float64]:
     """Merge the probabilities of sub-images into those of their images (AnomalyNCD section 3.4).
@@ -124,7 +124,8 @@ def merge_regions(
     Examples
     --------
     >>> p = [[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]]
-    >>> merge_regions(p, [0, 0, 1], [9, 9, 4], [1, 1, 1], rule="mean", n_images=2).tolist()
+    >>> options = {"rule": "mean", "temperature": 100.0, "n_images": 2}
+    >>> merge_regions(p, [0, 0, 1], [9, 9, 4], [1, 1, 1], **options).tolist()
     [[0.5, 0.5], [0.5, 0.5]]
     """
     p = np.asarray(probabilities, np.float64)

@@ -50,7 +50,8 @@ def blobs(size: int, seed: int) -> NDArray[np.float32]:
 def test_plain_mebin_gives_the_same_masks(seed: int, tau: int, floor: float) -> None:
     amap = blobs(40, seed)
     mask, count = binarize_map(amap, floor, 1.0, tau=tau, erode_px=2)
-    found = mebin.binarize_map(amap, mebin.ScoreRange(floor, 1.0), tau=tau, erode_px=2)
+    ends = mebin.ScoreRange(floor, 1.0)
+    found = mebin.binarize_map(amap, ends, thresholds=64, tau=tau, erode_px=2, rule="paper")
     assert np.array_equal(mask, found.mask)
     assert count == found.n_regions
 
@@ -76,7 +77,9 @@ def test_plain_merging_is_the_same() -> None:
     owners = rng.permutation(np.r_[np.arange(9), rng.integers(0, 9, 21)])
     probabilities, areas = rng.dirichlet(np.ones(4), 30), rng.integers(0, 9000, 30).astype(float)
     plain = merge_images(probabilities, [str(k) for k in owners], areas, temperature=50)
-    ours = merge_regions(probabilities, owners, areas, areas, temperature=50, n_images=9)
+    ours = merge_regions(
+        probabilities, owners, areas, areas, rule="area", temperature=50, n_images=9
+    )
     for k in range(9):
         np.testing.assert_allclose(plain[str(k)], ours[k], atol=1e-12)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import cv2
 import numpy as np
 import pytest
@@ -16,10 +18,17 @@ from pipeline.binarization.betti import betti_curve, first_exceeded
 from pipeline.binarization.mebin import ScoreRange, binarize_map, sample_levels, score_range
 from pipeline.binarization.stable_run import stable_run
 from pipeline.binarization.thresholds import binarize_fixed, binarize_otsu, erode
-from tests.binarization.whole_set import Binarization, binarize
+from tests.binarization.whole_set import OPTIONS, Binarization, binarize
 
 EIGHT = np.ones((3, 3))
 COMMON = settings(max_examples=40)
+binarized = partial(
+    binarize_map,
+    thresholds=OPTIONS.n_thresholds,
+    tau=OPTIONS.tau,
+    erode_px=OPTIONS.erode_px,
+    rule=OPTIONS.rule,
+)
 
 
 def blobs(seed: int, n: int = 4, size: int = 48, sigma: float = 2.5) -> NDArray[np.float32]:
@@ -351,15 +360,15 @@ def test_of_equally_long_runs_the_lowest_is_taken() -> None:
 
 def test_paper_takes_the_most_frequent_count_even_in_shorter_runs() -> None:
     counts = counts_of((0, 2), (1, 4), (2, 1), (1, 4), (3, 6))
-    assert stable_run(counts, tau=4).count == 1
+    assert stable_run(counts, tau=4, rule="paper").count == 1
     assert stable_run(counts, tau=4, rule="reference").count == 3
     # The most frequent count decides: without a stable run of it there is nothing.
-    assert stable_run(counts, tau=5).length == 0
+    assert stable_run(counts, tau=5, rule="paper").length == 0
     assert stable_run(counts, tau=5, rule="reference").count == 3
 
 
 def test_paper_tie_goes_to_the_count_met_first() -> None:
-    run = stable_run(counts_of((0, 2), (4, 5), (1, 5)), tau=4)
+    run = stable_run(counts_of((0, 2), (4, 5), (1, 5)), tau=4, rule="paper")
     assert (run.count, run.index, run.length) == (4, 6, 5)
 
 
@@ -374,9 +383,9 @@ def test_both_rules_on_any_counts(counts: NDArray[np.int32], tau: int) -> None:
 
 
 def test_levels() -> None:
-    assert sample_levels(64).tolist() == list(range(255, 0, -4))
+    assert sample_levels(64, rule="paper").tolist() == list(range(255, 0, -4))
     assert sample_levels(256, rule="reference").tolist() == list(range(255, 0, -1))
-    assert sample_levels(3).tolist() == [255, 255 - 256 / 3, 255 - 512 / 3]
+    assert sample_levels(3, rule="paper").tolist() == [255, 255 - 256 / 3, 255 - 512 / 3]
     for thresholds, rule in ((0, "paper"), (48, "reference"), (512, "reference"), (64, "mine")):
         with pytest.raises(ValueError, match=r"thresholds is|rule is"):
             sample_levels(thresholds, rule=rule)
@@ -435,22 +444,22 @@ def test_bad_values_are_refused(value: float) -> None:
     amap = blobs(0)[2]
     amap[5, 5] = value
     with pytest.raises(ValueError, match="the map has"):
-        binarize_map(amap, ScoreRange(0, 1))
+        binarized(amap, ScoreRange(0, 1))
     scores = np.array([0.5, value])
     with pytest.raises(ValueError, match="score of map 1"):
-        score_range(scores)
+        score_range(scores, rule="paper", floor=None)
 
 
 def test_bad_shapes_types_and_options_are_refused() -> None:
     maps = blobs(0)
     for bad in (maps, maps[0, :0], maps[0].astype(np.int64)):
         with pytest.raises(ValueError, match="must"):
-            binarize_map(bad, ScoreRange(0, 1))
+            binarized(bad, ScoreRange(0, 1))
     for options in ({"tau": 0}, {"erode_px": -1}, {"rule": "other"}, {"thresholds": 0}):
         with pytest.raises(ValueError, match=next(iter(options))):
             binarize(maps, **options)
     with pytest.raises(ValueError, match="at least one"):
-        score_range(np.array([]))
+        score_range(np.array([]), rule="paper", floor=None)
 
 
 def test_fixed_threshold_is_in_the_units_of_the_map() -> None:
@@ -463,7 +472,7 @@ def test_fixed_threshold_is_in_the_units_of_the_map() -> None:
     whole = binarize_fixed(eight_bit, threshold=80, erode_px=0)
     np.testing.assert_array_equal(whole.mask, eight_bit > 80)
     with pytest.raises(ValueError, match="threshold is"):
-        binarize_fixed(amap, threshold=float("nan"))
+        binarize_fixed(amap, threshold=float("nan"), erode_px=0)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -483,6 +492,6 @@ def test_otsu_equals_opencv(seed: int) -> None:
 
 def test_otsu_of_a_constant_map_is_empty() -> None:
     for amap in (np.full((9, 9), 0.7, np.float32), np.full((9, 9), 200, np.uint8)):
-        found = binarize_otsu(amap)
+        found = binarize_otsu(amap, erode_px=OPTIONS.erode_px)
         assert not found.mask.any()
         assert np.isnan(found.threshold)

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from pipeline.binarization.mebin import binarize_map, score_range
 from pipeline.binarization.stable_run import SelectionRule
+from pipeline.config.params import Mebin
+
+OPTIONS = Mebin()
 
 
 @dataclass(frozen=True)
@@ -26,10 +29,20 @@ class Binarization:
 
 
 def binarize(
-    maps: NDArray[Any], *, rule: SelectionRule = "paper", floor: float | None = None, **options: int
+    maps: NDArray[Any],
+    *,
+    rule: SelectionRule = OPTIONS.rule,
+    floor: float | None = None,
+    **options: int,
 ) -> Binarization:
-    """Binarize maps (N, H, W); `options` are those of `binarize_map`."""
+    """Binarize maps (N, H, W); `options` are those of `binarize_map`, or config's."""
     ends = score_range(maps.max(axis=(1, 2)), rule=rule, floor=floor)
+    options = {
+        "thresholds": OPTIONS.n_thresholds,
+        "tau": OPTIONS.tau,
+        "erode_px": OPTIONS.erode_px,
+        **options,
+    }
     results = [binarize_map(amap, ends, rule=rule, **options) for amap in maps]
     return Binarization(
         masks=np.stack([r.mask for r in results]),

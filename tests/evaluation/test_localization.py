@@ -11,7 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
+from pipeline.config.params import Evaluate
 from pipeline.evaluation.localization import ProCurve, box_iou, region_rates
+
+OPTIONS = Evaluate()
 
 
 def collect(maps: Iterable[np.ndarray], masks: Iterable[np.ndarray]) -> ProCurve:
@@ -22,7 +25,7 @@ def collect(maps: Iterable[np.ndarray], masks: Iterable[np.ndarray]) -> ProCurve
 
 
 def aupro(
-    maps: Iterable[np.ndarray], masks: Iterable[np.ndarray], max_fpr: float = 0.3
+    maps: Iterable[np.ndarray], masks: Iterable[np.ndarray], max_fpr: float = OPTIONS.max_fpr
 ) -> float | None:
     return collect(maps, masks).aupro(max_fpr=max_fpr)
 
@@ -199,7 +202,7 @@ def test_order_of_maps_does_not_matter_and_both_figures_come_from_one_pass() -> 
     curve = ProCurve()
     for i in (2, 0, 1):
         curve.add(maps[i], masks[i])
-    assert curve.aupro() == pytest.approx(aupro(maps, masks), abs=1e-12)
+    assert curve.aupro(max_fpr=OPTIONS.max_fpr) == pytest.approx(aupro(maps, masks), abs=1e-12)
     assert curve.auroc() == pixel_auroc(maps, masks)
 
 
@@ -264,17 +267,17 @@ def test_region_rates_equal_counting_pixels(
 def test_iou_must_exceed_the_limit() -> None:
     true, predicted = [(0, 0, 10, 1)], [(0, 0, 1, 1)]  # IoU exactly 0.1
     assert box_iou(true, predicted).tolist() == [[0.1]]
-    assert region_rates([true], [predicted]) == (1.0, 1.0)
+    assert region_rates([true], [predicted], iou=OPTIONS.region_iou) == (1.0, 1.0)
     assert region_rates([true], [predicted], iou=0.09) == (0.0, 0.0)
 
 
 def test_boxes_of_different_images_never_meet() -> None:
     box = [(0, 0, 4, 4)]
-    assert region_rates([box, []], [[], box]) == (1.0, 1.0)
+    assert region_rates([box, []], [[], box], iou=OPTIONS.region_iou) == (1.0, 1.0)
 
 
 def test_bad_boxes_are_refused() -> None:
     with pytest.raises(ValueError, match="boxes must be"):
-        region_rates([[(0, 0, 0, 4)]], [[]])
+        region_rates([[(0, 0, 0, 4)]], [[]], iou=OPTIONS.region_iou)
     with pytest.raises(ValueError, match="images of true boxes"):
-        region_rates([[]], [[], []])
+        region_rates([[]], [[], []], iou=OPTIONS.region_iou)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import cv2
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
+from pipeline.config.params import Crops
 from pipeline.regions.crops import (
     area_px,
     crop_scores,
@@ -21,6 +24,13 @@ from pipeline.regions.crops import (
 )
 
 COMMON = settings(max_examples=60)
+OPTIONS = Crops()
+squares_of = partial(
+    region_squares,
+    padding=OPTIONS.padding,
+    smallest_side=OPTIONS.smallest_side,
+    merge_distance=OPTIONS.merge_distance,
+)
 masks_of_any_kind = hnp.arrays(
     np.bool_, st.tuples(st.integers(1, 24), st.integers(1, 24)), elements=st.booleans()
 )
@@ -181,7 +191,7 @@ def test_a_region_in_the_hole_of_another_is_not_separate() -> None:
 def test_squares_equal_the_formula(
     mask: NDArray[np.bool_], padding: float, smallest: float, distance: float
 ) -> None:
-    found = region_squares(mask, padding=padding, smallest_side=smallest, merge_distance=distance)
+    found = squares_of(mask, padding=padding, smallest_side=smallest, merge_distance=distance)
     expected = naive_squares(mask, padding, smallest, distance)
     if not mask.any():
         height, width = mask.shape
@@ -190,7 +200,7 @@ def test_squares_equal_the_formula(
     assert [tuple(square) for square in found.tolist()] == [square for _, square in expected]
     assert found.dtype == np.int64
     for keep in (1, 2):
-        kept = region_squares(
+        kept = squares_of(
             mask, padding=padding, smallest_side=smallest, merge_distance=distance, keep=keep
         )
         np.testing.assert_array_equal(kept, found[:keep])
@@ -201,7 +211,7 @@ def test_squares_equal_the_formula(
 def test_squares_hold_the_mask_and_lie_inside(mask: NDArray[np.bool_], distance: float) -> None:
     # With a padding of 0.2 rounding down never costs a pixel of regions of 5 pixels or more.
     padded = np.pad(mask, 10)
-    squares = region_squares(padded, padding=0.2, merge_distance=distance, smallest_side=0.3)
+    squares = squares_of(padded, padding=0.2, merge_distance=distance, smallest_side=0.3)
     seen = np.zeros_like(padded)
     for x0, y0, side in squares.tolist():
         if side <= min(padded.shape):
@@ -216,48 +226,48 @@ def test_a_square_by_hand() -> None:
     mask = np.zeros((100, 200), np.bool_)
     mask[40:60, 90:140] = True
     # Longer side 50: r = int(0.55 * 50) = 27; centre (115, 50).
-    assert region_squares(mask).tolist() == [[88, 23, 54]]
-    assert region_squares(mask, padding=0.2).tolist() == [[85, 20, 60]]
+    assert squares_of(mask).tolist() == [[88, 23, 54]]
+    assert squares_of(mask, padding=0.2).tolist() == [[85, 20, 60]]
     # The floor: half of 0.4 * 200.
-    assert region_squares(mask, smallest_side=0.4).tolist() == [[75, 10, 80]]
+    assert squares_of(mask, smallest_side=0.4).tolist() == [[75, 10, 80]]
     # Nothing is larger than the longer image side; what is too high starts at the top.
-    assert region_squares(mask, smallest_side=1.0).tolist() == [[0, 0, 200]]
+    assert squares_of(mask, smallest_side=1.0).tolist() == [[0, 0, 200]]
     long = np.zeros((100, 200), np.bool_)
     long[50, 5:195] = True
-    assert region_squares(long).tolist() == [[0, 0, 200]]
+    assert squares_of(long).tolist() == [[0, 0, 200]]
     corner = np.zeros((100, 200), np.bool_)
     corner[97:, 198:] = True
-    assert region_squares(corner).tolist() == [[160, 60, 40]]
+    assert squares_of(corner).tolist() == [[160, 60, 40]]
 
 
 def test_merging_is_transitive_squared_and_shifted() -> None:
     mask = np.zeros((300, 300), np.bool_)
     for x in (15, 46, 77):
         mask[5:7, x : x + 2] = True
-    apart = region_squares(mask, smallest_side=0.1, merge_distance=0.0)
+    apart = squares_of(mask, smallest_side=0.1, merge_distance=0.0)
     # Squares of side 30 at x = 1, 32, 63: gaps of 1.
     assert apart.tolist() == [[1, 0, 30], [32, 0, 30], [63, 0, 30]]
-    one = region_squares(mask, smallest_side=0.1, merge_distance=0.01)
+    one = squares_of(mask, smallest_side=0.1, merge_distance=0.01)
     assert one.tolist() == [[1, 0, 92]]
-    assert len(region_squares(mask, smallest_side=0.1, merge_distance=1 / 300)) == 3
+    assert len(squares_of(mask, smallest_side=0.1, merge_distance=1 / 300)) == 3
 
 
 def test_keep_takes_the_largest_area_not_the_largest_square() -> None:
     mask = np.zeros((400, 400), np.bool_)
     mask[10, 10:150] = True
     mask[200:220, 200:220] = True
-    squares = region_squares(mask, keep=1)
+    squares = squares_of(mask, keep=1)
     assert squares.tolist() == [[170, 170, 80]]
     # Equal areas: from top to bottom, then from left to right.
     even = np.zeros((400, 400), np.bool_)
     for y, x in ((300, 100), (100, 300), (100, 100)):
         even[y, x] = True
-    assert region_squares(even)[:, :2].tolist() == [[60, 60], [260, 60], [60, 260]]
+    assert squares_of(even)[:, :2].tolist() == [[60, 60], [260, 60], [60, 260]]
 
 
 @pytest.mark.parametrize("shape", [(30, 50), (50, 30), (31, 50), (40, 40)])
 def test_without_a_region_the_square_holds_the_whole_image(shape: tuple[int, int]) -> None:
-    squares = region_squares(np.zeros(shape, np.bool_))
+    squares = squares_of(np.zeros(shape, np.bool_))
     assert squares.tolist() == [whole_image(shape).tolist()]
     x0, y0, side = squares[0].tolist()
     assert side == max(shape)
@@ -365,10 +375,10 @@ def test_crop_score_without_a_range_is_zero() -> None:
 )
 def test_impossible_options_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
-        region_squares(np.ones((4, 4), np.bool_), **options)
+        squares_of(np.ones((4, 4), np.bool_), **options)
 
 
 def test_masks_of_other_kinds_are_refused() -> None:
     for mask in (np.zeros((4, 4), np.uint8), np.zeros((2, 4, 4), np.bool_)):
         with pytest.raises(ValueError, match="a mask must be bool"):
-            region_squares(mask)
+            squares_of(mask)

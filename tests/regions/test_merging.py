@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.config.params import Merge
 from pipeline.regions.merging import (
     class_probabilities,
     defect_class_set,
@@ -17,6 +18,8 @@ from pipeline.regions.merging import (
     region_weights,
 )
 
+OPTIONS = Merge()
+RULE = {"rule": OPTIONS.weights, "temperature": OPTIONS.temperature}
 INDEX = np.array([2, 0, 2, 1, 2, 0])
 AREAS = np.array([400.0, 2500.0, 90_000.0, 0.0, 10_000.0, 2600.0])
 SCORES = np.array([0.5, 0.0, 0.25, 0.9, 0.25, 0.0])
@@ -61,15 +64,15 @@ def test_class_probabilities_neither_overflow_nor_vanish() -> None:
     assert got[1].tolist() == [1.0, 0.0]
 
 
-def test_class_probabilities_default_temperature_and_empty_input() -> None:
-    got = class_probabilities([[0.0, 0.1]], 0)
+def test_class_probabilities_of_temperature_and_empty_input() -> None:
+    got = class_probabilities([[0.0, 0.1]], 0, temperature=0.1)
     assert got[0, 1] / got[0, 0] == pytest.approx(math.e)
-    assert class_probabilities(np.zeros((0, 5)), 2).shape == (0, 3)
+    assert class_probabilities(np.zeros((0, 5)), 2, temperature=0.1).shape == (0, 3)
 
 
 def test_class_probabilities_need_a_novel_class() -> None:
     with pytest.raises(ValueError, match="no novel class"):
-        class_probabilities(np.zeros((2, 3)), 3)
+        class_probabilities(np.zeros((2, 3)), 3, temperature=0.1)
 
 
 # Weights and merging
@@ -103,14 +106,16 @@ def test_rule_and_temperature_matter() -> None:
 
 
 def test_area_weights_do_not_overflow() -> None:
-    weights = region_weights([0, 0], [1e8, 0.0], [0, 0], temperature=1.0, n_images=1)
+    weights = region_weights([0, 0], [1e8, 0.0], [0, 0], rule="area", temperature=1.0, n_images=1)
     assert weights.tolist() == [1.0, 0.0]
 
 
 def test_one_region_decides_alone() -> None:
     p = probabilities(1, 1)
     for rule in ("area", "mean", "score"):
-        merged = merge_regions(p, [0], [0.0], [0.0], rule=rule, n_images=1)
+        merged = merge_regions(
+            p, [0], [0.0], [0.0], rule=rule, temperature=OPTIONS.temperature, n_images=1
+        )
         np.testing.assert_allclose(merged, p)
 
 
@@ -139,7 +144,7 @@ def test_merged_rows_are_distributions_whatever_the_order(data: st.DataObject) -
 
 def test_image_without_regions_is_an_error() -> None:
     with pytest.raises(ValueError, match="1 of 4 images have no sub-image"):
-        merge_regions(probabilities(), INDEX, AREAS, SCORES, n_images=4)
+        merge_regions(probabilities(), INDEX, AREAS, SCORES, **RULE, n_images=4)
     with pytest.raises(ValueError, match="have no sub-image"):
         region_class_set([0, 1], [0, 2], n_images=3)
 
@@ -165,6 +170,7 @@ def test_bad_regions_are_refused(change: dict[str, object], message: str) -> Non
         "areas": AREAS,
         "scores": SCORES,
         "n_images": 3,
+        **RULE,
     }
     with pytest.raises(ValueError, match=message):
         merge_regions(**{**arguments, **change})
