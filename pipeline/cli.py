@@ -35,7 +35,7 @@ PER_CATEGORY = {
     "classes": "Take or estimate the number of classes.",
     "views": "Run the frozen blocks over augmented views, once, into a cache.",
     "train": "Train the last block, the projector and the heads.",
-    "predict": "Classify every sub-image with the trained model.",
+    "predict": "Classify each region: mixture ensemble or trained heads.",
     "merge": "Merge the classes of an image's regions into one.",
     "evaluate": "Compute metrics against labels and masks, if available.",
 }
@@ -101,7 +101,7 @@ def _per_category(stage: str) -> Callable[..., None]:
             str | None, typer.Argument(help="One of dataset.categories.", show_default=False)
         ] = None,
         named: Annotated[
-            str | None, typer.Option("--category", help="The same, as DVC gives it.")
+            str | None, typer.Option("--category", help="Same as the argument (for DVC).")
         ] = None,
         params: _ParamsOption = _PARAMS,
         data: _DataOption = _DATA,

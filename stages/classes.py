@@ -1,4 +1,4 @@
-"""Stage `classes`: how many classes to look for: as said, or estimated from the regions."""
+"""Stage `classes`: how many classes to look for: as given, or estimated from the regions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Partial parameter files, as overrides for `dvc exp run -S` (an edge: it reads them)."""
+"""Partial parameter files, as overrides for `dvc exp run -S`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What classifies regions, on disk: classifier.json and classifier.safetensors (an edge)."""
+"""What classifies regions, on disk: classifier.json and classifier.safetensors."""
 
 from __future__ import annotations
 

@@ -225,7 +225,7 @@ def test_a_flat_folder_without_labels(project: Project) -> None:
     for i, path in enumerate(sorted((project.root / "images/a b/test").rglob("0*.png"))):
         shutil.copy(path, flat / f"{i}.png")
     project.set_params(
-        dataset={"root": "flat", "categories": ["mine"]}, train={"views": 0, "epochs": 1}
+        dataset={"root": "flat", "categories": ["mine"]}, views={"count": 0}, train={"epochs": 1}
     )
     project.run("dvc", "repro")
     metrics = read_json(project.root / "data/evaluate/mine/metrics.json")

@@ -133,7 +133,7 @@ def test_a_complete_stage_does_not_fail_for_its_record(
         recorded("maps", "c", ArtifactPaths(tmp_path)),
     ):
         pass
-    assert "not recorded" in caplog.text
+    assert "could not be recorded" in caplog.text
     with pytest.raises(ConfigError), recorded("maps", "c", ArtifactPaths(tmp_path)):
         raise ConfigError("of the stage itself")
 
