@@ -28,7 +28,7 @@ class Trainer:
         generator = torch.Generator().manual_seed(seed)
         dim = int(vit.embed_dim)
         self.projector = Projector(dim, generator=generator)
-        self.heads = MultiHead(dim, n_classes, generator=generator)
+        self.heads = MultiHead(dim, n_classes, heads=4, generator=generator)
         modules: list[nn.Module] = [self.vit.blocks[-1], self.projector, self.heads]
         groups = parameter_groups(modules, weight_decay=5e-5)
         self.optimizer = torch.optim.SGD(groups, lr=0.003, momentum=0.9)

@@ -15,17 +15,17 @@ from benchmarks.plain import network as plain_network
 from benchmarks.plain.training import Trainer
 from benchmarks.speed.harness import Row, Timing, check, compare, interleaved, peak_mb
 from benchmarks.speed.inputs import Inputs
-from pipeline.config.params import Train
+from pipeline.config.params import Train, Views
 from pipeline.inference.training_inputs import training_settings
 from pipeline.io.devices import Autocast
+from pipeline.io.networks import augmentations, masking
 from pipeline.mgvit.attention import ClassBlock, frozen_tokens, patch_keep, visible_keys
-from pipeline.mgvit.augmentation import Augmentations, augmented_view, plain_view, view_rng
+from pipeline.mgvit.augmentation import augmented_view, plain_view, view_rng
 from pipeline.mgvit.backbone import normalization
 from pipeline.mgvit.network import new_network
 from pipeline.mgvit.tokens import (
     CachedViews,
     FrozenBlocks,
-    Masking,
     RaggedTokens,
     concatenate,
     iter_augmented,
@@ -35,10 +35,10 @@ from pipeline.mgvit.training import train
 
 CPU = torch.device("cpu")
 CROPS, VIEWS, EPOCHS, BATCH, CLASSES = 32, 6, 50, 32, 6
-Views = Sequence[tuple[NDArray[np.uint8], NDArray[np.float32]]]
+Pairs = Sequence[tuple[NDArray[np.uint8], NDArray[np.float32]]]
 
 
-def _tensors(vit: VisionTransformer, views: Views) -> tuple[Tensor, Tensor]:
+def _tensors(vit: VisionTransformer, views: Pairs) -> tuple[Tensor, Tensor]:
     """Return normalised pixels (B, 3, S, S) and masks (B, S, S)."""
     shift, scale = (torch.tensor(v).view(1, 3, 1, 1) * 255 for v in normalization(vit))
     pixels = torch.from_numpy(np.stack([image for image, _ in views])).permute(0, 3, 1, 2).float()
@@ -64,7 +64,9 @@ def augmentation(inputs: Inputs) -> Row:
 
     def ours() -> tuple[Tensor, Tensor]:
         views = [
-            augmented_view(*pair, view_rng(0, k, 0), size=size, augmentations=Augmentations())
+            augmented_view(
+                *pair, view_rng(0, k, 0), size=size, augmentations=augmentations(Views())
+            )
             for k, pair in enumerate(pairs)
         ]
         return _tensors(vit, views)
@@ -89,8 +91,8 @@ def augmentation(inputs: Inputs) -> Row:
 def _blocks(inputs: Inputs) -> tuple[FrozenBlocks, ClassBlock]:
     """Return the network of a category in float32, as the pipeline runs it."""
     vit = inputs.vit()
-    masking = Masking(image_size=int(vit.patch_embed.img_size[0]))
-    blocks = FrozenBlocks(vit, masking, device=CPU, autocast=Autocast(CPU, "float32"))
+    options = Views(image_size=int(vit.patch_embed.img_size[0]))
+    blocks = FrozenBlocks(vit, masking(options), device=CPU, autocast=Autocast(CPU, "float32"))
     return blocks, ClassBlock(vit, fold_layerscale=True).eval()
 
 
@@ -114,7 +116,7 @@ def inference(inputs: Inputs) -> Row:
 
     expected = plain()
     pixels, greys = views()  # in float32; the token cache rounds to float16
-    keep = patch_keep(greys, vit.patch_embed.patch_size[0])
+    keep = patch_keep(greys, vit.patch_embed.patch_size[0], threshold=Views().mask_threshold)
     tokens = frozen_tokens(vit, pixels, keep, mask_on="class", mask_layers=9)
     exact = _difference(expected, last(tokens, visible_keys(vit, keep, mask_on="class")))
     rounded = _difference(expected, ours())
@@ -148,7 +150,7 @@ def training(inputs: Inputs) -> list[Row]:
 
     def fill() -> None:
         pieces[:] = iter_augmented(
-            blocks, images, masks, n_views=VIEWS, seed=0, augmentations=Augmentations()
+            blocks, images, masks, n_views=VIEWS, seed=0, augmentations=augmentations(Views())
         )
 
     view_s = interleaved(lambda: None, fill, repeats=1, per=len(images) * VIEWS).ours[0]

@@ -42,7 +42,7 @@ class Candidate:
 
 
 def count_candidates(
-    descriptors: ArrayLike, *, most: int = _MOST, seed: int = 0
+    descriptors: ArrayLike, *, most: int = _MOST, seed: int
 ) -> Sequence[Candidate]:
     """Return candidates for the number of classes of a set of regions (evidence accumulation).
 
@@ -63,7 +63,7 @@ def count_candidates(
     >>> import numpy as np
     >>> rng = np.random.default_rng(0)
     >>> x = np.repeat(np.eye(4), 16, axis=0) + rng.normal(scale=0.05, size=(64, 4))
-    >>> best_count(count_candidates(x[:, None]))
+    >>> best_count(count_candidates(x[:, None], seed=0))
     4
     """
     x = np.asarray(descriptors, np.float64)

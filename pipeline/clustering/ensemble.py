@@ -71,9 +71,9 @@ def fit_ensemble(
     n_classes: int,
     *,
     normal_known: bool,
-    dimensions: Sequence[int] = (8, 16),
-    extra_components: Sequence[int] = (0, 2),
-    seed: int = 0,
+    dimensions: Sequence[int],
+    extra_components: Sequence[int],
+    seed: int,
 ) -> MixtureEnsemble:
     """Sort regions into classes without labels, by a vote of Gaussian mixtures.
 
@@ -115,7 +115,8 @@ def fit_ensemble(
     >>> import numpy as np
     >>> rng = np.random.default_rng(0)
     >>> x = np.repeat(np.eye(3), [12, 8, 4], axis=0) + rng.normal(scale=0.01, size=(24, 3))
-    >>> ensemble = fit_ensemble(x[:, None], np.ones(24), 4, normal_known=True, dimensions=[2])
+    >>> options = {"dimensions": [2], "extra_components": [0, 2], "seed": 0}
+    >>> ensemble = fit_ensemble(x[:, None], np.ones(24), 4, normal_known=True, **options)
     >>> np.bincount(ensemble.probabilities(x[:, None]).argmax(1)).tolist()
     [0, 12, 8, 4]
     """

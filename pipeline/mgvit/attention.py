@@ -42,7 +42,7 @@ Span = tuple[int, int, bool]
 """Queries first to last (exclusive) and whether they see the visible keys only."""
 
 
-def patch_keep(masks: Tensor, patch: int, *, threshold: float = 0.5) -> Tensor:
+def patch_keep(masks: Tensor, patch: int, *, threshold: float) -> Tensor:
     """Return which patches the mask keeps.
 
     Parameters
@@ -67,7 +67,7 @@ def patch_keep(masks: Tensor, patch: int, *, threshold: float = 0.5) -> Tensor:
     --------
     >>> mask = torch.zeros(1, 4, 4)
     >>> mask[0, :2, 1:] = 1
-    >>> patch_keep(mask, 2).tolist()
+    >>> patch_keep(mask, 2, threshold=0.5).tolist()
     [[True, True, False, False]]
     """
     if masks.ndim != 3 or masks.shape[1] % patch or masks.shape[2] % patch:

@@ -23,13 +23,13 @@ _LEVELS = np.arange(256, dtype=np.float32)
 class Augmentations:
     """Which augmentations are drawn; the ranges are the paper's."""
 
-    crop: bool = True
-    flip: bool = True
-    rotate: bool = True
-    colour: bool = True
-    sharpness: bool = True
-    blur: bool = True
-    posterize: bool = True
+    crop: bool
+    flip: bool
+    rotate: bool
+    colour: bool
+    sharpness: bool
+    blur: bool
+    posterize: bool
 
 
 def resized_side(size: int) -> int:
@@ -111,7 +111,8 @@ def augmented_view(
     --------
     >>> image, mask = np.full((64, 64, 3), 90, np.uint8), np.ones((64, 64), np.uint8)
     >>> rng = view_rng(seed=0, sample=3, view=1)
-    >>> view, grey = augmented_view(image, mask, rng, size=56, augmentations=Augmentations())
+    >>> every = Augmentations(*[True] * 7)
+    >>> view, grey = augmented_view(image, mask, rng, size=56, augmentations=every)
     >>> view.shape, float(grey.min())
     ((56, 56, 3), 1.0)
     """

@@ -28,9 +28,7 @@ class MultiHead(nn.Module):
     torch.Size([4, 2, 3])
     """
 
-    def __init__(
-        self, dim: int, n_classes: int, *, heads: int = 4, generator: torch.Generator
-    ) -> None:
+    def __init__(self, dim: int, n_classes: int, *, heads: int, generator: torch.Generator) -> None:
         super().__init__()
         if min(dim, n_classes, heads) < 1:
             raise ValueError(

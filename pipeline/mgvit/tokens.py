@@ -50,10 +50,10 @@ class ArrayLike(Protocol):
 class Masking:
     """Mask-guided attention (section 3.3.1) and the input size of the network."""
 
-    image_size: int = 224
-    mask_on: MaskOn = "class"
-    mask_layers: int = 9
-    threshold: float = 0.5
+    image_size: int
+    mask_on: MaskOn
+    mask_layers: int
+    threshold: float
 
 
 @dataclass(frozen=True)

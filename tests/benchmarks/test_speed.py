@@ -96,7 +96,7 @@ def _network() -> tuple[VisionTransformer, torch.Tensor, torch.Tensor]:
 
 def test_explicit_attention_gives_the_same_class_tokens_and_gradients() -> None:
     vit, pixels, masks = _network()
-    keep = patch_keep(masks, 16)
+    keep = patch_keep(masks, 16, threshold=0.5)
     tokens = frozen_tokens(vit, pixels, keep, mask_on="class", mask_layers=9)
     block = ClassBlock(vit, fold_layerscale=True)
     ours = block(tokens, visible_keys(vit, keep, mask_on="class"))

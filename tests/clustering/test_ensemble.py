@@ -9,6 +9,7 @@ import pytest
 from sklearn.metrics import adjusted_rand_score
 
 from pipeline.clustering.ensemble import fit_ensemble
+from pipeline.config.params import Predict
 
 
 def blobs(sizes: list[int], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -17,6 +18,9 @@ def blobs(sizes: list[int], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     labels = np.repeat(np.arange(len(sizes)), sizes)
     x = centres[labels] + rng.normal(size=(len(labels), 24)) * 0.4
     return x[:, None], labels  # (M, 1, 24)
+
+
+OPTIONS = Predict().model_dump(include={"dimensions", "extra_components", "seed"})
 
 
 def none(x: np.ndarray) -> np.ndarray:
@@ -32,7 +36,7 @@ def probabilities(
         scores[~normal] if len(scores) == len(normal) else scores,
         n_classes,
         normal_known=bool(normal.any()),
-        **options,
+        **{**OPTIONS, **options},
     )
     found = model.probabilities(x)
     found[normal] = np.eye(n_classes)[0]

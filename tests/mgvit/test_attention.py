@@ -303,7 +303,7 @@ def test_patch_keep_equals_means_in_loops() -> None:
     masks[0] = 0
     masks[1, :4, :2] = 1  # half of the first patch, exactly
     masks[1, :4, 2:4] = 0
-    keep = patch_keep(masks, 4)
+    keep = patch_keep(masks, 4, threshold=0.5)
     for i in range(3):
         for row in range(2):
             for column in range(2):
@@ -313,7 +313,7 @@ def test_patch_keep_equals_means_in_loops() -> None:
     assert not keep[0].any()
     assert patch_keep(masks[:2] > 0.5, 4, threshold=0.9).dtype == torch.bool
     with pytest.raises(ValueError, match="multiple of 3"):
-        patch_keep(masks, 3)
+        patch_keep(masks, 3, threshold=0.5)
 
 
 def test_visible_keys() -> None:

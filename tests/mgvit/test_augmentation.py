@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
+from pipeline.config.params import Views
+from pipeline.io.networks import augmentations
 from pipeline.mgvit.augmentation import (
     Augmentations,
     adjust_brightness,
@@ -22,6 +24,7 @@ from pipeline.mgvit.augmentation import (
 )
 
 OFF = Augmentations(**{field.name: False for field in fields(Augmentations)})
+EVERY = augmentations(Views())
 GEOMETRIC = replace(OFF, crop=True, flip=True, rotate=True)
 
 
@@ -103,7 +106,7 @@ def test_with_everything_off_a_view_is_the_plain_one() -> None:
 def test_switching_one_off_leaves_the_others() -> None:
     image, mask = picture(), np.zeros((256, 256), np.uint8)
     mask[10:40, 30:90] = 1
-    everything = Augmentations()
+    everything = EVERY
     _, first = augmented_view(image, mask, view_rng(1, 2, 3), size=224, augmentations=everything)
     without = replace(everything, blur=False, colour=False)
     _, second = augmented_view(image, mask, view_rng(1, 2, 3), size=224, augmentations=without)
@@ -115,7 +118,7 @@ def test_a_view_depends_on_its_own_numbers_alone() -> None:
 
     def draw(seed: int, sample: int, view: int) -> np.ndarray:
         rng = view_rng(seed, sample, view)
-        return augmented_view(image, mask, rng, size=224, augmentations=Augmentations())[0]
+        return augmented_view(image, mask, rng, size=224, augmentations=EVERY)[0]
 
     np.testing.assert_array_equal(draw(0, 1, 2), draw(0, 1, 2))
     for other in ((1, 1, 2), (0, 2, 2), (0, 1, 3)):

@@ -57,7 +57,7 @@ def test_logits_are_cosines_of_token_and_rows() -> None:
 
 
 def test_norm_of_the_directions_divides_the_gradient_and_leaves_the_logits() -> None:
-    head, longer = (MultiHead(4, 3, generator=seeded()) for _ in range(2))
+    head, longer = (MultiHead(4, 3, heads=4, generator=seeded()) for _ in range(2))
     with torch.no_grad():
         longer.weight.mul_(10)
     token = torch.randn(5, 4, generator=seeded(1))
@@ -80,7 +80,7 @@ def test_directions_start_as_torchs_linear_layers_do() -> None:
 
 
 def test_multi_head_stays_in_float32_under_autocast() -> None:
-    head = MultiHead(8, 3, generator=seeded())
+    head = MultiHead(8, 3, heads=4, generator=seeded())
     token = torch.randn(5, 8, generator=seeded(1))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits = head(token)
@@ -89,7 +89,9 @@ def test_multi_head_stays_in_float32_under_autocast() -> None:
 
 
 def test_zero_token_gives_zero_logits() -> None:
-    assert torch.equal(MultiHead(4, 3, generator=seeded())(torch.zeros(2, 4)), torch.zeros(4, 2, 3))
+    assert torch.equal(
+        MultiHead(4, 3, heads=4, generator=seeded())(torch.zeros(2, 4)), torch.zeros(4, 2, 3)
+    )
 
 
 @pytest.mark.parametrize(("dim", "n_classes", "heads"), [(0, 2, 4), (3, 0, 4), (3, 2, 0)])
@@ -123,9 +125,18 @@ def test_projector_sizes_and_initial_weights() -> None:
 
 def test_weights_depend_on_the_generator_alone() -> None:
     before = torch.get_rng_state()
-    first = [MultiHead(4, 3, generator=seeded(5)), Projector(4, hidden=8, generator=seeded(5))]
-    again = [MultiHead(4, 3, generator=seeded(5)), Projector(4, hidden=8, generator=seeded(5))]
-    other = [MultiHead(4, 3, generator=seeded(6)), Projector(4, hidden=8, generator=seeded(6))]
+    first = [
+        MultiHead(4, 3, heads=4, generator=seeded(5)),
+        Projector(4, hidden=8, generator=seeded(5)),
+    ]
+    again = [
+        MultiHead(4, 3, heads=4, generator=seeded(5)),
+        Projector(4, hidden=8, generator=seeded(5)),
+    ]
+    other = [
+        MultiHead(4, 3, heads=4, generator=seeded(6)),
+        Projector(4, hidden=8, generator=seeded(6)),
+    ]
     assert torch.equal(torch.get_rng_state(), before)
     for a, b, c in zip(first, again, other, strict=True):
         p, q, r = (next(iter(m.parameters())) for m in (a, b, c))
@@ -136,7 +147,7 @@ def test_weights_depend_on_the_generator_alone() -> None:
 def test_parameter_groups_decay_matrices_only() -> None:
     shared, frozen = nn.Linear(3, 2), nn.Linear(2, 2)
     frozen.requires_grad_(False)
-    norm, head = nn.LayerNorm(4), MultiHead(4, 3, generator=seeded())
+    norm, head = nn.LayerNorm(4), MultiHead(4, 3, heads=4, generator=seeded())
     groups = parameter_groups([shared, nn.Sequential(shared, norm), frozen, head], weight_decay=0.5)
     assert [g["weight_decay"] for g in groups] == [0.5, 0.0]
     assert {id(p) for p in groups[0]["params"]} == {id(shared.weight), id(head.weight)}

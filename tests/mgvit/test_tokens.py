@@ -8,6 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.config.params import Views
+from pipeline.io.networks import augmentations, masking
 from pipeline.mgvit.attention import (
     ClassBlock,
     create_vit,
@@ -15,7 +17,7 @@ from pipeline.mgvit.attention import (
     normalization,
     patch_keep,
 )
-from pipeline.mgvit.augmentation import Augmentations, plain_view
+from pipeline.mgvit.augmentation import plain_view
 from pipeline.mgvit.heads import MultiHead
 from pipeline.mgvit.prediction import predict
 from pipeline.mgvit.tokens import (
@@ -23,7 +25,6 @@ from pipeline.mgvit.tokens import (
     FreshViews,
     FrozenBlocks,
     Joined,
-    Masking,
     RaggedTokens,
     concatenate,
     iter_augmented,
@@ -32,12 +33,13 @@ from pipeline.mgvit.tokens import (
 )
 
 NAME, SIZE = "test_vit.r160_in1k", 64
+OPTIONS = Views(image_size=SIZE, mask_layers=2)
 
 
 @pytest.fixture(scope="module")
 def blocks() -> FrozenBlocks:
     vit = create_vit(NAME, None, image_size=SIZE)
-    return FrozenBlocks(vit, Masking(image_size=SIZE, mask_layers=2), device=torch.device("cpu"))
+    return FrozenBlocks(vit, masking(OPTIONS), device=torch.device("cpu"))
 
 
 def crops(n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -84,7 +86,9 @@ def test_the_frozen_blocks_keep_the_visible_tokens_alone(blocks: FrozenBlocks) -
     kept = blocks(np.stack([v for v, _ in views]), np.stack([m for _, m in views]))
     mean, std = (torch.tensor(x).view(1, 3, 1, 1) for x in normalization(blocks.vit))
     pixels = torch.from_numpy(np.stack([v for v, _ in views])).permute(0, 3, 1, 2) / 255
-    keep = patch_keep(torch.from_numpy(np.stack([m for _, m in views])), 16)
+    keep = patch_keep(
+        torch.from_numpy(np.stack([m for _, m in views])), 16, threshold=OPTIONS.mask_threshold
+    )
     full = frozen_tokens(blocks.vit, (pixels - mean) / std, keep, mask_on="class", mask_layers=2)
     assert np.diff(kept.offsets).tolist() == [1, 1 + int(keep[1].sum()), 1 + int(keep[2].sum())]
     assert keep[1].any()
@@ -114,14 +118,14 @@ def test_attention_lies_on_the_kept_patches_and_sums_to_one(blocks: FrozenBlocks
     assert result.attention.shape == (3, 1 + grid**2)
     np.testing.assert_allclose(result.attention.sum(1), 1, rtol=1e-5)
     grey = np.stack([plain_view(i, m, size=SIZE)[1] for i, m in zip(images, masks, strict=True)])
-    keep = patch_keep(torch.from_numpy(grey), 16).numpy()
+    keep = patch_keep(torch.from_numpy(grey), 16, threshold=OPTIONS.mask_threshold).numpy()
     np.testing.assert_array_equal(result.attention[:, 1:] > 0, keep)
     assert result.attention[0, 0] == 1  # an empty mask
 
 
 def test_pieces_and_numbering_do_not_matter(blocks: FrozenBlocks) -> None:
     images, masks = crops(4)
-    options = {"n_views": 2, "seed": 5, "augmentations": Augmentations()}
+    options = {"n_views": 2, "seed": 5, "augmentations": augmentations(OPTIONS)}
     whole = concatenate(list(iter_augmented(blocks, images, masks, batch=3, **options)))
     parts = [
         *iter_augmented(blocks, images[:1], masks[:1], **options),
@@ -142,7 +146,11 @@ def test_plain_views_of_no_crops_are_no_pieces(blocks: FrozenBlocks) -> None:
 def test_fresh_views_differ_from_epoch_to_epoch(blocks: FrozenBlocks) -> None:
     images, masks = crops(3)
     source = FreshViews(
-        blocks, Joined(images[:1], images[1:]), Joined(masks[:1], masks[1:]), Augmentations(), 0
+        blocks,
+        Joined(images[:1], images[1:]),
+        Joined(masks[:1], masks[1:]),
+        augmentations(OPTIONS),
+        0,
     )
     rng = np.random.default_rng(0)
     tokens, visible = source.pairs(np.array([0, 2]), 0, rng)
