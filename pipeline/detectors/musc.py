@@ -200,7 +200,8 @@ def mutual_scores(
     is N R products of images, or N^2 / 2 with all of them, as long as the table of distances,
     4 P R bytes an image, fits into `memory_mb` for all images; up to N^2 when only a band of images
     fits at a time. One image always fits. Distances below about 1e-3 carry rounding errors of that
-    order, as they are taken from cosines in float32.
+    order, as they are taken from cosines in float32. `half` takes cosines in bfloat16, twice as
+    fast with AMX: each may err by 0.002, which the mean over images levels out.
     """
     n, p, _ = features.shape
     columns = np.arange(n) if references is None else references

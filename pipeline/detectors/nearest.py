@@ -116,7 +116,7 @@ def distances(
 
     `layer` holds the tokens (N, P, D) of the images. With `parts` (N,) an image is compared with
     the patches of other parts than its own alone; infinite where there are none. `half` looks for
-    the nearest patch in bfloat16 (five times faster with AMX). Its distance is exact either way,
+    the nearest patch in bfloat16 (twice as fast with AMX). Its distance is exact either way,
     and the patch found is at most about 1 % farther than the nearest.
     """
     n, p, _ = layer.shape
