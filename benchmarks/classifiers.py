@@ -23,7 +23,6 @@ from pipeline.clustering.descriptors import region_descriptors
 from pipeline.clustering.ensemble import mixture_probabilities
 from pipeline.clustering.normal_images import NormalRule
 from pipeline.evaluation.clustering import clustering_scores
-from pipeline.inference.region_features import normal_of_set
 from pipeline.regions.merging import merge_regions
 
 
@@ -58,7 +57,7 @@ def image_classes(
     case: Case, choice: Choice, seed: int, n_classes: int | None = None
 ) -> NDArray[np.int64]:
     """Return the class of each image, in the order of `case.image_labels`."""
-    normal, _ = normal_of_set(choice.normal, case.crops, case.scores, case.references)
+    normal = case.normal_by(choice.normal)
     columns = [LAYERS.index(layer) for layer in choice.layers]
     described = region_descriptors(case.pooled[~normal][:, columns])
     descriptors = np.zeros((len(case.crops), *described.shape[1:]))

@@ -30,6 +30,7 @@ def run(
     options: Classes,
     image_size: Annotated[int, Key("views.image_size")],
     normal: Annotated[NormalRule, Key("predict.normal")],
+    false_alarms: Annotated[float, Key("predict.false_alarms")],
     layers: Annotated[list[int], Key("predict.layers")],
     seed: Annotated[int, Key("predict.seed")],
     compute: Compute,
@@ -42,7 +43,9 @@ def run(
     given = options.n_classes(category)
     candidates = []
     if not given:
-        descriptors = _descriptors(category, image_size, normal, layers, compute, paths)
+        descriptors = _descriptors(
+            category, image_size, normal, false_alarms, layers, compute, paths
+        )
         candidates = [] if descriptors is None else list(count_candidates(descriptors, seed=seed))
     n_classes = given or best_count(candidates) + 1
     if not given:
@@ -66,6 +69,7 @@ def _descriptors(
     category: str,
     image_size: int,
     rule: NormalRule,
+    false_alarms: float,
     layers: list[int],
     compute: Compute,
     paths: ArtifactPaths,
@@ -73,8 +77,9 @@ def _descriptors(
     """Return the descriptors (M, L, D) of the regions that are not normal; None if all are."""
     crops = read_parquet(paths.crops(category) / "crops.parquet", CROPS)
     scores = scores_of_images(paths, category, crops)
-    known = scores_of_references(paths, category)
-    normal, _ = normal_of_set("regions" if rule == "none" else rule, crops, scores, known)
+    known = scores_of_references(paths, category, "image_score")
+    rule = "regions" if rule == "none" else rule
+    normal, _ = normal_of_set(rule, crops, scores, known, false_alarms)
     if normal.all():
         return None
     pooled = pooled_tokens(paths, category, compute, layers, image_size=image_size)

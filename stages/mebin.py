@@ -42,7 +42,7 @@ def run(category: str, options: Mebin, paths: ArtifactPaths) -> None:
     if ground_truth:
         ends = ScoreRange(0.0, 1.0)
     else:
-        ends = _range(category, scores, scores_of_references(paths, category), options)
+        ends = _range(category, scores, scores_of_references(paths, category, "score"), options)
     binarize = pass_through if ground_truth else binarizer(options, ends)
     metadata = {
         "method": "ground_truth" if ground_truth else options.method,

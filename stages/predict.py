@@ -44,7 +44,7 @@ def run(category: str, options: Predict, compute: Compute, paths: ArtifactPaths)
     """
     crops = read_parquet(paths.crops(category) / "crops.parquet", CROPS)
     scores = scores_of_images(paths, category, crops)
-    references = scores_of_references(paths, category)
+    references = scores_of_references(paths, category, "image_score")
     network = load_network(paths, category, compute)
     with track(f"predicting {category}") as progress:
         predictions = network(*crop_arrays(paths.crops(category)), progress=progress)

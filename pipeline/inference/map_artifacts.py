@@ -36,6 +36,7 @@ def make_maps(
     new_detector: Callable[[Path], Detector],
     *,
     map_size: int,
+    gamma: float,
     method: str,
     params: Mapping[str, object] | None = None,
     files: Mapping[str, Path] | None = None,
@@ -51,8 +52,8 @@ def make_maps(
         Where the artifacts lie.
     new_detector
         Makes the detector, given a folder for scratch files.
-    map_size
-        Pixels a side of the maps.
+    map_size, gamma
+        Pixels a side of the maps; the power of the rescaled maps that is stored.
     method, params
         Name of the detector and parameters, kept with the maps for the stages that follow.
     files
@@ -82,6 +83,7 @@ def make_maps(
                 scores,
                 references,
                 map_size=map_size,
+                gamma=gamma,
                 category=category,
                 method=method,
                 params=sections,
@@ -103,6 +105,7 @@ def write_maps(
     references: References,
     *,
     map_size: int,
+    gamma: float,
     category: str,
     method: str,
     params: Mapping[str, object],
@@ -142,7 +145,7 @@ def write_maps(
         tracker("writing") as progress,
     ):
         for block in blocks:
-            maps = rescale_maps(raw_maps(scores, block, map_size), low, high)
+            maps = rescale_maps(raw_maps(scores, block, map_size), low, high, gamma)
             largest[block] = maps.max(axis=(1, 2))
             arrays["maps"][block] = maps
             progress(block.stop, len(names))
@@ -151,8 +154,13 @@ def write_maps(
     write_parquet(
         folder / "scores.parquet", frame, schemas.MAP_SCORES, {**attributes, "params": params}
     )
-    known = rescale(_largest(references, map_size), low, high)
-    frame = pd.DataFrame({"sample_id": list(references.names), "score": known})
+    largest = _largest(references, map_size)
+    known = {
+        "sample_id": list(references.names),
+        "score": rescale(largest, low, high) ** gamma,
+        "image_score": references.scores.image_scores(largest),
+    }
+    frame = pd.DataFrame(known)
     write_parquet(folder / "references.parquet", frame, schemas.REFERENCE_SCORES)
 
 

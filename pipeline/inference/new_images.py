@@ -28,10 +28,10 @@ from pipeline.detectors.base import Detector, Images
 from pipeline.inference.anomaly_maps import (
     GivenMaps,
     Resources,
-    new_detector,
     raw_maps,
     rescale_maps,
 )
+from pipeline.inference.detectors import new_detector
 from pipeline.inference.image_regions import ImageRegions, regions_of
 from pipeline.inference.map_artifacts import BANK
 from pipeline.inference.region_classes import Seen, classify_regions, load_network, seen_by_heads
@@ -105,6 +105,9 @@ class Classification:
         (N, C) float32, rows summing to 1.
     scores
         (N,) float32 anomaly scores in [0, 1]: the maxima of `maps`.
+    image_scores
+        (N,) float32 scores of the detector, on a scale of its own: an image is normal up to the
+        run's limit.
     region_classes
         For each image the sorted classes of its regions.
     regions
@@ -120,6 +123,7 @@ class Classification:
     nearest_classes: NDArray[np.int64]
     probabilities: NDArray[np.float32]
     scores: NDArray[np.float32]
+    image_scores: NDArray[np.float32]
     region_classes: list[list[int]]
     regions: pd.DataFrame
     maps: NDArray[np.float32]
@@ -235,16 +239,21 @@ class ImageClassifier:
         amaps = raw_maps(scores, slice(0, len(images)), self.options.maps.map_size)
         if not np.isfinite(amaps).all():
             raise ArtifactError("anomaly maps hold NaN or infinity: try compute.dtype float32")
-        rescale_maps(amaps, *self._raw_range)
+        image_scores = scores.image_scores(amaps.max(axis=(1, 2)))
+        rescale_maps(amaps, *self._raw_range, self.options.maps.exponent)
         found = [self._regions(image, amap) for image, amap in zip(images, amaps, strict=True)]
-        return self._merged(found, amaps, first)
+        return self._merged(found, amaps, image_scores, first)
 
     def _regions(self, image: NDArray[np.uint8], amap: NDArray[np.float32]) -> ImageRegions:
         options = self.options
         return regions_of(image, amap, options.mebin, options.crops, self._score_range)
 
     def _merged(
-        self, found: list[ImageRegions], amaps: NDArray[np.float32], first: int
+        self,
+        found: list[ImageRegions],
+        amaps: NDArray[np.float32],
+        image_scores: NDArray[np.float32],
+        first: int,
     ) -> Classification:
         """Classify the sub-images of a block of images and merge their classes."""
         n_images, merge = len(found), self.options.merge
@@ -254,7 +263,6 @@ class ImageClassifier:
             np.concatenate([getattr(image, name) for image in found])
             for name in ("areas", "scores")
         )
-        image_scores = amaps.max(axis=(1, 2))
         seen = self._see(
             np.concatenate([image.images for image in found]),
             np.concatenate([image.masks for image in found]),
@@ -293,7 +301,8 @@ class ImageClassifier:
             confidence=probabilities.max(1),
             nearest_classes=nearest,
             probabilities=probabilities.astype(np.float32),
-            scores=image_scores,
+            scores=amaps.max(axis=(1, 2)),
+            image_scores=image_scores,
             region_classes=region_class_set(region_classes, index, n_images=n_images),
             regions=table.assign(
                 area_px=areas,
