@@ -9,7 +9,7 @@ mixture`. Labels are used for the metrics alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -19,10 +19,9 @@ import typer
 from numpy.typing import NDArray
 
 from benchmarks.case import LAYERS, Case, load_case
-from pipeline.clustering.descriptors import region_descriptors
-from pipeline.clustering.ensemble import mixture_probabilities
 from pipeline.clustering.normal_images import NormalRule
 from pipeline.evaluation.clustering import clustering_scores
+from pipeline.inference.region_classes import Seen, classify_regions, fit_regions
 from pipeline.regions.merging import merge_regions
 
 
@@ -57,23 +56,16 @@ def image_classes(
     case: Case, choice: Choice, seed: int, n_classes: int | None = None
 ) -> NDArray[np.int64]:
     """Return the class of each image, in the order of `case.image_labels`."""
-    normal = case.normal_by(choice.normal)
-    columns = [LAYERS.index(layer) for layer in choice.layers]
-    described = region_descriptors(case.pooled[~normal][:, columns])
-    descriptors = np.zeros((len(case.crops), *described.shape[1:]))
-    descriptors[~normal] = described
-    probabilities = mixture_probabilities(
-        descriptors,
-        case.crops["score"],
-        normal,
-        n_classes or case.n_classes,
-        dimensions=choice.dimensions,
-        extra_components=choice.extra_components,
-        seed=seed,
+    settings = {**asdict(choice), "seed": seed, "classifier": "mixture"}
+    options = case.params.predict.model_copy(update=settings)
+    seen = Seen(pooled=case.pooled[:, [LAYERS.index(layer) for layer in choice.layers]])
+    model = fit_regions(
+        seen, case.crops, case.scores, case.references, n_classes or case.n_classes, options
     )
+    found = classify_regions(seen, case.crops["area_px"], case.scores, model, options)
     index, ids = pd.factorize(case.crops["sample_id"])
     merged = merge_regions(
-        probabilities,
+        found.probabilities,
         index,
         case.crops["area_px"],
         case.crops["score"],

@@ -37,7 +37,7 @@ PER_CATEGORY = {
     "train": "Train the last block, the projector and the heads.",
     "predict": "Classify every sub-image with the trained model.",
     "merge": "Merge the classes of an image's regions into one.",
-    "evaluate": "Hold the classes against labels and masks, where there are any.",
+    "evaluate": "Compute metrics against labels and masks, if available.",
 }
 WHOLE = {
     "demo": "Generate the demo images (two products, four defects each).",

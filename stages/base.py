@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from pipeline.config.params import Base, Crops
 from pipeline.io import schemas
-from pipeline.io.arrays import ArraySpec, create_arrays, shard_items
-from pipeline.io.datasets import DatasetError, Sample, collect, holds_images
+from pipeline.io.crop_files import write_crops
+from pipeline.io.dataset_formats import DatasetError, holds_images
+from pipeline.io.datasets import Sample, collect
 from pipeline.io.files import replacing_folder
 from pipeline.io.images import read_image, read_mask
 from pipeline.io.paths import ArtifactPaths
@@ -42,7 +43,8 @@ def run(options: Base, cutting: Crops, paths: ArtifactPaths) -> None:
     with replacing_folder(paths.base()) as folder:
         folder.mkdir()
         write_parquet(folder / "crops.parquet", _table(crops), schemas.BASE_CROPS)
-        _write_pixels(folder / "crops.zarr", root, crops, cutting.size)
+        pixels = (_pixels(root, crop, cutting.size) for crop in crops)
+        write_crops(folder / "crops.zarr", pixels, len(crops), cutting.size)
     log.info("base: %d labelled sub-images", len(crops))
 
 
@@ -107,21 +109,6 @@ def _table(crops: list[_Crop]) -> pd.DataFrame:
         for crop in crops
     ]
     return pd.DataFrame(rows, columns=schemas.BASE_CROPS.names)
-
-
-def _write_pixels(path: Path, root: Path, crops: list[_Crop], size: int) -> None:
-    """Cut the sub-images and write them a shard at a time."""
-    specs = {
-        "images": ArraySpec((len(crops), size, size, 3), "uint8"),
-        "masks": ArraySpec((len(crops), size, size), "uint8"),
-    }
-    step = min(shard_items(spec) for spec in specs.values())
-    with create_arrays(path, specs) as arrays:
-        for start in range(0, len(crops), step):
-            pairs = [_pixels(root, crop, size) for crop in crops[start : start + step]]
-            stop = start + len(pairs)
-            arrays["images"][start:stop] = np.stack([image for image, _ in pairs])
-            arrays["masks"][start:stop] = np.stack([mask for _, mask in pairs])
 
 
 def _pixels(root: Path, crop: _Crop, size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from pipeline.config.params import Crops, Key
 from pipeline.inference.mask_squares import squares_of, stable_count
 from pipeline.io import schemas
-from pipeline.io.arrays import ArraySpec, create_arrays, open_arrays, shard_items
+from pipeline.io.arrays import open_arrays
+from pipeline.io.crop_files import ImageAndMask, write_crops
 from pipeline.io.files import replacing_folder
 from pipeline.io.images import read_image
 from pipeline.io.paths import ArtifactError, ArtifactPaths
@@ -31,8 +32,6 @@ _METADATA = {"method": (str,), "rule": (str,), "tau": (int,), "s_min": NUMBER, "
 _THREADS = 2
 _AHEAD = 16
 """Images whose sub-images are held in memory at a time."""
-
-Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def run(
         write_parquet(folder / "crops.parquet", frame, schemas.CROPS, params)
         with track(f"crops {category}: cutting") as progress:
             pairs = _cut_all(images, masks, options.size, progress)
-            _write_pixels(folder / "crops.zarr", pairs, len(rows), options.size)
+            write_crops(folder / "crops.zarr", pairs, len(rows), options.size)
     log.info("crops %s: %d sub-images of %d images", category, len(rows), len(images))
 
 
@@ -139,7 +138,9 @@ def _rows(image: _Image) -> Iterator[tuple[object, ...]]:
         yield f"{image.sample_id}-{k}", image.sample_id, k, *square, area, score
 
 
-def _cut_all(images: list[_Image], masks: Any, size: int, progress: Progress) -> Iterator[Pair]:
+def _cut_all(
+    images: list[_Image], masks: Any, size: int, progress: Progress
+) -> Iterator[ImageAndMask]:
     """Yield image and mask of every sub-image; a few images are decoded ahead."""
     jobs = list(enumerate(images))
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -150,7 +151,7 @@ def _cut_all(images: list[_Image], masks: Any, size: int, progress: Progress) ->
             progress(start + len(batch), len(jobs))
 
 
-def _cut(image: _Image, mask: NDArray[np.bool_], size: int) -> list[Pair]:
+def _cut(image: _Image, mask: NDArray[np.bool_], size: int) -> list[ImageAndMask]:
     pixels = read_image(image.path, image.bits)
     if pixels.shape[:2] != image.shape:
         raise ArtifactError(
@@ -159,18 +160,3 @@ def _cut(image: _Image, mask: NDArray[np.bool_], size: int) -> list[Pair]:
         )
     resized = resize_mask(mask, image.shape)
     return [cut(pixels, resized, square, size=size) for square in image.squares]
-
-
-def _write_pixels(path: Path, pairs: Iterator[Pair], n_crops: int, size: int) -> None:
-    """Write the sub-images a shard at a time."""
-    specs = {
-        "images": ArraySpec((n_crops, size, size, 3), "uint8"),
-        "masks": ArraySpec((n_crops, size, size), "uint8"),
-    }
-    step = min(shard_items(spec) for spec in specs.values())
-    with create_arrays(path, specs) as arrays:
-        for start in range(0, n_crops, step):
-            block = [next(pairs) for _ in range(min(step, n_crops - start))]
-            stop = start + len(block)
-            arrays["images"][start:stop] = np.stack([image for image, _ in block])
-            arrays["masks"][start:stop] = np.stack([mask for _, mask in block])

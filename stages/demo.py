@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,6 +12,7 @@ from pipeline.demo.camera import PRODUCTS
 from pipeline.demo.generate import DemoSample, generate
 from pipeline.io.demo_files import foreign_file
 from pipeline.io.files import replacing_folder
+from pipeline.io.images import write_png
 from pipeline.io.paths import ArtifactPaths
 from pipeline.progress import track
 
@@ -52,17 +52,12 @@ def _refuse_foreign(folder: Path) -> None:
 
 def _write(root: Path, sample: DemoSample) -> None:
     """Write an image to `<split>/<label>` and, if it has a defect, its mask to `ground_truth`."""
-    bgr = np.ascontiguousarray(sample.image[..., ::-1])
-    _write_png(root / sample.split / sample.label / f"{sample.name}.png", bgr)
+    _write_png(root / sample.split / sample.label / f"{sample.name}.png", sample.image)
     if sample.mask.any():
         mask = sample.mask.astype(np.uint8) * 255
         _write_png(root / "ground_truth" / sample.label / f"{sample.name}_mask.png", mask)
 
 
-def _write_png(path: Path, pixels: NDArray[np.generic]) -> None:
-    # OpenCV's own writer only returns False on failure; writing the bytes here raises.
-    encoded, data = cv2.imencode(".png", pixels)
-    if not encoded:
-        raise ValueError(f"{path}: OpenCV could not encode the image as PNG")
+def _write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data.tobytes())
+    write_png(path, pixels)

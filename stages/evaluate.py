@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.config.params import Evaluate, Key
-from pipeline.evaluation.clustering import clustering_scores, image_auroc, normal_precision_recall
+from pipeline.evaluation.clustering import image_auroc
+from pipeline.evaluation.labels import class_metrics, combined_metrics, region_metrics
 from pipeline.evaluation.localization import ProCurve, region_rates
 from pipeline.io.arrays import open_arrays
 from pipeline.io.images import ImageError, read_mask
@@ -67,74 +67,14 @@ def run(
     label_of = dict(zip(labels["sample_id"], labels["label"], strict=True))
     metrics: dict[str, Any] = {**_NULL, "n_query": len(merged), "n_regions": len(regions)}
     if len(labels):
-        metrics |= _class_figures(merged, label_of, normal)
-        metrics |= _region_figures(regions, label_of, normal)
+        metrics |= class_metrics(merged, label_of, normal)
+        metrics |= region_metrics(regions, label_of, normal)
         metrics |= _score_figures(category, paths, label_of, normal)
-        metrics |= _combined_figures(merged, label_of, options.combined_label)
+        metrics |= combined_metrics(merged, label_of, options.combined_label)
     else:
         log.info("evaluate %s: there are no labels; only counts are written", category)
     metrics |= _mask_figures(category, options, Path(root) / category, normal, paths, label_of)
     write_json(paths.evaluate(category) / "metrics.json", metrics)
-
-
-def _class_figures(
-    merged: pd.DataFrame, label_of: dict[str, str], normal: list[str]
-) -> dict[str, float | None]:
-    known = merged[merged["sample_id"].isin(label_of.keys())]
-    true = [_class_name(label_of[s], normal) for s in known["sample_id"]]
-    predicted = known["class"].to_numpy()
-    scores = clustering_scores(true, predicted)
-    precision, recall = normal_precision_recall(true, predicted, _NORMAL)
-    defective = [label != _NORMAL for label in true]
-    among_defects: dict[str, float | None] = {}
-    if any(defective):
-        kinds = [label for label in true if label != _NORMAL]
-        defects = clustering_scores(kinds, predicted[defective])
-        among_defects = {
-            "defect_nmi": defects.nmi,
-            "defect_ari": defects.ari,
-            "defect_f1": defects.f1,
-        }
-    return {
-        **among_defects,
-        "nmi": scores.nmi,
-        "ari": scores.ari,
-        "f1": scores.f1,
-        "normal_precision": precision,
-        "normal_recall": recall,
-    }
-
-
-def _combined_figures(
-    merged: pd.DataFrame, label_of: dict[str, str], combined: list[str]
-) -> dict[str, float | None]:
-    """How many images are labelled as combined, and in what share two or more classes are found."""
-    sizes = [
-        len(classes)
-        for sample_id, classes in zip(merged["sample_id"], merged["class_set"], strict=True)
-        if label_of.get(sample_id) in combined
-    ]
-    if not sizes:
-        return {}
-    return {"combined_n": len(sizes), "combined_multi": sum(n >= 2 for n in sizes) / len(sizes)}
-
-
-_NORMAL = ""
-"""Stands for every label that means normal; no folder has an empty name."""
-
-
-def _class_name(label: str, normal: list[str]) -> str:
-    return _NORMAL if label in normal else label
-
-
-def _region_figures(
-    regions: pd.DataFrame, label_of: dict[str, str], normal: list[str]
-) -> dict[str, float | None]:
-    """Agreement of the classes of all sub-images with the labels of their images."""
-    known = regions[regions["sample_id"].isin(label_of.keys())]
-    true = [_class_name(label_of[s], normal) for s in known["sample_id"]]
-    scores = clustering_scores(true, known["class"].to_numpy())
-    return {"region_nmi": scores.nmi, "region_ari": scores.ari, "region_f1": scores.f1}
 
 
 def _score_figures(

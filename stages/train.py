@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 
 from pipeline.config.params import Compute, Train, Views
+from pipeline.inference.training_inputs import token_source, training_settings
 from pipeline.io.devices import Autocast, choose_device
-from pipeline.io.files import replacing, replacing_folder
-from pipeline.io.networks import (
-    augmentations,
-    crop_arrays,
-    load_blocks,
-    load_vit,
-    save_network,
-)
-from pipeline.io.paths import ArtifactPaths
+from pipeline.io.files import replacing_folder
+from pipeline.io.history import write_history
+from pipeline.io.networks import load_vit, save_network
+from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.schemas import BASE_CROPS, CROPS
 from pipeline.io.stored import read_object
 from pipeline.io.tables import params_of, read_metadata, read_parquet
-from pipeline.io.view_cache import open_views, sources
 from pipeline.mgvit.attention import ClassBlock
 from pipeline.mgvit.network import new_network
-from pipeline.mgvit.tokens import CachedViews, FreshViews, Joined
-from pipeline.mgvit.training import TokenSource, TrainingResult, TrainingSettings, train
+from pipeline.mgvit.training import train
 from pipeline.progress import track
 
 
@@ -43,7 +35,7 @@ def run(
     n_novel_classes: int = read_object(path, {"n_classes": (int,)})["n_classes"]
     vit = load_vit(paths, image_size=views.image_size)
     device = choose_device(compute.device)
-    settings = _settings(options)
+    settings = training_settings(options)
     network = new_network(
         ClassBlock(vit, fold_layerscale=options.fold_layerscale),
         int(vit.embed_dim),
@@ -51,9 +43,20 @@ def run(
         heads=options.heads,
         seed=options.seed,
     )
+    source = token_source(
+        category,
+        views,
+        compute,
+        paths,
+        n_base=len(base),
+        n_novel=len(crops),
+        seed=options.seed,
+    )
+    if len(base) + len(crops) == 0:
+        raise ArtifactError(f"{category}: there is no crop to train on")
     with track(f"training {category}") as progress:
         result = train(
-            _source(category, options, views, compute, paths, len(base), len(crops)),
+            source,
             network,
             base_labels=np.searchsorted(base_classes, base["label"]).astype(np.int64),
             scores=crops["score"].to_numpy(np.float32),
@@ -100,52 +103,3 @@ def _params(
         "train": options.to_json(),
         "compute": {"dtype": compute.dtype},
     }
-
-
-def _settings(options: Train) -> TrainingSettings:
-    names = TrainingSettings.__dataclass_fields__
-    values = options.model_dump()
-    return TrainingSettings(**{name: values[name] for name in names})
-
-
-def _source(
-    category: str,
-    options: Train,
-    views: Views,
-    compute: Compute,
-    paths: ArtifactPaths,
-    n_base: int,
-    n_novel: int,
-) -> TokenSource:
-    if views.count == 0:
-        base, novel = crop_arrays(paths.base()), crop_arrays(paths.crops(category))
-        return FreshViews(
-            load_blocks(paths, views, compute),
-            Joined(base[0], novel[0]),
-            Joined(base[1], novel[1]),
-            augmentations(views),
-            options.seed,
-        )
-    made_from = sources(category, views, compute, paths)
-    expected = {**made_from, "n_base": n_base, "n_novel": n_novel}
-    return CachedViews(open_views(paths.views(category), expected), views.count)
-
-
-def write_history(path: Path, result: TrainingResult) -> None:
-    """Write one row an epoch: the terms of the loss, and L_cls_u + mu L_reg of each head."""
-    rows = [
-        {
-            "epoch": row.epoch,
-            "lr": row.lr,
-            "loss_total": row.total,
-            "loss_rep": row.rep,
-            "loss_cls_u": row.cls_u,
-            "loss_reg": row.reg,
-            "loss_rep_l": row.rep_l,
-            "loss_cls_l": row.cls_l,
-            **{f"loss_head_{i}": loss for i, loss in enumerate(row.per_head)},
-        }
-        for row in result.history
-    ]
-    with replacing(path) as temporary:
-        pd.DataFrame(rows).to_csv(temporary, index=False, float_format="%.6g")

@@ -21,7 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "binarization": {"progress", "terminal"},
     "demo": {"progress", "terminal"},
     "detectors": {"progress", "terminal"},
-    "mgvit": {"progress", "terminal"},
+    "mgvit": {"errors", "progress", "terminal"},
     "clustering": {"mgvit", "progress", "terminal"},
     "config": {"errors", *COMPUTE},
     "io": {

@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 
 from pipeline.config.params import Params, Report
 from pipeline.config.signature import arguments, keys_of
-from tests.graph import ROOT, expected_code, is_code
+from tests.graph import ROOT, closure, expected_code, is_code
 
 STAGES = sorted(
     file.relative_to(ROOT) for file in (ROOT / "stages").glob("*.py") if file.stem != "__init__"
@@ -151,6 +151,7 @@ def test_labels_are_a_dependency_of_evaluate_and_report_alone() -> None:
 
 @pytest.mark.parametrize("path", STAGES, ids=str)
 def test_only_three_stages_name_the_labels(path: Path) -> None:
-    """`manifest` writes labels.parquet, `evaluate` and `report` read it."""
-    named = "labels.parquet" in (ROOT / path).read_text(encoding="utf-8")
+    """`manifest` writes labels.parquet, `evaluate` and `report` read it, with all they import."""
+    texts = [(ROOT / file).read_text(encoding="utf-8") for file in closure(path)]
+    named = any('"labels.parquet"' in text for text in texts)
     assert named == (path.stem in {"manifest", "evaluate", "report"})

@@ -63,6 +63,12 @@ class Trainer:
             torch.full((len(scores),), UNLABELLED),
             n_base=0,
             teacher_temperature=0.07,
+            student_temperature=0.1,
+            contrast_temperature=1.0,
+            contrast_temperature_labelled=0.07,
+            lambda_=0.3,
+            mu=4.0,
+            plc_threshold=0.5,
         ).total
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

@@ -15,6 +15,8 @@ from benchmarks.plain import network as plain_network
 from benchmarks.plain.training import Trainer
 from benchmarks.speed.harness import Row, Timing, check, compare, interleaved, peak_mb
 from benchmarks.speed.inputs import Inputs
+from pipeline.config.params import Train
+from pipeline.inference.training_inputs import training_settings
 from pipeline.io.devices import Autocast
 from pipeline.mgvit.attention import ClassBlock, frozen_tokens, patch_keep, visible_keys
 from pipeline.mgvit.augmentation import Augmentations, augmented_view, plain_view, view_rng
@@ -29,7 +31,7 @@ from pipeline.mgvit.tokens import (
     iter_augmented,
     iter_plain,
 )
-from pipeline.mgvit.training import TrainingSettings, train
+from pipeline.mgvit.training import train
 
 CPU = torch.device("cpu")
 CROPS, VIEWS, EPOCHS, BATCH, CLASSES = 32, 6, 50, 32, 6
@@ -167,7 +169,7 @@ def training(inputs: Inputs) -> list[Row]:
             base_labels=np.zeros(0, np.int64),
             scores=scores,
             n_base_classes=0,
-            settings=TrainingSettings(epochs=epochs),
+            settings=training_settings(Train(epochs=epochs)),
             device=CPU,
         )
 

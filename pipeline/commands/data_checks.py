@@ -1,4 +1,4 @@
-"""Checks of a project's own: parameters, folders of images, disk space."""
+"""Checks of a project: parameters, folders of images, disk space."""
 
 from __future__ import annotations
 
@@ -20,19 +20,10 @@ from pipeline.io.tables import read_metadata, read_parquet
 _DEMO = "data/raw/demo"
 _FEW = 20
 _DEMO_DEFECTS = 4
-_SUBIMAGES = 1.3
-"""Sub-images an image, as found on the demo and on real data."""
-
-_COMPRESSED, _VISIBLE = 0.8, 0.35
-"""What compression leaves of maps and sub-images, and which part of the tokens is kept."""
-
-_TOKENS, _WIDTH = 257, 384
-_BASICS = 400 * 2**20
-"""Backbone, models and report, with their copies in DVC's cache."""
 
 
 def check_params(path: Path) -> tuple[Params | None, Line]:
-    """Return the parameters, if they are valid, and the line about them."""
+    """Return the parameters, if valid, and the line about them."""
     try:
         params = load_params(path)
         for category in params.dataset.categories:
@@ -44,9 +35,9 @@ def check_params(path: Path) -> tuple[Params | None, Line]:
 
 
 def check_data(params: Params, paths: ArtifactPaths, project: Path) -> tuple[int, list[Line]]:
-    """Return the number of images that no run has sorted yet, and a line for each category.
+    """Return the number of images without a finished run, and the lines about the data.
 
-    Images are counted by their names alone.
+    Images are counted by file name only.
     """
     total, lines = 0, []
     for category in params.dataset.categories:
@@ -63,22 +54,22 @@ def check_data(params: Params, paths: ArtifactPaths, project: Path) -> tuple[int
 
 
 def _demo(paths: ArtifactPaths) -> Iterator[Line]:
-    """Find a file of the user's where DVC or the stage `demo` replaces all there is."""
+    """Report files in the demo's folders that the demo did not make: DVC may delete them."""
     for product in PRODUCTS:
         file = foreign_file(paths.raw_demo() / product)
         if file is not None:
-            said = f"{file} is not of the demo, and `dvc` may delete what lies beside its images"
-            yield Line("error", "demo", said, "move it to a folder of its own: data/raw/NAME")
+            finding = f"{file} is not part of the demo; `dvc` may delete it"
+            yield Line("error", "demo", finding, "move it to a folder of its own: data/raw/NAME")
 
 
 def _demo_root(params: Params, project: Path) -> Iterator[Line]:
-    """Warn of images of one's own in the folder where the stage `demo` writes."""
+    """Warn if dataset.root is the demo's folder for a category that is not of the demo."""
     root, demo = project / params.dataset.root, project / _DEMO
     own = [name for name in params.dataset.categories if name not in PRODUCTS]
     if own and root.resolve().is_relative_to(demo.resolve()):
-        said = f"{root} is the demo's folder, which has no {', '.join(own)}"
-        todo = f"keep images outside of {_DEMO}, where the demo is made, and set dataset.root"
-        yield Line("warning", "dataset.root", said, todo)
+        finding = f"{root} is the demo's folder, which has no {', '.join(own)}"
+        todo = f"keep your images outside {_DEMO} and set dataset.root"
+        yield Line("warning", "dataset.root", finding, todo)
 
 
 def _category(
@@ -103,26 +94,26 @@ def _category(
         return 0, Line("error", what, str(error), "anomalyncd init FOLDER writes params.yaml")
     queries = [entry for entry in scan.entries if entry.split == "query"]
     n_normals = len(scan.entries) - len(queries)
-    said = (
-        f"{len(queries)} to sort, {n_normals} references, {len(scan.rejected)} files of no use "
+    counts = (
+        f"{len(queries)} images, {n_normals} references, {len(scan.rejected)} files skipped "
         f"(layout {scan.layout})"
     )
     if not queries:
-        return 0, Line("error", what, f"{root}: {said}", "put images there")
+        return 0, Line("error", what, f"{root}: {counts}", "put images there")
     problem = _method(params, scan) or _maps(category, params, paths, project)
     if problem is not None:
-        return len(queries), Line("error", what, f"{said}; {problem[0]}", problem[1])
+        return len(queries), Line("error", what, f"{counts}; {problem[0]}", problem[1])
     hint = _bits(category, params, paths)
     if hint is not None:
-        return len(queries), Line("warning", what, said, hint)
+        return len(queries), Line("warning", what, counts, hint)
     if len(queries) < _FEW:
-        todo = "classes need examples: some ten of each kind of defect"
-        return len(queries), Line("warning", what, said, todo)
-    return len(queries), Line("ok", what, said)
+        todo = "add images: about ten of each kind of defect are needed"
+        return len(queries), Line("warning", what, counts, todo)
+    return len(queries), Line("ok", what, counts)
 
 
 def _bits(category: str, params: Params, paths: ArtifactPaths) -> str | None:
-    """Say that 16-bit images leave bits unused, once the manifest knows their values."""
+    """Return a hint if 16-bit images leave bits unused, according to the manifest."""
     try:
         largest = read_metadata(paths.manifest(category) / "images.parquet").get("largest")
     except (ArtifactError, OSError):
@@ -131,7 +122,7 @@ def _bits(category: str, params: Params, paths: ArtifactPaths) -> str | None:
 
 
 def _method(params: Params, scan: Scan) -> tuple[str, str] | None:
-    """Say what `maps.method` lacks, and what to do; None if nothing."""
+    """Return what `maps.method` lacks and what to do, or None."""
     method, queries = params.maps.method, [e for e in scan.entries if e.split == "query"]
     if method == "patchcore" and len(queries) == len(scan.entries):
         return "maps.method patchcore needs normal references", "add some, or set musc"
@@ -143,7 +134,7 @@ def _method(params: Params, scan: Scan) -> tuple[str, str] | None:
 def _maps(
     category: str, params: Params, paths: ArtifactPaths, project: Path
 ) -> tuple[str, str] | None:
-    """Say which precomputed maps are missing, once the manifest says which images are used."""
+    """Return which precomputed maps are missing and what to do, or None before `manifest`."""
     if params.maps.method != "precomputed":
         return None
     root = project / params.maps.precomputed_root
@@ -159,7 +150,7 @@ def _maps(
     try:
         find_maps(root, category, images.loc[queries, "path"].tolist(), others)
     except MapFileError as error:
-        return str(error), "docs/detectors.md tells how to write them"
+        return str(error), "see docs/detectors.md"
     return None
 
 
@@ -168,7 +159,7 @@ def _base(params: Params, project: Path) -> Iterator[Line]:
     try:
         scan = scan_folder(root, layout=options.layout, normal_label=options.normal_label)
     except (DatasetError, OSError) as error:
-        yield Line("error", "base set", str(error), "an empty folder will do: it is optional")
+        yield Line("error", "base set", str(error), "create the folder; it may stay empty")
         return
     normal = (None, *options.normal_label)
     labelled = [e for e in scan.entries if e.label not in normal and e.mask is not None]
@@ -176,35 +167,44 @@ def _base(params: Params, project: Path) -> Iterator[Line]:
         n_labels = len({entry.label for entry in labelled})
         yield Line("ok", "base set", f"{len(labelled)} masked defects of {n_labels} classes")
     elif scan.entries:
-        said = f"{root} holds {len(scan.entries)} images, but no labelled defect with a mask"
-        yield Line("warning", "base set", said, "they will not be used: see base.layout")
+        finding = f"{root} holds {len(scan.entries)} images, but no labelled defect with a mask"
+        yield Line("warning", "base set", finding, "they will not be used: see base.layout")
     else:
         yield Line("ok", "base set", "none; it is optional")
 
 
 def check_disk(params: Params, paths: ArtifactPaths, n_images: int) -> Line:
-    """Hold the free space against what the artifacts and their copies in DVC's cache take."""
+    """Compare the free space with what a first run writes at least, and what the last one wrote."""
     folder = paths.root.resolve()
     while not folder.exists():
         folder = folder.parent
-    free, needed = shutil.disk_usage(folder).free, estimate(params, n_images)
-    said = f"{_gigabytes(free)} free, about {_gigabytes(needed)} needed"
-    said += f" for {n_images} images that were not sorted yet" if n_images else ""
-    if free < needed:
-        return Line("error", "disk", said, "free some, or take a smaller maps.map_size")
-    if free < 2 * needed:
-        return Line(
-            "warning", "disk", said, "each change of parameters adds to DVC's cache: dvc gc"
-        )
-    return Line("ok", "disk", said)
+    free = shutil.disk_usage(folder).free
+    new, last = array_bytes(params, n_images), _size(paths)
+    line = f"{_gigabytes(free)} free"
+    if n_images:
+        line += f", {_gigabytes(new)} for maps and crops of {n_images} new images"
+    if last:
+        line += f", {_gigabytes(last)} in {paths.root} without raw images"
+    if free < new:
+        return Line("error", "disk", line, "free some space, or reduce maps.map_size")
+    if free < new + last:
+        return Line("warning", "disk", line, "a changed parameter may write all again: dvc gc")
+    return Line("ok", "disk", line)
 
 
-def estimate(params: Params, n_images: int) -> int:
-    """Return roughly how many bytes all artifacts of a first run take, cache included."""
-    crop = _COMPRESSED * 4 * params.crops.size**2
-    views = params.views.count * _VISIBLE * _TOKENS * _WIDTH * 2
-    kept = _COMPRESSED * 4 * params.maps.map_size**2 + _SUBIMAGES * crop
-    return int(_BASICS * (n_images > 0) + n_images * (2 * kept + _SUBIMAGES * views))
+def array_bytes(params: Params, n_images: int) -> int:
+    """Return the bytes of maps (float32), masks (bool) and one crop an image (RGB and mask).
+
+    Uncompressed, and twice: DVC keeps a copy in its cache.
+    """
+    return 2 * n_images * (5 * params.maps.map_size**2 + 4 * params.crops.size**2)
+
+
+def _size(paths: ArtifactPaths) -> int:
+    """Return the bytes of all artifacts there are."""
+    folders = [child for child in paths.root.glob("*") if child.name != "raw"]
+    files = [file for folder in folders for file in folder.rglob("*")]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _gigabytes(n_bytes: float) -> str:

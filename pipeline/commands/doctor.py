@@ -41,7 +41,7 @@ def doctor(
         for line in _lines(params, ArtifactPaths(data)):
             counts[line.state] += 1
             state = typer.style(f"{line.state:8}", fg=_COLOURS[line.state])
-            typer.echo(f"{state} {printable(line.what):16} {printable(line.said)}")
+            typer.echo(f"{state} {printable(line.subject):16} {printable(line.finding)}")
             if line.todo:
                 say(f"{'':25} -> {line.todo}")
         typer.echo(f"{counts['error']} errors, {counts['warning']} warnings")

@@ -1,4 +1,4 @@
-"""Errors of commands, as people see them."""
+"""Error messages and exit status of commands."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from pipeline.io.paths import ArtifactPaths
 from pipeline.terminal import say
 
 debug = ContextVar("debug", default=False)
-"""Whether `reported` shows tracebacks: the option --debug of the command line."""
+"""Whether `reported` prints tracebacks: the option --debug."""
 
 
 @contextmanager
 def reported(command: str) -> Iterator[None]:
-    """Turn an error that the user can mend into one red line and exit status 1.
+    """Turn `AnomalyNCDError` and OSError into one red line and exit status 1.
 
-    Under `debug` its traceback comes first. Anything else is a bug and goes through.
+    With --debug the traceback comes first. Other exceptions are bugs and pass through.
     """
     try:
         yield
@@ -34,12 +34,12 @@ def reported(command: str) -> Iterator[None]:
 
 
 def check_run(category: str, paths: ArtifactPaths) -> None:
-    """Raise `ConfigError` if there is no run of a category; it names those that there are."""
+    """Raise `ConfigError`, which names the runs there are, if a category has no run."""
     if category in {"", ".", ".."} or set(category) & {"/", "\\", "\0"}:
         raise ConfigError(f"{category!r} is not the name of a category")
     folder = paths.predict(category)
     if (folder / "regions.parquet").exists():
         return
     others = sorted(path.parent.name for path in folder.parent.glob("*/regions.parquet"))
-    known = f", only of {', '.join(others)}: give one of these, or" if others else ":"
-    raise ConfigError(f"{folder.parent} has no run of {category!r}{known} run `dvc repro` first")
+    choice = f", only of {', '.join(others)}: give one of these, or" if others else ":"
+    raise ConfigError(f"{folder.parent} has no run of {category!r}{choice} run `dvc repro` first")

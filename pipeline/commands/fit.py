@@ -1,4 +1,4 @@
-"""Whether parameters fit the backbone: the size of its patches and the number of its blocks."""
+"""Check parameters against the backbone: patch size and number of blocks."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _FACTS = {"patch_size": (int,), "depth": (int,)}
 
 
 def architecture(name: str) -> tuple[int, int]:
-    """Return side of a patch in pixels and number of blocks of the timm model `name`.
+    """Return the patch side in pixels and the number of blocks of the timm model `name`.
 
-    No weights are made. Raises ConfigError for a model that cannot be used.
+    Allocates no weights. Raises ConfigError for a model that cannot be used.
     """
     import torch
 
@@ -27,9 +27,9 @@ def architecture(name: str) -> tuple[int, int]:
 
 
 def check_fit(params: Params, stage: str, paths: ArtifactPaths) -> None:
-    """Raise ConfigError before `stage` runs, if the backbone cannot do what parameters ask for.
+    """Raise ConfigError if the parameters of `stage` do not fit the backbone.
 
-    Without the weights of `backbone.name` in data/backbone only the stage `backbone` is checked.
+    Without the weights of `backbone.name` in data/backbone, only the stage `backbone` is checked.
     """
     if stage == "backbone":
         patch, depth = architecture(params.backbone.name)
@@ -49,7 +49,8 @@ def check_fit(params: Params, stage: str, paths: ArtifactPaths) -> None:
 def misfits(params: Params, patch: int, depth: int) -> list[str]:
     """Return what does not fit a backbone with `depth` blocks and square patches of `patch` pixels.
 
-    Each problem names its key and says what to do. Parameters that nobody uses may be anything.
+    Each problem names its key and says what to do. Parameters that the chosen method ignores are
+    not checked.
     """
     maps, views, predict, count = params.maps, params.views, params.predict, params.classes.count
     classes = count.values() if isinstance(count, dict) else [count]
@@ -60,8 +61,10 @@ def misfits(params: Params, patch: int, depth: int) -> list[str]:
     if predict.classifier == "mixture" or "auto" in classes:
         problems += [_layers("predict.layers", predict.layers, depth)]
     if views.mask_on != "none" and views.mask_layers > depth:
-        said = f"views.mask_layers: {views.mask_layers} of the backbone's {depth} blocks"
-        problems += [f"{said}: use {depth} at most"]
+        problems += [
+            f"views.mask_layers: {views.mask_layers} of the backbone's {depth} blocks: use {depth} "
+            "at most"
+        ]
     return [problem for problem in problems if problem is not None]
 
 

@@ -1,4 +1,4 @@
-"""`anomalyncd init`: params.yaml for a folder of images."""
+"""`anomalyncd init`: write params.yaml for a folder of images."""
 
 from __future__ import annotations
 
@@ -21,45 +21,42 @@ from pipeline.terminal import say
 
 LINKED, NORMAL = Path("data/raw/linked"), Path("data/raw/normal")
 _FOR_PATCHCORE = 10
-"""Normal references from which on `maps.method` becomes patchcore (docs/start.md says why)."""
+"""Fewest normal references with which `maps.method` becomes patchcore (see docs/start.md)."""
 
 
 def init(
-    images: Annotated[Path, typer.Argument(help="Folder of the images, with or without folders.")],
+    images: Annotated[Path, typer.Argument(help="Folder of images, flat or nested.")],
     normal: Annotated[
-        Path | None, typer.Option("--normal", help="Folder of images without any defect.")
+        Path | None, typer.Option("--normal", help="Folder of defect-free images.")
     ] = None,
     base: Annotated[
-        Path | None, typer.Option("--base", help="Labelled defects, with masks, of other products.")
+        Path | None,
+        typer.Option("--base", help="Folder of labelled defects of other products, with masks."),
     ] = None,
     classes: Annotated[
         int | None,
-        typer.Option("--classes", help="Number of classes, normal included; without: estimated."),
+        typer.Option("--classes", help="Number of classes, normal included (default: estimate)."),
     ] = None,
     category: Annotated[
-        str | None, typer.Option("--category", help="Name of the product; else the folder's.")
+        str | None,
+        typer.Option("--category", help="Name of the product (default: the folder's)."),
     ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace a changed params.yaml; the old one is kept.")
-    ] = False,
     params: ParamsOption = PARAMS,
 ) -> None:
-    """Write params.yaml for a folder of images, and say what was found and what to run next."""
+    """Write params.yaml for a folder of images, print what was found and what to run next."""
     with reported("init"):
         project = params.parent
         if not (project / "dvc.yaml").is_file():
-            raise ConfigError(f"there is no dvc.yaml beside {params}: run in the project's folder")
+            raise ConfigError(f"there is no dvc.yaml beside {params}: run in the project folder")
         if classes is not None and not 2 <= classes <= MOST_CLASSES:
             raise ConfigError(f"--classes: give 2 to {MOST_CLASSES}, not {classes}")
         text = params_file.template(params)
         place = locate(images, category, Path(os.path.abspath(project / LINKED)))
         values = _values(place, normal, base, classes, params)
         new = params_file.changed(text, values)
-        if not force and text != new and not params_file.replaceable(params):
-            params_file.write_params(params, new, force=False)  # refuses before the long look
         _look(place, normal, base, Manifest(layout=values["manifest.layout"]))
         _place(place, normal, project)
-        kept = params_file.write_params(params, new, force=force)
+        kept = params_file.write_params(params, new)
         _say(params, kept, values, place)
 
 
@@ -111,7 +108,7 @@ def _is_inside(folder: Path, outer: Path) -> bool:
 
 
 def _per_category(place: Place, normal: Path) -> bool:
-    """Tell whether `normal` holds a folder for each category, rather than the images of one."""
+    """Tell whether `normal` holds a folder per category rather than the images of one."""
     if not normal.is_dir():
         raise ConfigError(f"--normal: {normal} is not a folder")
     if any((normal / name).is_dir() for name in place.categories):
@@ -120,7 +117,7 @@ def _per_category(place: Place, normal: Path) -> bool:
         names = ", ".join(place.categories)
         raise ConfigError(f"--normal: {normal} has no folder for any of the categories {names}")
     if not _images_below(normal):
-        raise ConfigError(f"--normal: {normal} holds no file with the name of an image")
+        raise ConfigError(f"--normal: {normal} holds no image file (.png, .jpg, ...)")
     return False
 
 
@@ -130,7 +127,7 @@ def _images_below(folder: Path) -> list[Path]:
 
 
 def _look(place: Place, normal: Path | None, base: Path | None, manifest: Manifest) -> None:
-    """Print what the folders hold; raises if there is nothing to work with."""
+    """Print what the folders hold; raise if there is no usable image."""
     for name, folder in _folders(place).items():
         references = None
         if normal is not None:
@@ -138,22 +135,22 @@ def _look(place: Place, normal: Path | None, base: Path | None, manifest: Manife
             references = references if references.is_dir() else None
         for line in describe(name, folder, survey(folder, name, manifest, references)):
             say(line)
-    if place.passed_over:
-        say(f"folders passed over: {', '.join(place.passed_over)}")
+    if place.skipped:
+        say(f"folders skipped: {', '.join(place.skipped)}")
     if base is not None:
         say(describe_base(base))
 
 
 def _place(place: Place, normal: Path | None, project: Path) -> None:
-    """Put images under their category's name, and references where the pipeline wants them.
+    """Link images under their category's name, and put references below data/raw/normal.
 
-    Images are linked as a whole folder, which DVC follows. It would not follow a link inside the
-    folder of references: those are hard links, or copies across file systems.
+    Images are linked as a folder, which DVC follows. It would not follow links inside the folder of
+    references, so those are hard links, or copies across file systems.
     """
     if place.link is not None:
         target = place.root / place.categories[0]
         if target.exists() and not target.is_symlink():
-            raise ConfigError(f"{target} is in the way: remove it or choose another --category")
+            raise ConfigError(f"{target} exists: remove it or choose another --category")
         with replacing(target) as temporary:
             temporary.symlink_to(place.link)
         say(f"linked {target} to {place.link}")
@@ -175,14 +172,14 @@ def _place(place: Place, normal: Path | None, project: Path) -> None:
                 os.link(file.resolve(), copy)
             except OSError:
                 shutil.copyfile(file, copy)
-    say(f"{len(files)} references are in {target} (hard links or copies): add further there")
+    say(f"{len(files)} references are in {target} (hard links or copies): add others there")
 
 
 def _say(params: Path, kept: Path | None, values: dict[str, Any], place: Place) -> None:
-    say(f"{params} is written" + (f"; the old one is {kept}" if kept else "") + ":")
+    say(f"wrote {params}" + (f"; kept the old file as {kept}" if kept else "") + ":")
     for key, value in values.items():
         say(f"  {key}: {value}")
     say("next:")
-    say("  anomalyncd doctor            is everything there?")
-    say("  dvc repro                    runs what is not done yet")
-    say("  data/report/index.html       the classes; then `anomalyncd name`, docs/start.md")
+    say("  anomalyncd doctor            checks everything that a run needs")
+    say("  dvc repro                    runs all stages that changed")
+    say("  data/report/index.html       shows the classes; then `anomalyncd name`, docs/start.md")

@@ -1,9 +1,8 @@
-"""params.yaml changed in place: comments and order stay, and nothing that was set is lost."""
+"""Edit params.yaml: comments and order stay, and the old file is kept."""
 
 from __future__ import annotations
 
 import io
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ _WithNull.add_representer(
 
 
 def template(path: Path) -> str:
-    """Return the file to start from: the one that is there, or else the one that came along."""
+    """Return params.yaml, or the packaged default if there is none."""
     for source in (path, SHIPPED):
         if source.is_file():
             load_params(source)  # a broken file is an error that names the key
@@ -37,7 +36,7 @@ def template(path: Path) -> str:
 
 
 def changed(text: str, values: Mapping[str, Any]) -> str:
-    """Return YAML `text` with some `section.key` set; check that it is a possible params.yaml."""
+    """Return YAML `text` with each `section.key` of `values` set; `ConfigError` if invalid."""
     yaml = YAML()
     yaml.width = 4096
     yaml.Representer = _WithNull
@@ -56,41 +55,29 @@ def changed(text: str, values: Mapping[str, Any]) -> str:
     return out.getvalue()
 
 
-def replaceable(path: Path) -> bool:
-    """Tell whether nothing would be lost with `path`: all default, or as committed to git."""
-    if not path.exists():
-        return True
-    try:
-        if load_params(path) == Params():
-            return True
-    except ConfigError:
-        return False
-    done = subprocess.run(
-        ["git", "show", f"HEAD:./{path.name}"],
-        cwd=path.resolve().parent,
-        capture_output=True,
-        check=False,
-        timeout=30,
-    )
-    return done.returncode == 0 and done.stdout == path.read_bytes()
+def write_params(path: Path, text: str) -> Path | None:
+    """Write params.yaml; keep the old file beside it unless all its values are defaults.
 
-
-def write_params(path: Path, text: str, *, force: bool) -> Path | None:
-    """Write params.yaml; what it replaces is kept beside unless it is replaceable.
-
-    Returns where the old one lies. Raises `ConfigError` unless `force` or `replaceable`.
+    Returns
+    -------
+    Where the old file is kept, or None if nothing had to be.
     """
     if path.exists() and path.read_text(encoding="utf-8") == text:
         return None
     kept = None
-    if not replaceable(path):
-        if not force:
-            raise ConfigError(
-                f"{path} was changed and is not committed: commit it, or use --force (the old one "
-                "is kept beside)"
-            )
+    if not _is_default(path):
         kept = free_path(path.with_name(f"{path.name}.old"))
         with replacing(kept) as temporary:
             temporary.write_bytes(path.read_bytes())
     write_text(path, text)
     return kept
+
+
+def _is_default(path: Path) -> bool:
+    """Tell whether `path` is missing or sets nothing."""
+    if not path.exists():
+        return True
+    try:
+        return load_params(path) == Params()
+    except ConfigError:
+        return False

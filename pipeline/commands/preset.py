@@ -1,4 +1,4 @@
-"""`anomalyncd preset`: a preset as options of `dvc exp run`."""
+"""`anomalyncd preset`: print a preset as options of `dvc exp run`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pipeline.config.presets import preset_options
 
 
 def preset(
-    file: Annotated[Path, typer.Argument(help="Some keys of params.yaml: params/paper.yaml.")],
+    file: Annotated[Path, typer.Argument(help="YAML file with keys of params.yaml.")],
 ) -> None:
-    """Print a preset as options: dvc exp run $(anomalyncd preset params/paper.yaml)."""
+    """Print a preset as options of DVC: dvc exp run $(anomalyncd preset params/paper.yaml)."""
     with reported("preset"):
         options = preset_options(file)
     typer.echo(options)

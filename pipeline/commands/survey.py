@@ -1,4 +1,4 @@
-"""What a folder of images holds, before there is a project for it."""
+"""Look at a folder of images before it has a params.yaml."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from pipeline.config.params import CATEGORY_RULE, Base, ConfigError, Manifest, is_category_name
 from pipeline.io.dataset_formats import detect_layout, holds_images
-from pipeline.io.datasets import Dataset, Rejected, Sample, collect, unused_bits
+from pipeline.io.datasets import Dataset, Sample, collect, unused_bits
 from pipeline.io.images import is_image_name
 from pipeline.progress import track
 from pipeline.terminal import printable
@@ -20,25 +20,25 @@ _EXAMPLES = 3
 
 @dataclass(frozen=True)
 class Place:
-    """Where the images are: `<root>/<category>` for each category; `link`: what to link there."""
+    """Where the images are: `<root>/<category>`; `link` is the folder to link there, if any."""
 
     root: Path
     categories: tuple[str, ...]
-    passed_over: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
     link: Path | None = None
 
 
 def locate(images: Path, category: str | None, linked: Path) -> Place:
-    """Find the categories: `images` itself, or those of its folders that have a known layout.
+    """Find the categories: `images` itself, or its subfolders that have a known layout.
 
-    A `category` other than the name of the folder is to be linked below `linked`. Raises
-    `ConfigError` for a folder without images and a name that cannot be used.
+    With a `category` other than the name of the folder, the place is below `linked`. Raises
+    `ConfigError` for a folder without images and for a name that cannot be a category.
     """
     images = Path(os.path.abspath(images))
     if not images.is_dir():
         raise ConfigError(f"{images} is not a folder: give the folder that holds the images")
     if not holds_images(images):
-        raise ConfigError(f"{images} holds no file with the name of an image (.png, .jpg, ...)")
+        raise ConfigError(f"{images} holds no image file (.png, .jpg, ...)")
     inner, others = _inner_categories(images)
     if inner:
         chosen = [name for name in inner if category in (None, name)]
@@ -51,7 +51,7 @@ def locate(images: Path, category: str | None, linked: Path) -> Place:
 
 
 def _inner_categories(images: Path) -> tuple[list[str], list[str]]:
-    """Return the folders with a layout of labels or references of their own, and the others."""
+    """Return the subfolders that have a layout with labels or references, and the others."""
     children = sorted(child for child in images.iterdir() if not child.name.startswith("."))
     if detect_layout(images) != "folder" or any(is_image_name(child) for child in children):
         return [], []
@@ -63,14 +63,14 @@ def _inner_categories(images: Path) -> tuple[list[str], list[str]]:
 def _usable(name: str) -> str:
     if not is_category_name(name):
         raise ConfigError(
-            f"{name!r} cannot be a category ({CATEGORY_RULE}): give another by --category"
+            f"{name!r} cannot be a category ({CATEGORY_RULE}): give another with --category"
         )
     return name
 
 
 def survey(folder: Path, name: str, manifest: Manifest, normals: Path | None) -> Dataset:
     """Read a category as the stage `manifest` will."""
-    with track(f"looking at {name}") as progress:
+    with track(f"reading {name}") as progress:
         return collect(
             folder,
             layout=manifest.layout,
@@ -83,28 +83,28 @@ def survey(folder: Path, name: str, manifest: Manifest, normals: Path | None) ->
         )
 
 
-def describe(name: str, folder: Path, found: Dataset) -> Iterator[str]:
-    """Say what the folder of a category holds, in a few lines."""
-    queries, normals = found.split("query"), found.split("normal")
-    yield f"{name}: {len(queries)} images to sort (layout {found.layout}), {_sizes(queries)}"
+def describe(name: str, folder: Path, dataset: Dataset) -> Iterator[str]:
+    """Yield a few lines about the folder of a category."""
+    queries, normals = dataset.split("query"), dataset.split("normal")
+    yield f"{name}: {len(queries)} images (layout {dataset.layout}), {_sizes(queries)}"
     yield f"  normal references: {len(normals) or 'none; they are optional'}"
     labels = {sample.label for sample in queries} - {None}
     if labels:
-        yield f"  {len(labels)} labels were seen: only `evaluate` and `report` will read them"
-    yield f"  files not used: {len(found.rejected) or 'none'}"
-    yield from _reasons(found.rejected)
-    linked = _outside(folder, found)
+        yield f"  {len(labels)} labels: only `evaluate` and `report` read them"
+    yield f"  files skipped: {len(dataset.rejected) or 'none'}"
+    yield from _reasons(dataset)
+    linked = _outside(folder, dataset)
     if linked:
-        yield f"  {linked} files lie outside {folder}: links lead there, and are followed"
-    hint = unused_bits(found.largest, Manifest().bits)
+        yield f"  {linked} files lie outside {folder}: links to them are followed"
+    hint = unused_bits(dataset.largest, Manifest().bits)
     if hint is not None:
         yield f"  {hint}"
 
 
-def _outside(folder: Path, found: Dataset) -> int:
-    """Count the files that links in `folder` lead to; separate references are not among them."""
-    paths = {row.path for row in found.rejected}
-    paths |= {path for s in found.samples for path in (s.path, s.mask) if path is not None}
+def _outside(folder: Path, dataset: Dataset) -> int:
+    """Count the files outside `folder` that links in it lead to, without separate references."""
+    paths = {row.path for row in dataset.rejected}
+    paths |= {path for s in dataset.samples for path in (s.path, s.mask) if path is not None}
     inner = [path for path in paths if PurePosixPath(path).parts[0] != ".."]
     root = os.path.realpath(folder)
     return sum(
@@ -114,7 +114,7 @@ def _outside(folder: Path, found: Dataset) -> int:
 
 
 def _sizes(samples: Sequence[Sample]) -> str:
-    """Say how large the images are: the most frequent size, and the range."""
+    """Return the most frequent size of the images, and the range."""
     sizes = Counter((sample.width, sample.height) for sample in samples)
     (width, height), most = sizes.most_common(1)[0]
     if len(sizes) == 1:
@@ -126,9 +126,9 @@ def _sizes(samples: Sequence[Sample]) -> str:
     )
 
 
-def _reasons(rejected: Sequence[Rejected]) -> Iterator[str]:
+def _reasons(dataset: Dataset) -> Iterator[str]:
     reasons: dict[str, list[str]] = {}
-    for row in rejected:
+    for row in dataset.rejected:
         reasons.setdefault(row.reason, []).append(row.path)
     for reason, paths in sorted(reasons.items(), key=lambda item: -len(item[1])):
         more = f" and {len(paths) - _EXAMPLES} more" if len(paths) > _EXAMPLES else ""
@@ -136,21 +136,23 @@ def _reasons(rejected: Sequence[Rejected]) -> Iterator[str]:
 
 
 def describe_base(base: Path) -> str:
-    """Say what the labelled base set holds; raise `ConfigError` if nothing of it can be used."""
+    """Describe the labelled base set; raise `ConfigError` if none of it can be used."""
     options = Base()
-    with track(f"looking at {base.name}") as progress:
-        found = collect(
+    with track(f"reading {base.name}") as progress:
+        dataset = collect(
             base,
             layout=options.layout,
             normal_label=options.normal_label,
             progress=progress,
         )
     normal = (None, *options.normal_label)
-    labelled = [s for s in found.split("query") if s.label not in normal and s.mask is not None]
+    labelled = [s for s in dataset.split("query") if s.label not in normal and s.mask is not None]
     if not labelled:
         raise ConfigError(
             f"--base: {base} holds no labelled defect with a mask (read as layout "
-            f"{found.layout!r}); it is optional, leave it out if there is none"
+            f"{dataset.layout!r}); leave out --base, which is optional"
         )
     labels = {sample.label for sample in labelled}
-    return f"base: {len(labelled)} masked defects of {len(labels)} classes (layout {found.layout})"
+    return (
+        f"base: {len(labelled)} masked defects of {len(labels)} classes (layout {dataset.layout})"
+    )

@@ -1,11 +1,10 @@
-"""Corrections that people made on the review page: data/corrections/<category>.json (an edge).
+"""Corrections from the review page, in data/corrections/<category>.json.
 
     {"category": "metal", "run": "0d3f5a1b2c4e",
      "corrections": [{"crop_id": "5c1f-0", "class": 3}, {"crop_id": "5c1f-1", "name": "stain"}]}
 
-A region gets another class of the run, or a name for a class that the run does not have. As with
-names, a `run` that is not the present one is an error: its regions or their classes differ. Whoever
-wants to know what people say of the regions calls `corrected_classes`.
+A correction gives a region another class of the run, or the name of a new class. As with names,
+corrections of another `run` are an error. `corrected_classes` returns the classes to use.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ from pipeline.io.tables import write_json
 
 LONGEST_NAME = 100
 LARGEST_FILE = 64 * 2**20
-"""Bytes, of a file of corrections: a million of them take as much."""
+"""Bytes: a file of about a million corrections."""
 
 Target = int | str
-"""What a region is said to be: the number of a class, or the name of a new one."""
+"""The number of a class, or the name of a new one."""
 
 
 @dataclass(frozen=True)
@@ -43,16 +42,16 @@ class Corrections:
 
 
 def corrections_path(paths: ArtifactPaths, category: str) -> Path:
-    """Return where the corrections of a category lie; the file need not be there."""
+    """Return the file of a category's corrections, which need not exist."""
     return paths.root / "corrections" / f"{category}.json"
 
 
 def applied_corrections(
     paths: ArtifactPaths, category: str, regions: pd.DataFrame
 ) -> Mapping[str, Target]:
-    """Return the corrections that are stored for the present `regions`, by crop_id.
+    """Return the stored corrections of `regions`, by crop_id.
 
-    Raises `ConfigError` for those of another run and for what does not fit the regions.
+    Raises `ConfigError` if they are of another run or do not fit the regions.
     """
     path = corrections_path(paths, category)
     if not path.exists():
@@ -65,26 +64,48 @@ def applied_corrections(
 def corrected_classes(
     paths: ArtifactPaths, category: str, regions: pd.DataFrame, names: ClassNames | None = None
 ) -> list[Target]:
-    """Return the class of each row of `regions` after the corrections: a number, or a new name.
+    """Return the class of each region after corrections.
 
-    A name that a class of `names` has is the number of that class, the lowest if several have it.
-    Raises as `applied_corrections` does.
+    Parameters
+    ----------
+    regions
+        Columns of `REGIONS`, M rows.
+    names
+        A correction to the name of a class in `names` gives the number of that class, the lowest if
+        several have the name.
+
+    Returns
+    -------
+    M class numbers, or names of new classes.
+
+    Raises
+    ------
+    ConfigError
+        The stored corrections are of another run or do not fit `regions`.
     """
     targets = applied_corrections(paths, category, regions)
     names = names or ClassNames()
     numbers = {names[k]: k for k in reversed(range(n_classes(regions)))}
-    found: list[Target] = []
+    classes: list[Target] = []
     for crop_id, number in zip(regions["crop_id"], regions["class"], strict=True):
         target = targets.get(crop_id, int(number))
-        found.append(numbers.get(target, target) if isinstance(target, str) else target)
-    return found
+        classes.append(numbers.get(target, target) if isinstance(target, str) else target)
+    return classes
 
 
 def add_corrections(paths: ArtifactPaths, category: str, path: Path, regions: pd.DataFrame) -> int:
-    """Add the corrections of a downloaded file to the stored ones; return how many those are now.
+    """Add the corrections of a downloaded file to the stored ones.
 
-    The newer one of a region counts, and one that says what the model says takes it back. Raises
-    `ConfigError`, and writes nothing, if the file is not for these regions.
+    A newer correction of a region replaces the older; one to the class of the model removes it.
+
+    Returns
+    -------
+    The number of stored corrections.
+
+    Raises
+    ------
+    ConfigError
+        The file is not for these regions; nothing is written.
     """
     new = read_corrections(path)
     run = run_of(paths, category)
@@ -104,7 +125,7 @@ def add_corrections(paths: ArtifactPaths, category: str, path: Path, regions: pd
 
 
 def read_corrections(path: Path) -> Corrections:
-    """Read a file of corrections; raise `ConfigError` naming file and entry if it is not one."""
+    """Read a file of corrections; raise `ConfigError`, with file and entry, if it is not valid."""
     try:
         problem = file_problem(path, LARGEST_FILE)
         if problem is not None:
@@ -119,24 +140,24 @@ def read_corrections(path: Path) -> Corrections:
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid JSON ({error})") from error
     if not isinstance(content, dict) or set(content) != {"category", "run", "corrections"}:
-        raise ConfigError(f"{path}: must hold category, run and corrections, as the review page")
+        raise ConfigError(f"{path}: must hold category, run and corrections")
     category, run, entries = (content[key] for key in ("category", "run", "corrections"))
     if not (isinstance(category, str) and isinstance(run, str) and isinstance(entries, list)):
-        raise ConfigError(f"{path}: category and run must be texts, corrections a list")
+        raise ConfigError(f"{path}: category and run must be strings, corrections a list")
     return Corrections(category, run, _targets(path, entries))
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object as a dictionary; raise ValueError for a key that stands twice."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    """Return a JSON object as a dictionary; raise ValueError for a repeated key."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
         keys = [key for key, _ in pairs]
         raise ValueError(f"the key {next(k for k in keys if keys.count(k) > 1)!r} stands twice")
-    return found
+    return content
 
 
 def _targets(path: Path, entries: Sequence[Any]) -> dict[str, Target]:
-    found: dict[str, Target] = {}
+    targets: dict[str, Target] = {}
     for i, entry in enumerate(entries):
         where = f"{path}: corrections[{i}]"
         if not isinstance(entry, dict) or not isinstance(entry.get("crop_id"), str):
@@ -144,16 +165,16 @@ def _targets(path: Path, entries: Sequence[Any]) -> dict[str, Target]:
         if set(entry) not in ({"crop_id", "class"}, {"crop_id", "name"}):
             raise ConfigError(f"{where}: must have, beside crop_id, either class or name")
         crop_id = entry["crop_id"]
-        if crop_id in found:
+        if crop_id in targets:
             raise ConfigError(f"{where}: {crop_id!r} is corrected twice")
-        found[crop_id] = _name(where, entry) if "name" in entry else _number(where, entry)
-    return found
+        targets[crop_id] = _name(where, entry) if "name" in entry else _number(where, entry)
+    return targets
 
 
 def _number(where: str, entry: Mapping[str, Any]) -> int:
     number = entry["class"]
     if isinstance(number, bool) or not isinstance(number, int):
-        raise ConfigError(f"{where}: {number!r} is not the number of a class")
+        raise ConfigError(f"{where}: {number!r} is not a class number")
     return number
 
 
@@ -161,7 +182,8 @@ def _name(where: str, entry: Mapping[str, Any]) -> str:
     name = entry["name"].strip() if isinstance(entry["name"], str) else ""
     if not name or not name.isprintable() or len(name) > LONGEST_NAME:
         raise ConfigError(
-            f"{where}: {entry['name']!r} is not a name of 1 to {LONGEST_NAME} characters in a line"
+            f"{where}: {entry['name']!r} is not a name: give one line of 1 to {LONGEST_NAME} "
+            "characters"
         )
     return str(name)
 
@@ -174,15 +196,15 @@ def _check(
         raise ConfigError(f"{path}: is for {corrections.category!r}, not for {category!r}")
     if corrections.run != run:
         raise ConfigError(
-            f"{path}: the corrections of {category} belong to another run ({corrections.run}, this "
-            f"one is {run}); correct its regions on the present report, or move the file away"
+            f"{path}: these corrections of {category} are of another run ({corrections.run}, this "
+            f"one is {run}); correct the regions on the present report, or move the file away"
         )
-    known, classes = set(regions["crop_id"]), n_classes(regions)
+    crop_ids, last = set(regions["crop_id"]), n_classes(regions) - 1
     for crop_id, target in corrections.targets.items():
-        if crop_id not in known:
+        if crop_id not in crop_ids:
             raise ConfigError(f"{path}: {category} has no region {crop_id!r}")
-        if isinstance(target, int) and not 0 <= target < classes:
+        if isinstance(target, int) and not 0 <= target <= last:
             raise ConfigError(
                 f"{path}: {crop_id}: {category} has no class {target}: its classes are "
-                f"0 (normal) to {classes - 1}"
+                f"0 (normal) to {last}"
             )

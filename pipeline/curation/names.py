@@ -1,13 +1,12 @@
-"""Names that people give to discovered classes: names.yaml (an edge: it reads and writes it).
+"""Names of discovered classes, in names.yaml.
 
     metal:
       run: 0d3f5a1b2c4e     # the run whose classes these are; written by `anomalyncd name`
       3: scratch
 
-A class may have another number, or other regions, after the next run, so names of a `run` that is
-not the present one are an error rather than a wrong name. A run is which regions are in which
-class, and nothing else: where those come out the same again, names stay. Without `run`, as in a
-file edited by hand, they are taken as they stand.
+After the next run a class may have another number or other regions, so names of another `run` are
+an error. The run id depends only on the regions and their classes: if both stay the same, names
+stay valid. Names without `run`, as in a file edited by hand, are always used.
 """
 
 from __future__ import annotations
@@ -45,12 +44,11 @@ class ClassNames:
 
 
 def run_of(paths: ArtifactPaths, category: str) -> str:
-    """Return what tells this run's classes from another's: 12 hex digits.
+    """Return the run id: a 12-digit hash of each region's id, class and square.
 
-    A hash of the crop_ids, their classes and their squares (where `crops.parquet` is there) in the
-    order of the crop_ids. Confidences and embeddings have no part in it, so that names and
-    corrections outlive a training after which the same regions are in the same classes. Raises
-    `ConfigError` where nothing is predicted yet.
+    Squares count if `crops.parquet` exists; the order of the regions, confidences and embeddings do
+    not. So names and corrections stay valid after a training that gives the same classes. Raises
+    `ConfigError` if nothing is predicted yet.
     """
     path = paths.predict(category) / "regions.parquet"
     if not path.exists():
@@ -66,19 +64,19 @@ def run_of(paths: ArtifactPaths, category: str) -> str:
 
 
 def read_names(path: Path) -> dict[str, ClassNames]:
-    """Return the names of every category; no file is no names.
+    """Read the names of every category; none if there is no file.
 
-    Raises `ConfigError` naming file and key for what is not a class number or not a name.
+    Raises `ConfigError`, with file and key, for anything but class numbers and names.
     """
     content = read_yaml(path) if path.exists() else None
     content = {} if content is None else content
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: must map categories to names, as `metal: {{3: scratch}}`")
-    return {str(category): _category(path, category, of) for category, of in content.items()}
+    return {str(category): _category(path, category, names) for category, names in content.items()}
 
 
 def names_for(path: Path, category: str, paths: ArtifactPaths) -> ClassNames:
-    """Return the names of a category's present classes; raise `ConfigError` for another run's."""
+    """Return the class names of a category; raise `ConfigError` if they are of another run."""
     names = read_names(path).get(category, ClassNames())
     problem = _problem(path, category, paths, names)
     if problem is not None:
@@ -89,9 +87,9 @@ def names_for(path: Path, category: str, paths: ArtifactPaths) -> ClassNames:
 def names_or_numbers(
     path: Path, category: str, paths: ArtifactPaths
 ) -> tuple[ClassNames, tuple[str, ...]]:
-    """Return the names of a category's present classes, or none and a note if they are another's.
+    """Return the class names of a category; none and a note if they are of another run.
 
-    Raises `ConfigError` for a file that cannot be read.
+    Raises `ConfigError` for an unreadable file.
     """
     names = read_names(path).get(category, ClassNames())
     problem = _problem(path, category, paths, names)
@@ -101,20 +99,35 @@ def names_or_numbers(
 
 
 def _problem(path: Path, category: str, paths: ArtifactPaths, names: ClassNames) -> str | None:
-    """Say that names belong to another run and what to do; None if they do not."""
+    """Return a message if the names are of another run, else None."""
     if names.run is None or names.run == run_of(paths, category):
         return None
     return (
-        f"{path}: the names of {category} belong to an earlier run ({names.run}); look at the "
-        f"report, name the classes again or remove `run` if they still fit"
+        f"{path}: the names of {category} are of an earlier run ({names.run}); check the report, "
+        f"then name the classes again, or remove `run` if the names still fit"
     )
 
 
 def set_name(path: Path, category: str, number: int, name: str, run: str) -> Path | None:
-    """Name a class of `run`; what else the file holds stays, with its comments and its order.
+    """Name a class in names.yaml; comments and order of the file stay.
 
-    Names that the category has of another run are dropped. The file with them is kept beside, and
-    its path is returned. Raises `ConfigError` for what is not a name and a file that is not valid.
+    Parameters
+    ----------
+    path
+        The file; it need not exist.
+    number, name
+        The class and its name, one line of text.
+    run
+        The run id. Names of the category from another run are dropped.
+
+    Returns
+    -------
+    The copy of the old file, if names were dropped; else None.
+
+    Raises
+    ------
+    ConfigError
+        `name` is not one line of text, `number` is negative, or the file is not valid.
     """
     name = name.strip()
     if not _is_name(name) or number < 0:
@@ -142,7 +155,7 @@ def set_name(path: Path, category: str, number: int, name: str, run: str) -> Pat
 
 
 def _put(content: CommentedMap, key: object, number: int, name: str, run: str) -> None:
-    """Set a name and the run in a category's mapping, the run first and numbers in their order."""
+    """Set a name and the run in a category's mapping: the run first, then numbers in order."""
     names = content.setdefault(key, CommentedMap())
     if "run" in names:
         names["run"] = run
@@ -156,7 +169,7 @@ def _put(content: CommentedMap, key: object, number: int, name: str, run: str) -
 
 
 def _is_name(name: str) -> bool:
-    """Tell whether a name is one line without control characters, as corrections have them."""
+    """Tell whether a name is one line of text without control characters."""
     return bool(name) and name.isprintable()
 
 
@@ -169,7 +182,7 @@ def _category(path: Path, category: object, content: object) -> ClassNames:
         if key == "run":
             continue
         if isinstance(key, bool) or not isinstance(key, int) or key < 0:
-            raise ConfigError(f"{path}: {category}: {key!r} is not the number of a class")
+            raise ConfigError(f"{path}: {category}: {key!r} is not a class number")
         if not isinstance(name, str) or not _is_name(name.strip()):
             raise ConfigError(f"{path}: {category}.{key}: {name!r} is not a name, one line of text")
         names[key] = name.strip()

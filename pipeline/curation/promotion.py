@@ -1,4 +1,4 @@
-"""Named classes as labelled base data for a next round (an edge: it writes images)."""
+"""Named classes as labelled base data for the next run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-import cv2
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -17,8 +16,8 @@ from pipeline.curation.corrections import corrected_classes
 from pipeline.curation.names import ClassNames
 from pipeline.io.arrays import open_arrays
 from pipeline.io.files import replacing
-from pipeline.io.images import read_image
-from pipeline.io.paths import ArtifactError, ArtifactPaths
+from pipeline.io.images import read_image, write_png
+from pipeline.io.paths import ArtifactPaths
 from pipeline.io.region_table import read_regions_and_crops
 from pipeline.io.schemas import IMAGES
 from pipeline.io.tables import image_bits, read_json, read_parquet, write_json
@@ -29,12 +28,12 @@ _FORBIDDEN = '<>:"/\\|?*'
 _KINDS = ("images", "masks")
 
 PROMOTED = "promoted.json"
-"""In the folder of promoted classes: the files of every category. No others are ever removed."""
+"""Lists the files that promotions of each category wrote; no others are ever removed."""
 
 
 @dataclass(frozen=True)
 class Promoted:
-    """How many images each name got, and how many regions of named classes were left out."""
+    """Number of images of each name, and number of regions of named classes left out."""
 
     images: Mapping[str, int]
     left_out: int
@@ -43,34 +42,47 @@ class Promoted:
 def promote(
     category: str, images_root: Path, artifacts: ArtifactPaths, names: ClassNames, target: Path
 ) -> Promoted:
-    """Write the images and masks of named defect classes to `target`, as layout class_folders.
+    """Write images and masks of the named defect classes, in the layout class_folders.
 
-    An image goes to the class of its largest named region, once, with the mask of its regions of
-    that class; those of its other named classes are left out. Corrections count. Files are
-    ``images/<category> <name>/<sample_id>.png`` and ``masks/...`` alike; those of an earlier
-    promotion of the category, which `promoted.json` lists, are replaced. Raises `ConfigError`
-    without a named defect class, for a target that holds something else than class folders, and
-    where a file that no promotion wrote is in the way.
+    An image is written once, to the class of its largest named region, with the mask of its regions
+    of that class; its regions of other named classes are left out. Corrections are applied. Files
+    are ``images/<category> <name>/<sample_id>.png`` and ``masks/<category> <name>/...``. Files of
+    an earlier promotion of the category, listed in `promoted.json`, are replaced.
+
+    Parameters
+    ----------
+    category
+        A category with a finished run.
+    images_root
+        The folder of its images.
+    artifacts, names
+        The artifacts and the class names of the run.
+    target
+        The folder to write to; it may hold promotions of other categories.
+
+    Raises
+    ------
+    ConfigError
+        No defect class has a name, `target` holds anything but class folders, or a file that no
+        promotion wrote would be overwritten.
     """
     _check_target(target)
     regions = _regions(category, artifacts, names)
     named = regions[regions["name"].notna() & (regions["area_px"] > 0)]
     if len(named) == 0:
-        raise ConfigError(
-            f"no defect of {category} is in a class with a name: `anomalyncd name` gives one"
-        )
+        raise ConfigError(f"{category} has no named defect class; name one with `anomalyncd name`")
     largest = named.loc[named.groupby("sample_id")["area_px"].idxmax()]
-    of = dict(zip(largest["sample_id"], largest["name"], strict=True))
-    used = named[named["name"] == named["sample_id"].map(of)]
+    name_of = dict(zip(largest["sample_id"], largest["name"], strict=True))
+    used = named[named["name"] == named["sample_id"].map(name_of)]
     counts = {name: 0 for name in sorted(set(named["name"]))}
     before = _listed(target)
-    files = [_file(category, name, str(sample_id)) for sample_id, name in of.items()]
+    files = [_file(category, name, str(sample_id)) for sample_id, name in name_of.items()]
     mine = {f"{kind}/{file}" for kind in _KINDS for file in files}
     _refuse_foreign(target, mine - {file for listed in before.values() for file in listed})
     earlier = set(before.get(category, ()))
-    _write_list(target, {**before, category: mine | earlier})  # first: a broken-off one is ours too
+    _write_list(target, {**before, category: mine | earlier})  # first, in case of a crash
     for sample_id, group in used.groupby("sample_id", sort=True):
-        name = of[str(sample_id)]
+        name = name_of[str(sample_id)]
         counts[name] += 1
         _write(str(sample_id), group, category, name, images_root, artifacts, target)
     others = {file for other, listed in before.items() if other != category for file in listed}
@@ -80,7 +92,7 @@ def promote(
 
 
 def _regions(category: str, artifacts: ArtifactPaths, names: ClassNames) -> pd.DataFrame:
-    """Return the crops with position and path of their image, and their class's name or None."""
+    """Return the crops with the path and mask index of their image, and the class name or None."""
     regions, crops = read_regions_and_crops(artifacts, category)
     images = read_parquet(artifacts.manifest(category) / "images.parquet", IMAGES)
     queries = images[images["split"] == "query"]
@@ -112,16 +124,13 @@ def _write(
     for x0, y0, side in group[["x0", "y0", "side"]].to_numpy():
         inside[max(y0, 0) : y0 + side, max(x0, 0) : x0 + side] = True
     file = _file(category, name, sample_id)
-    _save(target / "images" / file, pixels[..., ::-1])
+    _save(target / "images" / file, pixels)
     _save(target / "masks" / file, (mask & inside).astype(np.uint8) * 255)
 
 
 def _save(path: Path, pixels: NDArray[np.uint8]) -> None:
-    done, data = cv2.imencode(".png", np.ascontiguousarray(pixels))
-    if not done:
-        raise ArtifactError(f"{path}: cannot be written as PNG")
     with replacing(path) as temporary:
-        temporary.write_bytes(data.tobytes())
+        write_png(temporary, pixels)
 
 
 def _file(category: str, name: str, sample_id: str) -> str:
@@ -135,12 +144,12 @@ def _listed(target: Path) -> dict[str, list[str]]:
     if not isinstance(content, dict) or not all(
         isinstance(files, list) and all(map(_is_listable, files)) for files in content.values()
     ):
-        raise ConfigError(f"{path}: is no list of promoted files; give another folder (--to)")
+        raise ConfigError(f"{path}: not a list of promoted files; give another folder (--to)")
     return content
 
 
 def _is_listable(file: object) -> bool:
-    """Tell whether an entry of the list is a PNG file two folders below, and nowhere else."""
+    """Tell whether an entry is a PNG file in a class folder below `images` or `masks`."""
     if not isinstance(file, str):
         return False
     parts = PurePosixPath(file).parts
@@ -155,13 +164,13 @@ def _refuse_foreign(target: Path, files: Iterable[str]) -> None:
     for file in sorted(files):
         if (target / file).exists() or (target / file).is_symlink():
             raise ConfigError(
-                f"{target / file} is in the way, and no promotion that {target / PROMOTED} knows "
-                "wrote it: move it, or give another folder (--to)"
+                f"{target / file} exists and is not listed in {target / PROMOTED}: move it, or "
+                "give another folder (--to)"
             )
 
 
 def _remove(target: Path, files: Iterable[str]) -> None:
-    """Remove files that an earlier promotion wrote, and folders that are empty then."""
+    """Remove files of an earlier promotion, and folders that this leaves empty."""
     for file in sorted(files):
         path = target / file
         path.unlink(missing_ok=True)
@@ -170,18 +179,18 @@ def _remove(target: Path, files: Iterable[str]) -> None:
 
 
 def folder_name(category: str, name: str) -> str:
-    """Return the label of a promoted class, which is the name of its folder."""
+    """Return the folder of a promoted class, which is also its label."""
     return f"{category} " + "".join("_" if c in _FORBIDDEN or c < " " else c for c in name)
 
 
 def _check_target(target: Path) -> None:
-    strange = [
+    unexpected = [
         path.name
         for path in (target.iterdir() if target.is_dir() else [])
         if path.name not in (*_KINDS, PROMOTED, "README.md", ".gitignore", ".gitkeep")
     ]
-    if strange:
+    if unexpected:
         raise ConfigError(
-            f"{target} holds {strange[0]!r}, so it is not a folder of promoted classes: give "
-            "another one (--to), and name it in base.root"
+            f"{target} holds {unexpected[0]!r}, so it is not a folder of promoted classes: give "
+            "another folder (--to), and set base.root to it"
         )

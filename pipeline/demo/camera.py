@@ -78,8 +78,8 @@ def product_image(product: str, label: str, rng: np.random.Generator) -> DemoIma
     """
     check_product(product)
     if label not in PRODUCTS[product]:
-        known = ", ".join(PRODUCTS[product])
-        raise ValueError(f"{product} has no label {label!r}; there are {known}")
+        labels = ", ".join(PRODUCTS[product])
+        raise ValueError(f"{product} has no label {label!r}; there are {labels}")
     part, camera, fault = rng.spawn(3)
     make, tone = SURFACES[product]
     grey, scene = make(part)

@@ -41,11 +41,28 @@ def generate(
     seed: int = 0,
     progress: Progress = silent,
 ) -> Iterator[DemoSample]:
-    """Yield `normals` train images, `good` good test images and `per_defect` of each defect.
+    """Yield the images of a product: normal train images, then the test images of each label.
 
     Each image is seeded by (seed, product, split, label, index), so that changing a count adds or
-    removes images at the end of a folder and leaves the others as they were. Raises ValueError for
-    an unknown product or a negative count.
+    removes images at the end of a folder and leaves the others as they were.
+
+    Parameters
+    ----------
+    product
+        "metal" or "fabric".
+    good, per_defect, normals
+        Numbers of good test images, test images of each defect, and train images.
+
+    Raises
+    ------
+    ValueError
+        For an unknown product or a negative count.
+
+    Examples
+    --------
+    >>> sample = next(generate("metal", normals=0, good=0, per_defect=1))
+    >>> sample.label, sample.image.shape, bool(sample.mask.any())
+    ('scratch', (256, 256, 3), True)
     """
     check_product(product)
     if min(good, per_defect, normals, seed) < 0:

@@ -1,1 +1,1 @@
-"""What was discovered, in the formats of other programs (edges: they write files)."""
+"""Discovered classes in the formats of other programs."""

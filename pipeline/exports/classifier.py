@@ -1,29 +1,20 @@
-"""The run's classifier as one file: sub-image and mask in, class probabilities and embedding out.
-
-TorchScript by the ending .pt, ONNX by the ending .onnx (the extra `onnx`). Before it gets its name
-the network is held against the run's own probabilities, and the file, read again, against torch.
-"""
+"""The run's classifier as one file: from crop and mask to class probabilities and embedding."""
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from pipeline.clustering.normal_images import known_normal
 from pipeline.config.params import ConfigError, Predict, Train, Views
 from pipeline.curation.names import ClassNames, names_for, run_of
 from pipeline.exports.files import refuse_existing
-from pipeline.exports.modules import HeadsNetwork, VoteNetwork
+from pipeline.exports.model_files import Runner, model_writer
+from pipeline.exports.modules import HeadsNetwork, MixtureNetwork
 from pipeline.io.files import replacing
 from pipeline.io.networks import crop_arrays, load_classifier, load_vit, masking, trained_sections
 from pipeline.io.paths import ArtifactPaths
@@ -35,88 +26,95 @@ from pipeline.io.tables import write_json
 from pipeline.mgvit.augmentation import plain_view, resized_side
 
 Floats = NDArray[np.float32]
-Runner = Callable[[Floats, Floats], tuple[Floats, Floats]]
 
-TOLERANCE = 1e-4
-"""How far the file's answers may be from torch's."""
+TOLERANCE = 0.01
+"""Largest mean difference from the run's probabilities, which may be of a network in bfloat16."""
 
-RUN_TOLERANCE = 0.01
-"""How far the probabilities may be from the run's, in the mean: the run may have used bfloat16."""
-
-_CHECKED = 8
-_COMPARED = 512
-"""Sub-images on which the file is held against torch, and at most so many against the run."""
+_COMPARED = 64
+_BATCH = 32
 
 
 @dataclass(frozen=True)
 class PlainViews:
-    """Plain views of sub-images: `images` (M, 3, S, S), `masks` (M, S, S).
+    """Plain views of crops, with the run's probabilities of their classes.
 
-    `probabilities` (M, C) are the run's, `comparable` (M,) says where they come from the view.
+    `images` float32 (Q, 3, S, S), `masks` float32 (Q, S, S), `probabilities` float32 (Q, C).
     """
 
     images: Floats
     masks: Floats
     probabilities: Floats
-    comparable: NDArray[np.bool_]
 
 
 def write_network(category: str, out: Path, paths: ArtifactPaths, names: Path) -> str:
-    """Write the network and, beside it, `<out>.json`, its description; say what was done.
+    """Write the classifier of a run as a TorchScript or ONNX file, with `<out>.json` beside it.
 
-    Raises `ConfigError` if the network does not say what the run says (to 0.01 in the mean), or the
-    file not what the network says (to 1e-4).
+    The file is read again and its probabilities compared with those of regions.parquet.
+
+    Parameters
+    ----------
+    category
+        A category with a finished run.
+    out
+        The file to write; its ending, .pt or .onnx, chooses the kind.
+    names
+        The file with the names of the classes.
+
+    Returns
+    -------
+    One line about the comparison.
+
+    Raises
+    ------
+    ConfigError
+        `out` exists or has another ending, or the file disagrees with regions.parquet by more than
+        0.01 in the mean. Nothing is left then.
     """
-    write = _writer(out)
+    write = model_writer(out)
     description_path = out.with_name(f"{out.name}.json")
     refuse_existing(out)
     refuse_existing(description_path)
-    known = names_for(names, category, paths)
+    class_names = names_for(names, category, paths)
     folder = paths.predict(category)
     model, stored = load_region_model(folder)
     check_network(paths, category)
     options = parse_stored(folder / JSON, "params.predict", Predict, stored["predict"])
     train, views = trained_sections(paths, category)
     network = _load(category, paths, train, views, model, options)
-    crops = _views(category, paths, views.image_size, model, options)
-    checks = _compare(network, crops)
+    crops, n_classes = _views(category, paths, views.image_size, model, options)
     with replacing(out) as temporary:
-        difference = _difference(network, write(network, crops, temporary), crops)
-        if not difference <= TOLERANCE:
-            raise ConfigError(f"{out}: differs from torch by {difference:.2g}; it was not written")
-    about = {
+        comparison = _compare(write(network, views.image_size, temporary), crops)
+    description = {
         "category": category,
         "run": run_of(paths, category),
-        **_usage(views.image_size, options, model, known, crops.probabilities.shape[1]),
-        **checks,
-        "largest_difference_from_torch": difference,
+        **_usage(views.image_size, options, model, class_names, n_classes),
+        **comparison,
     }
-    write_json(description_path, about)
-    return f"{_said(about, len(crops.masks))}; description in {description_path}"
+    write_json(description_path, description)
+    return f"{_summary(description)}; description in {description_path}"
 
 
-def _said(about: dict[str, Any], n: int) -> str:
-    """Return the checks in words; there are views of `n` sub-images."""
-    said = (
-        f"the {about['classifier']} of the run, largest difference from torch "
-        f"{about['largest_difference_from_torch']:.2g} on {min(_CHECKED, n)} sub-images"
-    )
-    if not about["compared_with_regions"]:
-        return f"{said}; all regions are normal by score or without a mask: none could be compared"
+def _summary(description: dict[str, Any]) -> str:
+    """Return the comparison in words."""
+    classifier = f"the {description['classifier']} classifier of the run"
+    if not description["compared_with_regions"]:
+        return f"{classifier}; not compared: all regions are normal by score or without a mask"
     return (
-        f"{said}, from the run's probabilities {about['largest_difference_from_regions']:.2g} on "
-        f"{about['compared_with_regions']}, {about['agreement_with_regions']:.1%} in its class"
+        f"{classifier}, largest difference from regions.parquet "
+        f"{description['largest_difference_from_regions']:.2g} on "
+        f"{description['compared_with_regions']} crops, "
+        f"{description['agreement_with_regions']:.1%} in the same class"
     )
 
 
 def _usage(
-    side: int, options: Predict, model: RegionModel, known: ClassNames, n_classes: int
+    side: int, options: Predict, model: RegionModel, class_names: ClassNames, n_classes: int
 ) -> dict[str, Any]:
-    """Return what somebody who has the file alone must know to use it."""
+    """Return what is needed to use the file without this project."""
     limit = model.score_limit
     return {
         "classifier": options.classifier,
-        "classes": [known[number] for number in range(n_classes)],
+        "classes": [class_names[number] for number in range(n_classes)],
         "inputs": {
             "image": f"float32 (B, 3, {side}, {side}), RGB from 0 to 255",
             "mask": f"float32 (B, {side}, {side}), from 0 to 1",
@@ -135,13 +133,13 @@ def _load(
     views: Views,
     model: RegionModel,
     options: Predict,
-) -> HeadsNetwork | VoteNetwork:
+) -> HeadsNetwork | MixtureNetwork:
     vit = load_vit(paths, image_size=views.image_size)
-    network: HeadsNetwork | VoteNetwork
+    network: HeadsNetwork | MixtureNetwork
     empty_is_normal = options.normal != "none"
     if model.vote is not None and model.space is not None:
         vit.blocks = vit.blocks[: max(options.layers) + 1]  # the others would be in the file
-        network = VoteNetwork(
+        network = MixtureNetwork(
             vit, options.layers, model.space, model.vote, empty_is_normal=empty_is_normal
         )
     else:
@@ -163,135 +161,58 @@ def _load(
 
 def _views(
     category: str, paths: ArtifactPaths, size: int, model: RegionModel, options: Predict
-) -> PlainViews:
-    """Return the plain views of at most `_COMPARED` sub-images, evenly spread.
+) -> tuple[PlainViews, int]:
+    """Return at most `_COMPARED` views, evenly spread, and the number of classes.
 
-    Comparable are those that the run did not call normal by score or area. (A mask that only the
-    centre crop empties is not, either: the network takes it for no mask.)
+    Left out are crops that the run called normal by score or area, and masks that only the centre
+    crop empties: the network takes them for no mask.
     """
     regions, crops = read_regions_and_crops(paths, category)
     scores = scores_of_images(paths, category, crops)
     normal = known_normal(options.normal, crops["area_px"], scores, model.score_limit)
     images, masks = crop_arrays(paths.crops(category))
-    n = int(images.shape[0])
-    if n != len(regions):
-        raise ConfigError(f"{n} crops and {len(regions)} regions: run `dvc repro`")
-    rows = np.unique(np.linspace(0, n - 1, min(n, _COMPARED)).astype(np.int64))
-    pairs = [plain_view(np.asarray(images[i]), np.asarray(masks[i]), size=size) for i in rows]
-    pixels = np.stack([image.transpose(2, 0, 1) for image, _ in pairs]).astype(np.float32)
-    seen = np.stack([mask for _, mask in pairs]).astype(np.float32)
-    from_view = seen.any(axis=(1, 2)) | (options.normal == "none")
-    theirs = np.stack([np.asarray(p, np.float32) for p in regions["probabilities"].iloc[rows]])
-    return PlainViews(pixels, seen, theirs, ~normal[rows] & from_view)
+    if int(images.shape[0]) != len(regions):
+        raise ConfigError(f"{images.shape[0]} crops and {len(regions)} regions: run `dvc repro`")
+    chosen = np.flatnonzero(~normal)
+    n_compared = min(_COMPARED, len(chosen))
+    chosen = chosen[np.linspace(0, len(chosen) - 1, n_compared).astype(np.int64)]
+    pairs = [plain_view(np.asarray(images[i]), np.asarray(masks[i]), size=size) for i in chosen]
+    pixels = [image.transpose(2, 0, 1).astype(np.float32) for image, _ in pairs]
+    insides = [mask.astype(np.float32) for _, mask in pairs]
+    probabilities = np.stack([np.asarray(p, np.float32) for p in regions["probabilities"]])
+    usable = np.array([mask.any() or options.normal == "none" for mask in insides], np.bool_)
+    views = PlainViews(
+        np.array(pixels, np.float32).reshape(-1, 3, size, size)[usable],
+        np.array(insides, np.float32).reshape(-1, size, size)[usable],
+        probabilities[chosen][usable],
+    )
+    return views, probabilities.shape[1]
 
 
-@torch.inference_mode()
-def _compare(network: nn.Module, views: PlainViews) -> dict[str, Any]:
-    """Return how the network's probabilities compare with the run's.
+def _compare(run: Runner, views: PlainViews) -> dict[str, Any]:
+    """Compare the probabilities of the file with the run's.
 
-    Raises `ConfigError` if they differ by more than `RUN_TOLERANCE`.
+    Raises `ConfigError` if they differ by more than `TOLERANCE` in the mean.
     """
-    chosen = np.flatnonzero(views.comparable)
-    pieces = [chosen[start : start + 32] for start in range(0, len(chosen), 32)]
-    if not pieces:
+    n = len(views.masks)
+    if n == 0:
         return {"compared_with_regions": 0}
-    answers = [network(*_tensors(views.images[rows], views.masks[rows]))[0] for rows in pieces]
-    ours, theirs = torch.cat(answers).numpy(), views.probabilities[chosen]  # (Q, C)
+    pieces = [slice(start, start + _BATCH) for start in range(0, n, _BATCH)]
+    ours = np.concatenate([run(views.images[rows], views.masks[rows])[0] for rows in pieces])
+    theirs = views.probabilities  # (Q, C)
     if ours.shape != theirs.shape:
         raise ConfigError(
             f"the network has {ours.shape[1]} classes and the regions {theirs.shape[1]}: run "
             "`dvc repro`"
         )
     gaps = np.abs(ours - theirs).max(1)  # (Q,)
-    if not gaps.mean() <= RUN_TOLERANCE:
+    if not gaps.mean() <= TOLERANCE:
         raise ConfigError(
-            f"the network's probabilities differ from the run's by {gaps.mean():.2g} in the mean: "
-            "run `dvc repro`"
+            f"the probabilities of the model differ from regions.parquet by {gaps.mean():.2g} in "
+            "the mean, so it was not written: run `dvc repro`"
         )
     return {
-        "compared_with_regions": len(chosen),
+        "compared_with_regions": n,
         "agreement_with_regions": float((ours.argmax(1) == theirs.argmax(1)).mean()),
         "largest_difference_from_regions": float(gaps.max()),
     }
-
-
-def _tensors(images: Floats, masks: Floats) -> tuple[Tensor, Tensor]:
-    return torch.from_numpy(images), torch.from_numpy(masks)
-
-
-@torch.inference_mode()
-def _difference(network: nn.Module, runner: Runner, views: PlainViews) -> float:
-    """Return the largest difference of the file's answers from torch's, in batches of 1 and 3."""
-    largest = 0.0
-    for size in (1, 3):
-        for start in range(0, min(_CHECKED, len(views.masks)), size):
-            piece = slice(start, start + size)
-            inputs = views.images[piece], views.masks[piece]
-            for ours, torchs in zip(runner(*inputs), network(*_tensors(*inputs)), strict=True):
-                largest = max(largest, float(np.abs(ours - torchs.numpy()).max(initial=0)))
-    return largest
-
-
-def _writer(out: Path) -> Callable[[nn.Module, PlainViews, Path], Runner]:
-    if out.suffix == ".pt":
-        return _torchscript
-    if out.suffix != ".onnx":
-        raise ConfigError(f"--out: {out} ends neither in .pt (TorchScript) nor in .onnx")
-    missing = [name for name in ("onnxscript", "onnxruntime") if find_spec(name) is None]
-    if missing:
-        raise ConfigError(
-            f"--out: {out.name} needs {' and '.join(missing)}: pip install 'anomalyncd[onnx]', or "
-            "give a name that ends in .pt"
-        )
-    return _onnx
-
-
-def _example(views: PlainViews) -> tuple[Tensor, Tensor]:
-    """Return two inputs to follow the network with: its control flow does not depend on them."""
-    rows = np.arange(2) % len(views.masks)
-    return _tensors(views.images[rows], views.masks[rows])
-
-
-def _torchscript(network: nn.Module, views: PlainViews, path: Path) -> Runner:
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # that tracing is deprecated, and fixes shape checks
-        traced = torch.jit.trace(  # type: ignore[no-untyped-call]
-            network, _example(views), check_trace=False
-        )
-        torch.jit.save(traced, str(path))
-        loaded = torch.jit.load(  # type: ignore[no-untyped-call]
-            str(path), map_location="cpu"
-        )
-
-    def run(images: Floats, masks: Floats) -> tuple[Floats, Floats]:
-        probabilities, embedding = loaded(*_tensors(images, masks))
-        return probabilities.numpy(), embedding.numpy()
-
-    return run
-
-
-def _onnx(network: nn.Module, views: PlainViews, path: Path) -> Runner:
-    import onnxruntime
-
-    batch = {0: torch.export.Dim.DYNAMIC}
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            network,
-            _example(views),
-            dynamo=True,
-            verbose=False,
-            dynamic_shapes=(batch, batch),
-            input_names=["image", "mask"],
-            output_names=["probabilities", "embedding"],
-        )
-    assert program is not None
-    program.save(str(path))
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-
-    def run(images: Floats, masks: Floats) -> tuple[Floats, Floats]:
-        probabilities, embedding = session.run(None, {"image": images, "mask": masks})
-        return probabilities, embedding
-
-    return run

@@ -1,4 +1,4 @@
-"""COCO instance JSON, and FiftyOne's folder around it."""
+"""COCO instance JSON, alone or in a folder for FiftyOne."""
 
 from __future__ import annotations
 
@@ -9,33 +9,44 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.exports.discovered import Discovered, Picture, Region
+from pipeline.exports.discovered import Discovered, QueryImage, Region
 from pipeline.exports.files import Shape, refuse_existing, write_compact
 from pipeline.exports.outlines import column_runs, outlines
 from pipeline.io.files import replacing_folder
 
 
-def coco(found: Discovered, *, shape: Shape, prefix: str = "") -> dict[str, Any]:
-    """Return what was discovered as a COCO dataset; file names are `prefix` and the path.
+def coco(discovered: Discovered, *, shape: Shape, prefix: str = "") -> dict[str, Any]:
+    """Return the discovered classes as a COCO dataset.
 
-    An annotation is a region that is not normal, its category a discovered class (class numbers;
-    classes of one name are one category). Polygons cover exactly the pixels of the mask; `rle` is
-    the uncompressed run-length encoding of the same. Images without annotations stay.
+    Annotations are the regions that are not normal; categories are class numbers, and classes of
+    the same name are one category. Images without annotations are included.
+
+    Parameters
+    ----------
+    discovered
+        Images, regions, classes and masks of a run.
+    shape
+        Masks as polygons that cover exactly their pixels, or as uncompressed run lengths.
+    prefix
+        Put before each image path to give `file_name`.
     """
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for number, picture in enumerate(found.pictures, start=1):
-        images.append(_image(picture, number, prefix))
-        for region, mask in found.defects(picture):
+    for number, image in enumerate(discovered.images, start=1):
+        images.append(_image(image, number, prefix))
+        for region, mask in discovered.defects(image):
             head = {"id": len(annotations) + 1, "image_id": number}
-            category = {"category_id": found.class_of(region.number)}
+            category = {"category_id": discovered.class_of(region.number)}
             annotations.append({**head, **category, **_annotation(region, mask, shape)})
     return {
-        "info": {"description": f"{found.category}: classes discovered by AnomalyNCD {found.run}"},
+        "info": {
+            "description": f"{discovered.category}: classes discovered by AnomalyNCD "
+            f"{discovered.run}"
+        },
         "licenses": [],
         "categories": [
             {"id": number, "name": name, "supercategory": "defect"}
-            for number, name in found.classes().items()
+            for number, name in discovered.classes().items()
             if number != 0
         ],
         "images": images,
@@ -43,13 +54,13 @@ def coco(found: Discovered, *, shape: Shape, prefix: str = "") -> dict[str, Any]
     }
 
 
-def _image(picture: Picture, number: int, prefix: str) -> dict[str, Any]:
+def _image(image: QueryImage, number: int, prefix: str) -> dict[str, Any]:
     return {
         "id": number,
-        "file_name": prefix + picture.path,
-        "height": picture.height,
-        "width": picture.width,
-        "sample_id": picture.sample_id,
+        "file_name": prefix + image.path,
+        "height": image.height,
+        "width": image.width,
+        "sample_id": image.sample_id,
     }
 
 
@@ -72,32 +83,54 @@ def _annotation(region: Region, mask: NDArray[np.bool_], shape: Shape) -> dict[s
     }
 
 
-def write_coco(found: Discovered, out: Path, *, shape: Shape) -> str:
-    """Write the JSON file; file names are relative to dataset.root. Return what was written."""
+def write_coco(discovered: Discovered, out: Path, *, shape: Shape) -> str:
+    """Write the JSON file, with file names relative to dataset.root; return a summary."""
     refuse_existing(out)
-    content = coco(found, shape=shape, prefix=f"{found.category}/")
+    content = coco(discovered, shape=shape, prefix=f"{discovered.category}/")
     write_compact(out, content)
     return summary(content)
 
 
 def write_fiftyone(
-    found: Discovered, out: Path, *, shape: Shape, images: Path, link: bool = False
+    discovered: Discovered, out: Path, *, shape: Shape, images: Path, link: bool = False
 ) -> str:
-    """Write a COCODetectionDataset: `labels.json` and `data/` with the images, copied or linked.
+    """Write a COCODetectionDataset: `labels.json`, and `data/` with the images.
 
-    `images` is the folder of the category; names below `data/` are the paths relative to it.
+    Parameters
+    ----------
+    discovered
+        Images, regions, classes and masks of a run.
+    out
+        The folder to create.
+    shape
+        Masks as polygons or run lengths.
+    images
+        The folder of the category's images; paths below `data/` are relative to it.
+    link
+        Link the images instead of copying them.
+
+    Returns
+    -------
+    A summary of what was written.
+
+    Raises
+    ------
+    ConfigError
+        `out` exists.
+    FileNotFoundError
+        An image of the run is missing.
     """
     refuse_existing(out)
-    content = coco(found, shape=shape)
+    content = coco(discovered, shape=shape)
     with replacing_folder(out) as folder:
         folder.mkdir()
-        for picture in found.pictures:
-            target = folder / "data" / picture.path
+        for image in discovered.images:
+            target = folder / "data" / image.path
             target.parent.mkdir(parents=True, exist_ok=True)
-            source = images / picture.path
+            source = images / image.path
             if not source.is_file():
                 raise FileNotFoundError(
-                    f"{source} is gone: run `dvc repro` on the images there are"
+                    f"{source} is gone: put it back, or run `dvc repro` without it"
                 )
             if link:
                 target.symlink_to(source.resolve())
@@ -108,7 +141,7 @@ def write_fiftyone(
 
 
 def summary(content: dict[str, Any]) -> str:
-    """Say in one line what a COCO dataset holds."""
+    """Return the size of a COCO dataset as text."""
     return (
         f"{len(content['images'])} images, {len(content['annotations'])} regions of "
         f"{len(content['categories'])} classes"

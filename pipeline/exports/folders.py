@@ -1,4 +1,4 @@
-"""A folder per class, with the sub-images as PNG files and a table of them."""
+"""A folder per class with its crops as PNG files, and a table of them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import re
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from pipeline.exports.discovered import Discovered
 from pipeline.exports.files import refuse_existing
 from pipeline.io.files import replacing_folder
+from pipeline.io.images import write_png
 from pipeline.io.networks import crop_arrays
 from pipeline.io.paths import ArtifactPaths
 
@@ -23,9 +23,9 @@ COLUMNS = ("file", "class", "name", "confidence", "anomaly_score", "image", "x0"
 
 
 def folder_names(classes: dict[int, str]) -> dict[int, str]:
-    """Return the folder of each class: its name with what file systems refuse replaced by "_".
+    """Return a folder for each class: its name with characters that file systems refuse as "_".
 
-    Different classes have folders that differ by more than upper and lower case.
+    Folders of different classes differ by more than upper and lower case.
     """
     folders: dict[int, str] = {}
     for number, name in classes.items():
@@ -40,29 +40,36 @@ def folder_names(classes: dict[int, str]) -> dict[int, str]:
 
 
 def _cell(value: object) -> object:
-    """Return a cell, text that a spreadsheet would take for a formula with ``'`` in front."""
+    """Return a cell; a ``'`` is put before text that a spreadsheet would take for a formula."""
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
-def write_folders(found: Discovered, out: Path, paths: ArtifactPaths) -> str:
-    """Write `<class>/<crop_id>.png` and `regions.csv` to a new folder; say what was written."""
+def write_folders(discovered: Discovered, out: Path, paths: ArtifactPaths) -> str:
+    """Write `<class>/<crop_id>.png` and `regions.csv` to a new folder; return a summary."""
     refuse_existing(out)
-    images, _ = crop_arrays(paths.crops(found.category))
-    folders = folder_names(found.classes())
+    images, _ = crop_arrays(paths.crops(discovered.category))
+    folders = folder_names(discovered.classes())
     rows = []
     with replacing_folder(out) as folder:
         folder.mkdir()
         for name in folders.values():
             (folder / name).mkdir()
-        for picture in found.pictures:
-            for region in picture.regions:
-                file = f"{folders[found.class_of(region.number)]}/{region.crop_id}.png"
-                Image.fromarray(np.asarray(images[region.row])).save(folder / file)
-                scores = (round(region.confidence, 6), round(region.score, 6))
-                name = found.names[region.number]
-                image = f"{found.category}/{picture.path}"
-                rows.append((file, region.number, name, *scores, image, *region.square))
+        for image in discovered.images:
+            for region in image.regions:
+                file = f"{folders[discovered.class_of(region.number)]}/{region.crop_id}.png"
+                write_png(folder / file, np.asarray(images[region.row]))
+                rows.append(
+                    (
+                        file,
+                        region.number,
+                        discovered.names[region.number],
+                        round(region.confidence, 6),
+                        round(region.score, 6),
+                        f"{discovered.category}/{image.path}",
+                        *region.square,
+                    )
+                )
         with (folder / "regions.csv").open("w", newline="", encoding="utf-8") as table:
             cells = ([_cell(value) for value in row] for row in rows)
             csv.writer(table).writerows([COLUMNS, *cells])
-    return f"{len(rows)} sub-images in {len(folders)} folders"
+    return f"{len(rows)} crops in {len(folders)} folders"

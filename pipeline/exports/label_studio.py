@@ -1,4 +1,4 @@
-"""Label Studio: one task an image, its regions as predictions, and a labelling configuration."""
+"""Label Studio tasks with the regions as predictions, and their labelling configuration."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config.params import ConfigError
-from pipeline.exports.discovered import Discovered, Picture, Region
+from pipeline.exports.discovered import Discovered, QueryImage, Region
 from pipeline.exports.files import Shape, refuse_existing, write_compact
 from pipeline.exports.outlines import brush_runs, outlines
 from pipeline.io.files import replacing
 from pipeline.palette import class_colour
 
 LOCAL_FILES = "/data/local-files/?d="
-"""Label Studio's own address of files below its document root; the path follows."""
+"""URL prefix of files below the document root of Label Studio."""
 
 _KINDS = {
     Shape.POLYGON: ("polygonlabels", "PolygonLabels"),
@@ -27,33 +27,35 @@ _KINDS = {
 _FROM, _TO = "label", "image"
 
 
-def tasks(found: Discovered, *, shape: Shape, address: str = LOCAL_FILES) -> list[dict[str, Any]]:
-    """Return the tasks: `data.image` is `address` and the path relative to dataset.root."""
+def tasks(
+    discovered: Discovered, *, shape: Shape, address: str = LOCAL_FILES
+) -> list[dict[str, Any]]:
+    """Return one task per image; its URL is `address` and the path relative to dataset.root."""
     return [
         {
             "data": {
-                "image": address + quote(f"{found.category}/{picture.path}"),
-                "sample_id": picture.sample_id,
+                "image": address + quote(f"{discovered.category}/{image.path}"),
+                "sample_id": image.sample_id,
             },
-            "predictions": [_prediction(found, picture, shape)],
+            "predictions": [_prediction(discovered, image, shape)],
         }
-        for picture in found.pictures
+        for image in discovered.images
     ]
 
 
-def _prediction(found: Discovered, picture: Picture, shape: Shape) -> dict[str, Any]:
-    """Return one prediction; its score is that of the least certain region, if there is one."""
+def _prediction(discovered: Discovered, image: QueryImage, shape: Shape) -> dict[str, Any]:
+    """Return the prediction of an image; its score is the lowest confidence of its regions."""
     results, scores = [], []
-    for region, mask in found.defects(picture):
+    for region, mask in discovered.defects(image):
         scores.append(region.confidence)
         for part, value in enumerate(_values(mask, shape)):
-            results.append(_result(found, region, part, value, shape, picture))
+            results.append(_result(discovered, region, part, value, shape, image))
     score = {"score": round(min(scores), 6)} if scores else {}
-    return {"model_version": f"AnomalyNCD {found.run}", **score, "result": results}
+    return {"model_version": f"AnomalyNCD {discovered.run}", **score, "result": results}
 
 
 def _values(mask: NDArray[np.bool_], shape: Shape) -> list[dict[str, Any]]:
-    """Return the value of each result: points in percent of the image, or the packed runs."""
+    """Return the values of a region's results: polygons in percent of the image, or run lengths."""
     if shape is Shape.RLE:
         return [{"format": "rle", "rle": brush_runs(mask)}]
     height, width = mask.shape
@@ -62,12 +64,12 @@ def _values(mask: NDArray[np.bool_], shape: Shape) -> list[dict[str, Any]]:
 
 
 def _result(
-    found: Discovered,
+    discovered: Discovered,
     region: Region,
     part: int,
     value: dict[str, Any],
     shape: Shape,
-    picture: Picture,
+    image: QueryImage,
 ) -> dict[str, Any]:
     kind = _KINDS[shape][0]
     return {
@@ -75,19 +77,19 @@ def _result(
         "from_name": _FROM,
         "to_name": _TO,
         "type": kind,
-        "original_width": picture.width,
-        "original_height": picture.height,
+        "original_width": image.width,
+        "original_height": image.height,
         "image_rotation": 0,
         "score": round(region.confidence, 6),
-        "value": {**value, kind: [found.names[region.number]]},
+        "value": {**value, kind: [discovered.names[region.number]]},
     }
 
 
-def labelling(found: Discovered, *, shape: Shape) -> str:
-    """Return the labelling configuration (XML) that the tasks refer to."""
+def labelling(discovered: Discovered, *, shape: Shape) -> str:
+    """Return the labelling configuration (XML) of the tasks."""
     labels = "\n".join(
         f"    <Label value={quoteattr(name)} background={quoteattr(class_colour(n))}/>"
-        for n, name in found.classes().items()
+        for n, name in discovered.classes().items()
         if n != 0
     )
     tag = _KINDS[shape][1]
@@ -97,16 +99,19 @@ def labelling(found: Discovered, *, shape: Shape) -> str:
     )
 
 
-def write_label_studio(found: Discovered, out: Path, *, shape: Shape, address: str) -> str:
-    """Write the tasks, and beside them the configuration with the ending .xml."""
+def write_label_studio(discovered: Discovered, out: Path, *, shape: Shape, address: str) -> str:
+    """Write the tasks, and the configuration to the same path with the ending .xml.
+
+    Returns a summary. Raises `ConfigError` if one of the files exists, or `out` ends in .xml.
+    """
     configuration = out.with_suffix(".xml")
     if configuration == out:
         raise ConfigError(f"--out: {out} is for the tasks: give it the ending .json")
     refuse_existing(out)
     refuse_existing(configuration)
-    content = tasks(found, shape=shape, address=address)
+    content = tasks(discovered, shape=shape, address=address)
     with replacing(configuration) as temporary:
-        temporary.write_text(labelling(found, shape=shape), encoding="utf-8")
+        temporary.write_text(labelling(discovered, shape=shape), encoding="utf-8")
     write_compact(out, content)
     results = sum(len(task["predictions"][0]["result"]) for task in content)
     return (

@@ -1,8 +1,8 @@
-"""What classifies a sub-image, whole, as one torch module: from pixels and mask to probabilities.
+"""The run's classifiers as torch modules: from the pixels and mask of a crop to probabilities.
 
 Both modules take `image` (B, 3, S, S) float32 RGB from 0 to 255 and `mask` (B, S, S) float32 in
 [0, 1], and return probabilities (B, C) and embeddings (B, E) of norm 1. With `empty_is_normal` a
-sub-image without a mask is class 0, as `known_normal` has it.
+crop without a mask is class 0, as `known_normal` has it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pipeline.mgvit.tokens import Masking
 
 
 class _Classifier(nn.Module):
-    """What both modules share: the ViT, its normalisation, and what an empty mask means."""
+    """The ViT, the normalisation of its input, and the rule for empty masks."""
 
     def __init__(self, vit: VisionTransformer, *, empty_is_normal: bool) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class _Classifier(nn.Module):
         self.normalise = Normalise(vit)
 
     def answer(self, probabilities: Tensor, mask: Tensor) -> Tensor:
-        """Return `probabilities` (B, C), those of empty masks changed where that is the rule."""
+        """Return `probabilities` (B, C), with `empty_is_normal` class 0 for empty masks."""
         if not self.empty_is_normal:
             return probabilities
         empty = mask.flatten(1).amax(1, keepdim=True) <= 0  # (B, 1)
@@ -83,8 +83,8 @@ class HeadsNetwork(_Classifier):
         return self.answer(logits.softmax(-1), mask), embedding
 
 
-class VoteNetwork(_Classifier):
-    """The frozen blocks up to the last of `layers`, the descriptors and the vote of mixtures."""
+class MixtureNetwork(_Classifier):
+    """The frozen blocks up to the last of `layers`, the descriptors and the mixtures."""
 
     def __init__(
         self,
@@ -114,15 +114,16 @@ class VoteNetwork(_Classifier):
         pooled = pool(self.vit, self.layers, self.normalise(image), weights)  # (B, L, D)
         directions = F.normalize(pooled - self.centre, dim=-1, eps=1e-9)
         descriptors = directions / self.spread[:, None]
-        said = [mixture(descriptors) for mixture in self.mixtures]  # each (B, k)
+        parts = [mixture(descriptors) for mixture in self.mixtures]  # each (B, k)
+        n = image.shape[0]
         # Without any mixture the votes are one row.
-        found = torch.cat(said, 1) @ self.votes if said else self.votes.expand(image.shape[0], -1)
+        votes = torch.cat(parts, 1) @ self.votes if parts else self.votes.expand(n, -1)  # (B, C)
         embedding = directions.flatten(1) / len(self.layers) ** 0.5
-        return self.answer(found / found.sum(1, keepdim=True), mask), embedding
+        return self.answer(votes / votes.sum(1, keepdim=True), mask), embedding
 
 
 class _Responsibilities(nn.Module):
-    """Those of a mixture's components; see `Mixture.responsibilities`."""
+    """The responsibilities of a mixture's components; see `Mixture.responsibilities`."""
 
     def __init__(self, mixture: Mixture) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""Masks as other programs store them: outlines of pixels, runs, and packed runs.
+"""Masks as polygons, run lengths, and Label Studio's packed run lengths.
 
-Points are corners of pixels: pixel (row y, column x) is the square from (x, y) to (x + 1, y + 1).
+Points are corners of pixels: the pixel at row y, column x is the square (x, y) to (x + 1, y + 1).
 """
 
 from __future__ import annotations
@@ -12,78 +12,55 @@ from numpy.typing import NDArray
 Mask = NDArray[np.bool_]
 Points = NDArray[np.int64]
 
-_STEPS = ((1, 0), (0, 1), (-1, 0), (0, -1))  # east, south, west, north, as (dx, dy)
 _RUN_BITS = (4, 8, 12, 16)
-"""Lengths of the four kinds of counters in packed runs."""
+"""Bits of the four kinds of counters in packed run lengths."""
 
 
 def outlines(mask: Mask) -> list[Points]:
-    """Return polygons (P, 2) of (x, y) corners that cover exactly the pixels of a mask (H, W) bool.
+    """Return polygons that cover exactly the pixels of a mask.
 
-    One polygon for each 4-connected part, ordered by its first pixel, row by row. A hole is joined
-    to it by a bridge that is walked there and back, so the polygon has the right pixels under the
+    Parameters
+    ----------
+    mask
+        bool (H, W).
+
+    Returns
+    -------
+    Polygons int64 (P, 2) of (x, y) corners, one for each 4-connected part. A hole is joined to its
+    part by a bridge that is walked there and back, so the polygon has the right pixels under the
     even-odd and under the non-zero rule.
     """
-    if not mask.any():
-        return []
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    padded = np.pad(mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], 1)
-    _, labels = cv2.connectedComponents(padded.view(np.uint8), connectivity=4)
-    outer: dict[int, Points] = {}
-    holes: list[tuple[int, Points]] = []
-    for loop, (y, x) in _loops(padded):
-        part = int(labels[y, x])
-        if _signed_area(loop) > 0:
-            outer[part] = loop
-        else:
-            holes.append((part, loop))
-    for part, hole in holes:
-        outer[part] = _bridged(outer[part], hole)
-    shift = np.array([columns[0] - 1, rows[0] - 1])
-    return [polygon + shift for polygon in outer.values()]
+    _, labels, boxes, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
+    return [
+        _outline(labels[y : y + height, x : x + width] == k) + np.array([x, y])
+        for k, (x, y, width, height, _) in enumerate(boxes.tolist())
+        if k > 0  # 0 is the background
+    ]
 
 
-def _loops(mask: Mask) -> list[tuple[Points, tuple[int, int]]]:
-    """Walk along the edges of a padded mask, pixels at the right hand; (corners, first pixel)."""
-    above, below = mask & ~np.roll(mask, 1, 0), mask & ~np.roll(mask, -1, 0)
-    left, right = mask & ~np.roll(mask, 1, 1), mask & ~np.roll(mask, -1, 1)
-    # Where the walk along an edge starts, relative to its pixel: heading east, south, west, north.
-    starts = ((above, 0, 0), (right, 1, 0), (below, 1, 1), (left, 0, 1))
-    edges = {
-        (x + dx, y + dy, heading)
-        for heading, (where, dx, dy) in enumerate(starts)
-        for y, x in np.argwhere(where).tolist()
-    }
-    loops, walked = [], set[tuple[int, int, int]]()
-    for y, x in np.argwhere(above).tolist():
-        if (x, y, 0) not in walked:
-            loops.append((_walk(edges, walked, (x, y, 0)), (y, x)))
-    return loops
+def _outline(part: Mask) -> Points:
+    """Return the polygon of one part, its holes bridged.
+
+    OpenCV's contours run through pixel centres. With the mask doubled, pixel x becomes 2x and
+    2x + 1: a contour at 2x is the left edge of the pixel, x, and one at 2x + 1 its right, x + 1.
+    """
+    doubled = part.astype(np.uint8).repeat(2, axis=0).repeat(2, axis=1)
+    contours, tree = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    loops = [_corners((contour[:, 0].astype(np.int64) + 1) // 2) for contour in contours]
+    outer = int(np.flatnonzero(tree[0, :, 3] < 0)[0])  # the only one without a parent
+    polygon = loops.pop(outer)
+    for hole in loops:
+        polygon = _bridged(polygon, hole)
+    return polygon
 
 
-def _walk(
-    edges: set[tuple[int, int, int]],
-    walked: set[tuple[int, int, int]],
-    start: tuple[int, int, int],
-) -> Points:
-    """Follow the loop of an edge back to it, adding its edges to `walked`; return its corners."""
-    corners, edge = [], start
-    while edge not in walked:
-        walked.add(edge)
-        x, y, heading = edge
-        x, y = x + _STEPS[heading][0], y + _STEPS[heading][1]
-        # Turn right first: where two pixels touch at a corner only, the walk stays at its own.
-        turns = ((x, y, (heading + turn) % 4) for turn in (1, 0, 3))
-        edge = next(turned for turned in turns if turned in edges)
-        if edge[2] != heading:
-            corners.append((x, y))
-    return np.array(corners, np.int64)
-
-
-def _signed_area(loop: Points) -> int:
-    """Return twice the area, positive for a loop that is clockwise as shown (y points down)."""
-    x, y = loop.T
-    return int((x * np.roll(y, -1) - np.roll(x, -1) * y).sum())
+def _corners(walk: Points) -> Points:
+    """Return a closed walk (N, 2) without repeated points and points on a straight line."""
+    steps = np.roll(walk, -1, 0) - walk
+    walk = walk[steps.any(axis=1)]
+    steps = np.roll(walk, -1, 0) - walk
+    corners: Points = walk[(steps != np.roll(steps, 1, 0)).any(axis=1)]
+    return corners
 
 
 def _bridged(polygon: Points, hole: Points) -> Points:

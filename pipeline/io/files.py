@@ -1,8 +1,8 @@
-"""Files and folders, written aside and renamed into place (an edge).
+"""Files and folders, written aside and renamed into place.
 
 The temporary sibling of `NAME` is `.NAME.<place>-<pid>-<random>.tmp`; a folder that is being
-replaced is for a moment its `.old`. What a killed process left is swept by the next one that writes
-into the same folder.
+replaced is briefly renamed to `.old`. The next process that writes into the folder removes what a
+killed one left.
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ from pathlib import Path
 
 _LEFT = re.compile(r"\.(?P<name>.+)\.(?P<place>[0-9a-f]{4})-(?P<pid>\d+)-\w{6,8}\.(tmp|old)")
 _SYNCED = 64
-"""Folders of more files are not flushed to the disk: their hundreds of pictures can be made again,
-and waiting for each would take longer than writing them."""
+"""Folders with more files are not flushed to disk: that would take longer than writing them."""
 
 _live: set[Path] = set()
 """Temporaries that this process is writing."""
 
 _swept: set[tuple[int, Path]] = set()
-"""Process and folder of every sweep, as many files may be written into one folder."""
+"""Process and folder of every sweep; each folder is swept once."""
 
 
 @contextlib.contextmanager
@@ -51,8 +50,8 @@ def replacing(path: Path) -> Iterator[Path]:
 def replacing_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary sibling of `path`, to be created there as a folder, and rename it onto it.
 
-    A folder that is there is DELETED with all that is in it: give no path that a user chose unless
-    it is known to hold nothing. On an exception the temporary is removed and `path` left as it was.
+    An existing folder is DELETED with its contents: never give a path that a user chose unless it
+    is known to be empty. On an exception the temporary is removed and `path` left as it was.
     """
     with _temporary(path) as temporary:
         yield temporary
@@ -77,7 +76,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def free_path(path: Path) -> Path:
-    """Return `path`, or with a number behind it the first that nothing has yet."""
+    """Return `path`, or the first of `path`2, `path`3, ... that does not exist."""
     number, free = 1, path
     while free.exists() or free.is_symlink():
         number, free = number + 1, path.with_name(f"{path.name}{number + 1}")
@@ -85,15 +84,15 @@ def free_path(path: Path) -> Path:
 
 
 def temporary_prefix(name: str) -> str:
-    """Return how the temporaries of `name` begin; random characters and ".tmp" follow."""
+    """Return the beginning of the temporaries of `name`; random characters and ".tmp" follow."""
     return f".{name}.{_place()}-{os.getpid()}-"
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed processes were writing into `folder`, and bring back what they put aside.
+    """Remove temporaries of killed processes from `folder`, and restore what they renamed.
 
-    Only names of the exact pattern count, made on this machine (or in this container) by a process
-    that is no more. Once a process and folder.
+    Only names of the exact pattern count, of processes of this machine (or container) that no
+    longer run. Each process sweeps a folder once.
     """
     if (os.getpid(), folder) in _swept or not folder.is_dir():
         return
@@ -104,12 +103,12 @@ def sweep(folder: Path) -> None:
 
 
 def _clear(left: Path) -> None:
-    found = _LEFT.fullmatch(left.name)
-    if found is None or found["place"] != _place() or left in _live:
+    match = _LEFT.fullmatch(left.name)
+    if match is None or match["place"] != _place() or left in _live:
         return
-    if int(found["pid"]) != os.getpid() and _runs(int(found["pid"])):
+    if int(match["pid"]) != os.getpid() and _runs(int(match["pid"])):
         return
-    target = left.with_name(found["name"])
+    target = left.with_name(match["name"])
     with contextlib.suppress(OSError):  # another user's, or another process was faster
         if left.suffix == ".old" and not target.exists():
             os.replace(left, target)
@@ -137,7 +136,7 @@ def _temporary(path: Path) -> Iterator[Path]:
 def _refuse_folder(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         raise IsADirectoryError(
-            f"{path} is a folder where a file is to be written: give another path, or remove it"
+            f"{path} is a folder, but a file is written there: give another path, or remove it"
         )
 
 
@@ -149,7 +148,7 @@ def _remove(path: Path) -> None:
 
 
 def _flush(path: Path) -> None:
-    """Wait until a file is on the disk, so that no power cut leaves its name without content."""
+    """Flush a file to disk, so that a power cut cannot leave it empty."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -164,7 +163,7 @@ def _flush_folder(path: Path) -> None:
 
 @cache
 def _place() -> str:
-    """Return what tells this machine, and this container on it, from others: 4 hex digits."""
+    """Return 4 hex digits that identify this machine or container."""
     try:
         namespace = os.readlink("/proc/self/ns/pid")
     except OSError:

@@ -1,4 +1,4 @@
-"""Image files in, arrays out: the only module that decodes images, masks included.
+"""Image files in, arrays out, and back: the only module that decodes images, masks included.
 
 Pillow decodes everything. It is about 1.3 times slower than OpenCV, but it raises on truncated
 files of every kind and says why, where OpenCV prints to stderr and returns nothing.
@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -22,17 +24,17 @@ IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".t
 """Endings, in lower case, of the files that count as images."""
 
 LARGEST_FILE = 2 * 2**30
-"""Bytes: larger files are refused. How many pixels they may have is Pillow's own limit."""
+"""Bytes: larger files are refused. Pillow limits the number of pixels."""
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""What Pillow may take a file for, whatever its name; not EPS, which starts a program."""
+"""Formats that Pillow may decode, whatever the file name; not EPS, which starts a program."""
 
 _SIDEWAYS = frozenset({5, 6, 7, 8})  # EXIF orientations that swap height and width
 _EXIF_ORIENTATION = 0x0112
 
 
 class ImageError(AnomalyNCDError):
-    """A file that cannot be used as an image or mask; the message names the file and the reason."""
+    """A file cannot be used as an image or mask; the message names file and reason."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
@@ -42,7 +44,7 @@ class ImageError(AnomalyNCDError):
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """What one full decode tells: the hash of the bytes, the size as shown, the stored channels.
+    """Facts from one full decode: hash of the bytes, size as shown, number of stored channels.
 
     `largest` is the largest value of a 16-bit grey image; None for others.
     """
@@ -55,21 +57,34 @@ class ImageInfo:
 
 
 def is_image_name(path: Path) -> bool:
-    """Tell whether the name ends like an image; upper and lower case are the same."""
+    """Tell whether the name has the ending of an image, in upper or lower case."""
     return path.suffix.lower() in IMAGE_SUFFIXES
 
 
 def read_image(path: Path, bits: int = 16) -> NDArray[np.uint8]:
-    """Read an image as uint8 RGB (H, W, 3), whatever its kind.
+    """Read an image as RGB.
 
     The EXIF orientation is applied. Grey is repeated over the channels, palettes are looked up,
-    alpha is dropped (the colours beneath stay as stored), of several frames or pages the first is
-    taken. 16-bit grey is scaled from `bits` significant bits to 8 and rounded (of 16 bits, 65535
-    becomes 255; of 12 bits, 4095); 16-bit colour keeps its high byte, which is the same within one
-    level for 16 significant bits.
+    alpha is dropped (stored colours stay), and of several frames or pages the first is used. 16-bit
+    grey is scaled from `bits` significant bits to 8 and rounded; 16-bit colour keeps its high byte,
+    which differs by at most one level for 16 significant bits.
 
-    Raises ImageError, naming the file and the reason, if the file is missing, empty, truncated, no
-    regular file, too large, not an image, or has grey pixels outside 0 to 2**bits - 1.
+    Parameters
+    ----------
+    path
+        The file; its content, not its name, decides on the format.
+    bits
+        Significant bits of 16-bit grey pixels: with 12, the value 4095 becomes 255.
+
+    Returns
+    -------
+    uint8 (H, W, 3).
+
+    Raises
+    ------
+    ImageError
+        The file is missing, empty, truncated, not a regular file, too large, not an image, or has
+        grey pixels outside 0 to 2**bits - 1. The message names file and reason.
     """
     return _to_rgb(_decode(path, _read_bytes(path)), path, bits)
 
@@ -111,6 +126,35 @@ def image_size(path: Path) -> tuple[int, int]:
     except Exception as error:
         raise ImageError(path, _reason(error)) from error
     return (width, height) if sideways else (height, width)
+
+
+def encode_image(pixels: NDArray[np.uint8], suffix: str, options: Sequence[int] = ()) -> bytes:
+    """Encode an image.
+
+    Parameters
+    ----------
+    pixels
+        RGB (H, W, 3) or grey (H, W).
+    suffix
+        ".png", ".jpg" or ".webp".
+    options
+        OpenCV's flags, as `(cv2.IMWRITE_JPEG_QUALITY, 85)`.
+
+    Raises
+    ------
+    ValueError
+        OpenCV cannot encode the image, which may be too large for the format.
+    """
+    bgr = pixels[..., ::-1] if pixels.ndim == 3 else pixels
+    done, data = cv2.imencode(suffix, np.ascontiguousarray(bgr), list(options))
+    if not done:
+        raise ValueError(f"an image of shape {pixels.shape} cannot be encoded as {suffix}")
+    return bytes(data.tobytes())
+
+
+def write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
+    """Write RGB (H, W, 3) or grey (H, W) pixels as a PNG file, whatever the ending of `path`."""
+    path.write_bytes(encode_image(pixels, ".png"))
 
 
 def sample_id(path: Path) -> str:

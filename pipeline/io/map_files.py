@@ -1,4 +1,4 @@
-"""Anomaly maps made by other programs: found by relative name, read, checked."""
+"""Anomaly maps of other programs: found by relative name, read and checked."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ from PIL import Image
 
 from pipeline.errors import AnomalyNCDError
 from pipeline.io.file_checks import file_problem
-from pipeline.io.images import FORMATS
+from pipeline.io.images import FORMATS, IMAGE_SUFFIXES
 from pipeline.io.mask_files import same_text
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff"})
 ARRAY_SUFFIXES = frozenset({".npy", ".npz"})
 TAGS = ("_map", "_mask")
-"""Endings of a map's name that its image need not have."""
+"""Optional endings of a map's name."""
 
 LARGEST_MAP = 2**30
-"""Bytes: no file, no array in it and no map as float32 may be larger."""
+"""Largest size in bytes of a file, of an array in it, and of a map as float32."""
 
 _SHOWN = 5
 Parts = tuple[str, ...]
@@ -37,17 +36,30 @@ class MapFileError(AnomalyNCDError):
 def find_maps(
     root: Path, category: str, queries: Sequence[str], others: Iterable[str] = ()
 ) -> list[Path]:
-    """Return the map file of each query image, in their order.
+    """Find the map file of each query image.
 
-    `queries` are image paths relative to the category's folder (posix); `others` are images that
-    are known but need no map (references, rejected files): their maps are passed over. Maps are
-    looked for below ``root/<category>`` if there is such a folder, else below `root`. Suffixes
-    play no part, nor whether an accent is a character of its own. A map belongs to the image of
-    the same relative path (``test/hole/007.png`` -> ``test/hole/007.tiff``), or else to the only
-    one whose path ends like the map's (``hole/007.npy``, ``007.npy``); ``_map`` or ``_mask`` at the
-    end of its name may be extra.
+    A map belongs to the image of the same relative path (``test/hole/007.png`` ->
+    ``test/hole/007.tiff``), or else to the only image whose path ends like the map's
+    (``hole/007.npy``, ``007.npy``). Suffixes, Unicode composition of accents, and ``_map`` or
+    ``_mask`` at the end of the map's name are ignored.
 
-    Raises MapFileError if an image has no map or several, a map fits several images or none.
+    Parameters
+    ----------
+    root, category
+        Maps are below ``root/<category>`` if it is a folder, else below `root`.
+    queries
+        Image paths relative to the category's folder (posix).
+    others
+        Images that need no map (references, rejected files); their maps are skipped.
+
+    Returns
+    -------
+    The files, in the order of `queries`.
+
+    Raises
+    ------
+    MapFileError
+        An image has no map or several, or a map fits several images or none.
     """
     base = root / category if (root / category).is_dir() else root
     if not base.is_dir():
@@ -60,19 +72,19 @@ def find_maps(
             f"{category}: images that differ only in suffix, or in how accents are encoded, cannot "
             "be told apart"
         )
-    known = (_tails(wanted), _tails({_key(path) for path in others} - set(wanted)))
-    found: dict[Parts, list[str]] = {key: [] for key in wanted}
+    tails = (_tails(wanted), _tails({_key(path) for path in others} - set(wanted)))
+    maps: dict[Parts, list[str]] = {key: [] for key in wanted}
     surplus, ambiguous = [], []
     for name in _map_names(base):
-        owners = _owners(_key(name), known)
+        owners = _owners(_key(name), tails)
         if not owners:
             surplus.append(name)
         elif len(owners) > 1:
             ambiguous.append(name)
-        elif (owner := next(iter(owners))) in found:
-            found[owner].append(name)
-    missing = [wanted[key] for key, names in found.items() if not names]
-    several = [" and ".join(names) for names in found.values() if len(names) > 1]
+        elif (owner := next(iter(owners))) in maps:
+            maps[owner].append(name)
+    missing = [wanted[key] for key, names in maps.items() if not names]
+    several = [" and ".join(names) for names in maps.values() if len(names) > 1]
     _complain(
         base,
         {
@@ -82,7 +94,7 @@ def find_maps(
             "several maps of one image": several,
         },
     )
-    return [base / found[_key(path)][0] for path in queries]
+    return [base / maps[_key(path)][0] for path in queries]
 
 
 def _key(path: str) -> Parts:
@@ -90,7 +102,7 @@ def _key(path: str) -> Parts:
 
 
 def _tails(keys: Iterable[Parts]) -> Mapping[Parts, set[Parts]]:
-    """Return the keys by each of their endings, whole keys included."""
+    """Return the keys by each of their endings, including whole keys."""
     tails = defaultdict(set)
     for key in keys:
         for start in range(len(key)):
@@ -98,14 +110,14 @@ def _tails(keys: Iterable[Parts]) -> Mapping[Parts, set[Parts]]:
     return tails
 
 
-def _owners(key: Parts, known: Sequence[Mapping[Parts, set[Parts]]]) -> set[Parts]:
-    """Return the images that a map's key may mean: a whole path before an ending, queries first."""
+def _owners(key: Parts, by_tail: Sequence[Mapping[Parts, set[Parts]]]) -> set[Parts]:
+    """Return the images that a map's key may mean: whole paths before endings, queries first."""
     keys = [key, *((*key[:-1], key[-1].removesuffix(t)) for t in TAGS if key[-1].endswith(t))]
     for candidate in keys:
-        for tails in known:
+        for tails in by_tail:
             if candidate in tails.get(candidate, set()):
                 return {candidate}
-        for tails in known:
+        for tails in by_tail:
             if candidate in tails:
                 return tails[candidate]
     return set()
@@ -134,14 +146,21 @@ def _complain(base: Path, problems: Mapping[str, Sequence[str]]) -> None:
 
 
 def read_map(path: Path) -> NDArray[np.float32]:
-    """Read one anomaly map as float32 (H, W), all values finite.
+    """Read one anomaly map.
 
-    8- and 16-bit images are divided by 255 and 65535; floating-point images and arrays are taken as
-    they are. Colour images must be grey in fact; alpha is dropped. An .npz file holds one array;
-    axes of length 1 are dropped.
+    8- and 16-bit images are divided by 255 and 65535; floating-point images and arrays are not
+    scaled. Colour images must have equal channels; alpha is dropped. An .npz file must hold one
+    array. Axes of length 1 are dropped.
 
-    Raises MapFileError, naming the file, for anything else, for NaN or infinity, for what is no
-    regular file and for more than `LARGEST_MAP`.
+    Returns
+    -------
+    float32 (H, W), finite.
+
+    Raises
+    ------
+    MapFileError
+        The file is not such a map, has NaN or infinity, is not a regular file, or exceeds
+        `LARGEST_MAP`.
     """
     try:
         problem = file_problem(path, LARGEST_MAP)
@@ -211,8 +230,8 @@ def resize_map(values: NDArray[np.float32], size: int) -> NDArray[np.float32]:
 def mask_to_map(mask: NDArray[np.bool_], size: int) -> NDArray[np.float32]:
     """Resize a mask (H, W) to a map (size, size) of zeros and ones without losing thin defects.
 
-    Each axis by itself: where it shrinks, a map pixel is one if any of the mask pixels that fall on
-    it is; where it grows, the nearest mask pixel counts. So no region vanishes.
+    Per axis: if it shrinks, a map pixel is one if any of its mask pixels is; if it grows, it has
+    the value of the nearest mask pixel. So no region vanishes.
     """
     for axis in (0, 1):
         length = mask.shape[axis]

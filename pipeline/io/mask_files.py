@@ -1,4 +1,4 @@
-"""Masks of images, found by name."""
+"""Find the mask of an image by name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 
 
 def same_text(text: str) -> str:
-    """Return a name in Unicode's NFC: some systems store an accent as a character of its own."""
+    """Return a name in Unicode NFC; some systems store an accent as a separate character."""
     return unicodedata.normalize("NFC", text)
 
 
@@ -25,18 +25,18 @@ class MaskIndex:
         """Return the mask in the twin's folder called ``<stem>_mask.*`` or ``<stem>.*``."""
         for name in (f"{twin.stem}_mask", twin.stem):
             stem = str(twin.with_name(name))
-            found = self._exact.get(stem) or self._composed.get(same_text(stem))
-            if found is not None:
-                self._images.setdefault(found, []).append(image)
-                return found
+            mask = self._exact.get(stem) or self._composed.get(same_text(stem))
+            if mask is not None:
+                self._images.setdefault(mask, []).append(image)
+                return mask
         return None
 
     def shared(self) -> set[str]:
-        """Return the masks that several images have claimed: nobody knows whose they are."""
+        """Return the masks that several images have claimed."""
         return {mask for mask, images in self._images.items() if len(images) > 1}
 
     def left_over(self) -> list[tuple[str, str]]:
-        """Return (path, reason) of the masks that are of no use."""
+        """Return (path, reason) of the unused masks."""
         rows = [(p, "a mask that belongs to no image") for p in self._all if p not in self._images]
         for mask in sorted(self.shared()):
             names = ", ".join(PurePosixPath(image).name for image in self._images[mask])

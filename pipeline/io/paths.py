@@ -1,4 +1,4 @@
-"""Where every artifact lies, and how it is replaced in one step."""
+"""Paths of the artifacts, and errors about them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _OF_CATEGORIES = (
 
 
 class ArtifactError(AnomalyNCDError):
-    """An artifact is missing, unreadable or not what its schema says."""
+    """An artifact is missing, unreadable or does not fit its schema."""
 
 
 def missing(path: Path) -> ArtifactError:
@@ -24,7 +24,7 @@ def missing(path: Path) -> ArtifactError:
 
 
 def damaged(path: Path, what: str) -> ArtifactError:
-    """Return the error for an artifact whose content is not what its stage writes."""
+    """Return the error for an artifact with unexpected content."""
     stage = _stage_of(path)
     return ArtifactError(f"{path}: {what}; run the stage '{stage}' again (or `dvc repro`)")
 
@@ -37,7 +37,7 @@ def _stage_of(path: Path) -> str:
 
 @dataclass(frozen=True)
 class ArtifactPaths:
-    """Where every artifact lies under `root`; `c` is a category."""
+    """Paths of all artifacts under `root`; `c` is a category."""
 
     root: Path = Path("data")
 

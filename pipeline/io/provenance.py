@@ -1,4 +1,4 @@
-"""What made an artifact: versions, commit, device, and the time and memory that a stage took."""
+"""Records of runs: versions, commit, device, and the time and memory of each stage."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def git_commit() -> str | None:
 def recorded(stage: str, category: str | None, paths: ArtifactPaths) -> Iterator[None]:
     """Record wall seconds and peak memory of a stage in ``data/runs/<stage>/<category>.json``.
 
-    The record is no output of the pipeline (it differs from run to run): it is there to be read,
-    and a stage whose artifact is complete does not fail for want of it.
+    The record is not an output of the pipeline, as it differs from run to run, and a stage whose
+    artifact is complete does not fail if it cannot be written.
     """
     start = time.perf_counter()
     yield
@@ -82,7 +82,7 @@ def recorded(stage: str, category: str | None, paths: ArtifactPaths) -> Iterator
     try:
         write_json(runs_path(stage, category, paths), record)
     except OSError as error:
-        log.warning("%s: is done, but its time and memory are not recorded: %s", stage, error)
+        log.warning("%s: done, but its time and memory could not be recorded: %s", stage, error)
 
 
 def _device() -> str:
@@ -94,7 +94,7 @@ def _device() -> str:
 
 
 def last_run(stage: str, category: str | None, paths: ArtifactPaths) -> dict[str, Any] | None:
-    """Return what `recorded` wrote last, or None where there is nothing readable."""
+    """Return the last record of a stage, or None if there is none that can be read."""
     try:
         record = json.loads(runs_path(stage, category, paths).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -103,5 +103,5 @@ def last_run(stage: str, category: str | None, paths: ArtifactPaths) -> dict[str
 
 
 def runs_path(stage: str, category: str | None, paths: ArtifactPaths) -> Path:
-    """Return where `recorded` writes."""
+    """Return the file of a stage's record."""
     return paths.root / "runs" / stage / f"{category or 'all'}.json"

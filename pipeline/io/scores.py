@@ -1,4 +1,4 @@
-"""Anomaly scores as `maps` wrote them (an edge: it reads artifacts)."""
+"""Anomaly scores of images and of normal references, as written by `maps`."""
 
 from __future__ import annotations
 

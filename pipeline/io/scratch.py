@@ -1,4 +1,4 @@
-"""Scratch arrays: in memory while they are small, in files of a folder beyond (an edge)."""
+"""Scratch arrays: in memory up to a limit, then memory-mapped files."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Stored files whose contents are checked: JSON objects, tensors, and the hashes that tie them.
+"""JSON objects and tensors that are checked when read, and the hashes that tie files together.
 
-A file that is cut, empty, foreign or of another run is an `ArtifactError` that names it and says
-which stage to run.
+A truncated, empty, foreign or outdated file is an `ArtifactError` that names it and the stage to
+run.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _Section = TypeVar("_Section", bound=BaseModel)
 def read_object(path: Path, fields: Fields) -> dict[str, Any]:
     """Read a JSON object and check `fields`: each key, `a.b` for one inside another, and its types.
 
-    True and false are no numbers here, nor are NaN and infinity. Other keys may be there.
+    Booleans, NaN and infinity are not numbers. Other keys are allowed.
     """
     content = read_json(path)
     if not isinstance(content, dict):
-        raise damaged(path, f"holds {_said(content)}, not an object")
+        raise damaged(path, f"holds {_shown(content)}, not an object")
     check_fields(path, content, fields)
     return content
 
@@ -51,7 +51,7 @@ def check_fields(path: Path, content: Mapping[str, Any], fields: Fields) -> None
             value = value[part]
         if not _is_one_of(value, kinds):
             expected = " or ".join(_NAMES.get(kind, kind.__name__) for kind in kinds)
-            raise damaged(path, f"the key {key!r} is {_said(value)}, not {expected}")
+            raise damaged(path, f"the key {key!r} is {_shown(value)}, not {expected}")
 
 
 _NAMES: dict[type, str] = {
@@ -70,14 +70,14 @@ def _is_one_of(value: object, kinds: tuple[type, ...]) -> bool:
     return isinstance(value, kinds) and not (isinstance(value, float) and not math.isfinite(value))
 
 
-def _said(value: object) -> str:
+def _shown(value: object) -> str:
     if isinstance(value, dict | list):
         return _NAMES[type(value)]
     return repr(value)
 
 
 def parse_stored(path: Path, key: str, section: type[_Section], content: object) -> _Section:
-    """Return parameters that the file at `path` holds under `key`."""
+    """Parse parameters that the file at `path` holds under `key`."""
     try:
         return section.model_validate(content)
     except ValidationError as error:
@@ -119,6 +119,6 @@ def sha256_of(path: Path) -> str:
 
 
 def check_sha256(path: Path, expected: object, by: Path) -> None:
-    """Raise unless `path` is the file whose hash `by` holds; None, of an older file, is no hash."""
+    """Raise unless `path` has the hash stored in `by`; None, of an older file, is not checked."""
     if expected is not None and sha256_of(path) != expected:
         raise damaged(path, f"not the file that {by} was written with")

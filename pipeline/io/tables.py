@@ -1,7 +1,7 @@
-"""Artifacts on disk: where each one lies, its schema, and how it is written.
+"""Parquet and JSON artifacts: written in one step, checked when read.
 
-Parquet files carry `SCHEMA_VERSION` in their metadata, Zarr groups in their attributes. Everything
-is written to a temporary sibling and renamed into place, so that no half of one is ever seen.
+Parquet files carry `SCHEMA_VERSION` in their metadata. Files are written to a temporary sibling and
+renamed, so that none is ever half written.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ def read_parquet(path: Path, schema: pa.Schema) -> pd.DataFrame:
     if table.schema.names != schema.names:
         raise ArtifactError(f"{path}: has columns {table.schema.names}, expected {schema.names}")
     for name, kind in zip(schema.names, schema.types, strict=True):
-        found = table.schema.field(name).type
-        if found != kind:
-            raise damaged(path, f"the column {name!r} is of type {found}, expected {kind}")
+        actual = table.schema.field(name).type
+        if actual != kind:
+            raise damaged(path, f"the column {name!r} is of type {actual}, expected {kind}")
     frame: pd.DataFrame = table.to_pandas()
     return frame
 
@@ -76,7 +76,7 @@ def params_of(path: Path) -> dict[str, Any]:
 
 
 def image_bits(manifest: Path) -> int:
-    """Return the significant bits of a category's 16-bit images, as its manifest keeps them."""
+    """Return the significant bits of a category's 16-bit images, from its manifest."""
     return int(read_metadata(manifest / "images.parquet").get("bits", 16))
 
 
@@ -105,6 +105,7 @@ def read_json(path: Path) -> Any:
 
 
 def check_version(path: Path, content: Mapping[str, Any]) -> None:
+    """Raise `ArtifactError` unless metadata or attributes have this program's schema_version."""
     version = content.get("schema_version")
     if version != SCHEMA_VERSION:
         raise ArtifactError(

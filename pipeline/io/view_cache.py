@@ -1,4 +1,4 @@
-"""The cache of views on disk: what it was made from, and its tokens (an edge)."""
+"""The cache of views on disk: its sources and its tokens."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OFFSETS, TOKENS, JSON = "offsets.npy", "tokens.bin", "views.json"
 
 
 def sources(category: str, views: Views, compute: Compute, paths: ArtifactPaths) -> dict[str, Any]:
-    """Return what the views of a category depend on, as JSON values: settings and hashes."""
+    """Return the settings and hashes that the views of a category depend on, as JSON values."""
     return {
         "views": views.count,
         "settings": {**views.to_json(), "dtype": compute.dtype},
@@ -28,9 +28,9 @@ def sources(category: str, views: Views, compute: Compute, paths: ArtifactPaths)
 
 
 def open_views(folder: Path, expected: dict[str, Any]) -> RaggedTokens:
-    """Return the tokens of all views, mapped; `expected` is what they must have been made from.
+    """Return the tokens of all views, memory-mapped; `expected` are their sources.
 
-    Raises `ArtifactError` for a cache of other sources and for files that do not fit together.
+    Raises `ArtifactError` for a cache of other sources and for inconsistent files.
     """
     cached = read_object(folder / JSON, {"views": (int,)})
     for name, value in expected.items():

@@ -43,10 +43,32 @@ Span = tuple[int, int, bool]
 
 
 def patch_keep(masks: Tensor, patch: int, *, threshold: float = 0.5) -> Tensor:
-    """Return which patches the mask keeps: (B, P) bool, row-major, from masks (B, S, S) in [0, 1].
+    """Return which patches the mask keeps.
 
-    A patch is kept when the mean of its pixels is at least `threshold`. Raises ValueError when
-    `patch` does not divide S.
+    Parameters
+    ----------
+    masks
+        (B, S, S) in [0, 1].
+    patch
+        Side of a patch in pixels.
+    threshold
+        A patch is kept when the mean of its pixels is at least this.
+
+    Returns
+    -------
+    (B, P) bool, row-major.
+
+    Raises
+    ------
+    ValueError
+        When `patch` does not divide S.
+
+    Examples
+    --------
+    >>> mask = torch.zeros(1, 4, 4)
+    >>> mask[0, :2, 1:] = 1
+    >>> patch_keep(mask, 2).tolist()
+    [[True, True, False, False]]
     """
     if masks.ndim != 3 or masks.shape[1] % patch or masks.shape[2] % patch:
         raise ValueError(f"masks {tuple(masks.shape)} are not (B, S, S), S a multiple of {patch}")
@@ -144,8 +166,27 @@ class ClassBlock(nn.Module):
     it has no influence and its gradient is zero.
 
     Parameters are copies named as in timm's block, and `norm` for the final norm.
-    `fold_layerscale` multiplies LayerScale into `attn.proj` and `mlp.fc2`: the same function, but
-    gradient steps act on the output as if there was no LayerScale. Nothing happens without one.
+
+    Parameters
+    ----------
+    vit
+        A plain timm ViT (`backbone.check_plain`); it is left as it is.
+    fold_layerscale
+        Multiply LayerScale into `attn.proj` and `mlp.fc2`: the same function, but gradient steps
+        act on the output as if there was no LayerScale. Nothing happens without one.
+
+    Raises
+    ------
+    ValueError
+        For a ViT that is not plain.
+
+    Examples
+    --------
+    >>> vit = create_vit("test_vit", None)
+    >>> images, keep = torch.zeros(2, 3, 160, 160), torch.ones(2, 100).bool()
+    >>> tokens = frozen_tokens(vit, images, keep, mask_on="class", mask_layers=1)
+    >>> ClassBlock(vit)(tokens, torch.ones(2, 101).bool()).shape
+    torch.Size([2, 64])
     """
 
     def __init__(self, vit: VisionTransformer, *, fold_layerscale: bool = False) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Image = NDArray[np.uint8]
-Mask = NDArray[np.float32]
+GreyMask = NDArray[np.float32]
 
 _SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
 _LEVELS = np.arange(256, dtype=np.float32)
@@ -37,7 +37,7 @@ def resized_side(size: int) -> int:
     return round(size * 256 / 224)
 
 
-def resize_pair(image: Image, mask: NDArray[np.uint8], side: int) -> tuple[Image, Mask]:
+def resize_pair(image: Image, mask: NDArray[np.uint8], side: int) -> tuple[Image, GreyMask]:
     """Bring image (H, W, 3) and mask (H, W) in {0, 1} to `side`.
 
     The mask becomes grey: bilinear, float32 in [0, 1].
@@ -53,10 +53,26 @@ def resize_pair(image: Image, mask: NDArray[np.uint8], side: int) -> tuple[Image
     )
 
 
-def plain_view(image: Image, mask: NDArray[np.uint8], *, size: int) -> tuple[Image, Mask]:
+def plain_view(image: Image, mask: NDArray[np.uint8], *, size: int) -> tuple[Image, GreyMask]:
     """Return the view used for prediction: resize, centre crop, nothing else.
 
-    Returns image uint8 (size, size, 3) and mask float32 (size, size) in [0, 1].
+    Parameters
+    ----------
+    image, mask
+        (H, W, 3) uint8 and (H, W) uint8 in {0, 1}, H = W.
+    size
+        Side of the view in pixels.
+
+    Returns
+    -------
+    Image uint8 (size, size, 3) and mask float32 (size, size) in [0, 1].
+
+    Examples
+    --------
+    >>> image, mask = np.zeros((256, 256, 3), np.uint8), np.ones((256, 256), np.uint8)
+    >>> view, grey = plain_view(image, mask, size=224)
+    >>> view.shape, grey.dtype
+    ((224, 224, 3), dtype('float32'))
     """
     side = resized_side(size)
     image, grey = resize_pair(image, mask, side)
@@ -72,11 +88,32 @@ def augmented_view(
     *,
     size: int,
     augmentations: Augmentations,
-) -> tuple[Image, Mask]:
-    """Draw one training view; shapes and ranges as `plain_view`.
+) -> tuple[Image, GreyMask]:
+    """Draw one training view.
 
     Every random number is drawn whether or not its augmentation is on, so that switching one off
     leaves the others as they were.
+
+    Parameters
+    ----------
+    image, mask
+        (H, W, 3) uint8 and (H, W) uint8 in {0, 1}, H = W.
+    rng
+        Of this view alone (`view_rng`).
+    size
+        Side of the view in pixels.
+
+    Returns
+    -------
+    Image uint8 (size, size, 3) and mask float32 (size, size) in [0, 1].
+
+    Examples
+    --------
+    >>> image, mask = np.full((64, 64, 3), 90, np.uint8), np.ones((64, 64), np.uint8)
+    >>> rng = view_rng(seed=0, sample=3, view=1)
+    >>> view, grey = augmented_view(image, mask, rng, size=56, augmentations=Augmentations())
+    >>> view.shape, float(grey.min())
+    ((56, 56, 3), 1.0)
     """
     side = resized_side(size)
     image, grey = resize_pair(image, mask, side)

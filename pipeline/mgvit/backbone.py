@@ -144,14 +144,14 @@ class Normalise(nn.Module):
 def _config(name: str) -> dict[str, Any]:
     """Return timm's description of a model with these weights, or raise ValueError."""
     try:
-        found = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+        cfg = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     except RuntimeError:  # a known architecture with an unknown tag
-        found = None
-    if found is None:
+        cfg = None
+    if cfg is None:
         raise ValueError(
             f"{name!r} is not a timm model (see timm.list_models('vit*', pretrained=True))"
         )
-    config: dict[str, Any] = found.to_dict()
+    config: dict[str, Any] = cfg.to_dict()
     return config
 
 

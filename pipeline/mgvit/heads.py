@@ -20,6 +20,12 @@ class MultiHead(nn.Module):
     Rows are weight-normalised with a frozen gain of 1, so a logit is a cosine. The parameter
     `weight` (H, C, D) holds the directions, initialised as torch's linear layers are. Their norm
     does not change the logits but divides the gradient: it sets the effective learning rate.
+
+    Examples
+    --------
+    >>> heads = MultiHead(8, 3, heads=4, generator=torch.Generator().manual_seed(0))
+    >>> heads(torch.ones(2, 8)).shape
+    torch.Size([4, 2, 3])
     """
 
     def __init__(

@@ -20,12 +20,26 @@ UNLABELLED = -1
 """Label of a sample that has none."""
 
 
-def teacher_temperature(
-    epoch: int, *, warm: float = 0.07, final: float = 0.04, steps: int = 10, hold: int = 4
-) -> float:
-    """Return tau_t of an epoch (0-based), appendix B.
+def teacher_temperature(epoch: int, *, warm: float, final: float, steps: int, hold: int) -> float:
+    """Return the teacher's temperature tau_t of an epoch (appendix B).
 
-    ``steps`` values spaced linearly from `warm` to `final`, each for `hold` epochs, then `final`.
+    Parameters
+    ----------
+    epoch
+        From 0.
+    warm, final, steps, hold
+        `steps` values spaced linearly from `warm` to `final`, each for `hold` epochs, then `final`.
+
+    Raises
+    ------
+    ValueError
+        For a negative epoch, and `steps` or `hold` below 1.
+
+    Examples
+    --------
+    >>> schedule = {"warm": 0.07, "final": 0.04, "steps": 10, "hold": 4}
+    >>> teacher_temperature(0, **schedule), teacher_temperature(100, **schedule)
+    (0.07, 0.04)
     """
     if epoch < 0 or steps < 1 or hold < 1:
         raise ValueError(
@@ -41,14 +55,38 @@ def pseudo_labels(
     *,
     temperature: float,
     n_base: int,
-    plc_threshold: float | None = 0.5,
+    plc_threshold: float | None,
 ) -> Tensor:
     """Return the pseudo-labels q of the teacher, Eq. 9, corrected by the anomaly scores, Eq. 5.
 
     ``q = softmax(logits / temperature)`` over the novel classes, 0 for the `n_base` base classes;
     then ``q <- w e + (1 - w) q`` with ``w = max(plc_threshold - scores, 0)`` and e one-hot at the
-    first novel class. `logits` (..., B, C), `scores` (B,) in [0, 1]; `plc_threshold` None leaves q
-    uncorrected. The result (..., B, C) carries no gradient, and its rows sum to 1.
+    first novel class.
+
+    Parameters
+    ----------
+    logits
+        (..., B, C), base classes first.
+    scores
+        (B,) anomaly scores in [0, 1].
+    plc_threshold
+        None leaves q uncorrected.
+
+    Returns
+    -------
+    (..., B, C) without gradient, rows summing to 1.
+
+    Raises
+    ------
+    ValueError
+        When `n_base` leaves no novel class.
+
+    Examples
+    --------
+    >>> logits, scores = torch.zeros(2, 2), torch.tensor([0.0, 1.0])
+    >>> labels = pseudo_labels(logits, scores, temperature=0.1, n_base=0, plc_threshold=0.5)
+    >>> labels.tolist()
+    [[0.75, 0.25], [0.5, 0.5]]
     """
     _check_novel(logits, n_base)
     novel = torch.softmax(_full(logits.detach())[..., n_base:] / temperature, dim=-1)
@@ -64,8 +102,20 @@ def pseudo_labels(
 def soft_cross_entropy(q: Tensor, logits: Tensor, temperature: float) -> Tensor:
     """Return ``-sum_c q_c log p_c`` with ``p = softmax(logits / temperature)``, mean over B.
 
-    `q` and `logits` (..., B, C) -> (...). A class with q = 0 adds nothing, even where its logit is
-    -inf.
+    Parameters
+    ----------
+    q, logits
+        (..., B, C). A class with q = 0 adds nothing, even where its logit is -inf.
+
+    Returns
+    -------
+    (...), one value for each of the leading axes.
+
+    Examples
+    --------
+    >>> q = torch.tensor([[0.5, 0.5]])
+    >>> round(float(soft_cross_entropy(q, torch.zeros(1, 2), 0.1)), 4)
+    0.6931
     """
     log_p = F.log_softmax(_full(logits) / temperature, dim=-1)
     return -(q * log_p.masked_fill(q == 0, 0.0)).sum(-1).mean(-1)
@@ -79,12 +129,30 @@ def discovery_loss(
     student_temperature: float,
     teacher_temperature: float,
     n_base: int,
-    plc_threshold: float | None = 0.5,
+    plc_threshold: float | None,
 ) -> Tensor:
     """Return L_cls_u: the pseudo-labels of each view supervise the other view, Eq. 12.
 
-    `first` and `second` are the logits (..., B, C) of the two views of the unlabelled samples
-    -> (...). The mean of the two directions is taken (Eq. 12 writes their sum).
+    Parameters
+    ----------
+    first, second
+        (..., B, C) logits of the two views of the unlabelled samples.
+    scores
+        (B,) anomaly scores in [0, 1].
+
+    Returns
+    -------
+    (...), the mean of the two directions (Eq. 12 writes their sum).
+
+    Examples
+    --------
+    >>> view = torch.tensor([[9.0, 0.0]])
+    >>> temperatures = {"student_temperature": 1.0, "teacher_temperature": 1.0}
+    >>> loss = discovery_loss(
+    ...     view, view, torch.ones(1), n_base=0, plc_threshold=0.5, **temperatures
+    ... )
+    >>> round(float(loss), 4)
+    0.0012
     """
     directions = [
         soft_cross_entropy(
@@ -106,9 +174,19 @@ def discovery_loss(
 def mean_entropy_regulariser(p: Tensor) -> Tensor:
     """Return L_reg = log(C) - H(mean of p over the samples): 0 when all classes are used equally.
 
-    `p` (..., M, C) are probabilities over all classes of both views of the unlabelled samples
-    -> (...). The sign is that of a quantity to minimise. Finite, gradient included, where a class
-    has probability 0 everywhere.
+    Parameters
+    ----------
+    p
+        (..., M, C) probabilities over all classes of both views of the unlabelled samples.
+
+    Returns
+    -------
+    (...), to be minimised. Finite, gradient included, where a class has probability 0 everywhere.
+
+    Examples
+    --------
+    >>> float(mean_entropy_regulariser(torch.eye(2)))
+    0.0
     """
     mean = _full(p).mean(-2)  # (..., C)
     log_mean = mean.clamp_min(torch.finfo(mean.dtype).tiny).log()
@@ -118,8 +196,21 @@ def mean_entropy_regulariser(p: Tensor) -> Tensor:
 def supervised_cross_entropy(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
     """Return L_cls_l: cross-entropy of ``logits / temperature`` with `labels`, mean over B, Eq. 11.
 
-    `logits` (..., B, C), `labels` (B,) int64 in [0, C) -> (...). With the two views concatenated
-    along B (labels too) it is the mean over both.
+    Parameters
+    ----------
+    logits
+        (..., B, C). With the two views concatenated along B (labels too) the mean is over both.
+    labels
+        (B,) int64 in [0, C).
+
+    Returns
+    -------
+    (...), one value for each of the leading axes.
+
+    Examples
+    --------
+    >>> round(float(supervised_cross_entropy(torch.zeros(3, 4), torch.tensor([0, 1, 2]), 0.1)), 4)
+    1.3863
     """
     log_p = F.log_softmax(_full(logits) / temperature, dim=-1)
     index = labels.expand(log_p.shape[:-1]).unsqueeze(-1)  # (..., B, 1)
@@ -129,8 +220,21 @@ def supervised_cross_entropy(logits: Tensor, labels: Tensor, temperature: float)
 def info_nce(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
     """Return L_rep: each of the 2B views against the 2B - 1 others, its partner included, Eq. 7.
 
-    `z1`, `z2` (B, E): L2-normalised embeddings of the two views of *all* samples of the batch,
-    labelled and unlabelled, in the same order.
+    Parameters
+    ----------
+    z1, z2
+        (B, E) L2-normalised embeddings of the two views of *all* samples of the batch, labelled and
+        unlabelled, in the same order.
+
+    Returns
+    -------
+    A scalar.
+
+    Examples
+    --------
+    >>> z = torch.eye(2)
+    >>> round(float(info_nce(z, z, 1.0)), 4)
+    0.5514
     """
     n = len(z1)
     similarity = _similarity(torch.cat([z1, z2]), temperature)  # (2B, 2B)
@@ -142,10 +246,26 @@ def supervised_contrastive(z: Tensor, labels: Tensor, temperature: float) -> Ten
     """Return L_rep_l: each labelled view against the other labelled views, Eq. 8.
 
     For each anchor the mean of ``-log softmax`` over its positives, the other rows of its label
-    (its second view and both views of other samples); then the mean over anchors. `z` (M, E)
-    L2-normalised, `labels` (M,), both with the views concatenated. An anchor without a positive
-    cannot occur then; rows given singly that have none are left out of the mean, and without any
-    positive pair the loss is 0.
+    (its second view and both views of other samples); then the mean over anchors. An anchor without
+    a positive cannot occur with both views; rows given singly that have none are left out of the
+    mean, and without any positive pair the loss is 0.
+
+    Parameters
+    ----------
+    z
+        (M, E) L2-normalised, the two views concatenated.
+    labels
+        (M,), concatenated too.
+
+    Returns
+    -------
+    A scalar.
+
+    Examples
+    --------
+    >>> z = torch.eye(2).repeat(2, 1)
+    >>> round(float(supervised_contrastive(z, torch.tensor([0, 1, 0, 1]), 1.0)), 4)
+    0.5514
     """
     positive = labels[:, None] == labels[None, :]  # (M, M)
     positive.fill_diagonal_(False)
@@ -185,39 +305,73 @@ def total_loss(
     *,
     n_base: int,
     teacher_temperature: float,
-    student_temperature: float = 0.1,
-    contrast_temperature: float = 1.0,
-    contrast_temperature_labelled: float = 0.07,
-    lambda_: float = 0.3,
-    mu: float = 4.0,
-    plc_threshold: float | None = 0.5,
+    student_temperature: float,
+    contrast_temperature: float,
+    contrast_temperature_labelled: float,
+    lambda_: float,
+    mu: float,
+    plc_threshold: float | None,
 ) -> LossTerms:
     """Return ``lambda (L_rep_l + L_cls_l) + (1 - lambda) (L_rep + L_cls_u + mu L_reg)``, Eq. 4.
 
-    A batch of B samples, the first views of all of them before the second views of all of them:
-    `logits` (H, 2B, C) of the heads, or (2B, C); `z` (2B, E) L2-normalised; `scores` (B,) in [0,
-    1], used for unlabelled samples alone; `labels` (B,) int64, a base class in [0, n_base) or
-    `UNLABELLED`. Classification terms are averaged over the heads. L_rep runs over all samples, as
-    the paper's section 3.3.2 says. Without labelled samples their terms vanish and the factor
-    1 - lambda stays. Computed outside autocast. Raises ValueError for shapes that do not fit, for
-    a label that is not a base class and for a batch without unlabelled samples.
+    Classification terms are averaged over the heads. L_rep runs over all samples, as the paper's
+    section 3.3.2 says. Without labelled samples their terms vanish and the factor 1 - lambda stays.
+    Computed outside autocast.
+
+    Parameters
+    ----------
+    logits
+        (H, 2B, C) of the heads, or (2B, C): the first views of all B samples, then the second.
+    z
+        (2B, E) L2-normalised embeddings, in the same order.
+    scores
+        (B,) anomaly scores in [0, 1], used for unlabelled samples alone.
+    labels
+        (B,) int64, a base class in [0, n_base) or `UNLABELLED`.
+
+    Returns
+    -------
+    The scalar with gradient, and its terms without.
+
+    Raises
+    ------
+    ValueError
+        For shapes that do not fit, a label that is not a base class, and a batch without unlabelled
+        samples.
+
+    Examples
+    --------
+    >>> logits, z = torch.zeros(4, 3), torch.eye(2).repeat(2, 1)
+    >>> labels = torch.tensor([0, UNLABELLED])
+    >>> terms = total_loss(
+    ...     logits,
+    ...     z,
+    ...     torch.ones(2),
+    ...     labels,
+    ...     n_base=1,
+    ...     teacher_temperature=0.07,
+    ...     student_temperature=0.1,
+    ...     contrast_temperature=1.0,
+    ...     contrast_temperature_labelled=0.07,
+    ...     lambda_=0.3,
+    ...     mu=4.0,
+    ...     plc_threshold=0.5,
+    ... )
+    >>> round(float(terms.cls), 4), round(float(terms.reg), 4)
+    (1.0986, 0.0)
     """
     views, unlabelled = _check_batch(logits, z, scores, labels, n_base)  # (H, 2, B, C), (B,)
     with torch.autocast(logits.device.type, enabled=False):
         first, second = z.chunk(2)
         rep = info_nce(first, second, contrast_temperature)
-        novel = views[:, :, unlabelled]  # (H, 2, B_u, C)
-        cls = discovery_loss(
-            novel[:, 0],
-            novel[:, 1],
+        cls, reg = _unlabelled_terms(
+            views[:, :, unlabelled],
             scores[unlabelled],
             student_temperature=student_temperature,
             teacher_temperature=teacher_temperature,
             n_base=n_base,
             plc_threshold=plc_threshold,
         )
-        p = torch.softmax(_full(novel.flatten(1, 2)) / student_temperature, dim=-1)
-        reg = mean_entropy_regulariser(p)  # (H,)
         rep_l, cls_l = _labelled_terms(
             views,
             z,
@@ -227,15 +381,31 @@ def total_loss(
         )
         per_head = cls + mu * reg
         total = lambda_ * (rep_l + cls_l.mean()) + (1 - lambda_) * (rep + per_head.mean())
-    return LossTerms(
-        total=total,
-        rep=rep.detach(),
-        cls=cls.mean().detach(),
-        reg=reg.mean().detach(),
-        rep_labelled=rep_l.detach(),
-        cls_labelled=cls_l.mean().detach(),
-        per_head=per_head.detach(),
+    terms = (rep, cls.mean(), reg.mean(), rep_l, cls_l.mean(), per_head)
+    return LossTerms(total, *(term.detach() for term in terms))
+
+
+def _unlabelled_terms(
+    novel: Tensor,
+    scores: Tensor,
+    *,
+    student_temperature: float,
+    teacher_temperature: float,
+    n_base: int,
+    plc_threshold: float | None,
+) -> tuple[Tensor, Tensor]:
+    """Return L_cls_u (H,) and L_reg (H,) from logits (H, 2, B_u, C)."""
+    cls = discovery_loss(
+        novel[:, 0],
+        novel[:, 1],
+        scores,
+        student_temperature=student_temperature,
+        teacher_temperature=teacher_temperature,
+        n_base=n_base,
+        plc_threshold=plc_threshold,
     )
+    p = torch.softmax(_full(novel.flatten(1, 2)) / student_temperature, dim=-1)
+    return cls, mean_entropy_regulariser(p)
 
 
 def _labelled_terms(

@@ -20,8 +20,8 @@ from torch import Tensor
 from pipeline.mgvit.attention import MaskOn, frozen_tokens, patch_keep, visible_keys
 from pipeline.mgvit.augmentation import (
     Augmentations,
+    GreyMask,
     Image,
-    Mask,
     augmented_view,
     plain_view,
     view_rng,
@@ -186,13 +186,15 @@ class FreshViews:
         return concatenate(parts).gather(np.arange(len(rows)))
 
 
-def blocks_of(items: list[tuple[Image, Mask]], size: int) -> Iterator[list[tuple[Image, Mask]]]:
+def blocks_of(
+    items: list[tuple[Image, GreyMask]], size: int
+) -> Iterator[list[tuple[Image, GreyMask]]]:
     """Cut a list into pieces of at most `size`."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
 
 
-def stack(views: list[tuple[Image, Mask]]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+def stack(views: list[tuple[Image, GreyMask]]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Stack views into images (B, S, S, 3) and masks (B, S, S)."""
     return np.stack([image for image, _ in views]), np.stack([mask for _, mask in views])
 
@@ -222,7 +224,7 @@ def iter_augmented(
     arrays can share one numbering.
     """
     total = images.shape[0]
-    pending: list[tuple[Image, Mask]] = []
+    pending: list[tuple[Image, GreyMask]] = []
     for i in range(total):
         image, mask = images[i], masks[i]
         for view in range(n_views):

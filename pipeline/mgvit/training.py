@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.errors import AnomalyNCDError
 from pipeline.mgvit.heads import parameter_groups
 from pipeline.mgvit.losses import UNLABELLED, LossTerms, teacher_temperature, total_loss
 from pipeline.mgvit.network import Network
@@ -27,26 +28,30 @@ Index = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """Constants of the training; defaults are the paper's and the published implementation's."""
+    """Constants of the training: section `train` of params.yaml has the defaults."""
 
-    epochs: int = 50
-    batch: int = 32
-    seed: int = 3407
-    heads: int = 4
-    lambda_: float = 0.3
-    mu: float = 4.0
-    plc_threshold: float | None = 0.5
-    student_temperature: float = 0.1
-    teacher_temperature_start: float = 0.07
-    teacher_temperature_end: float = 0.04
-    teacher_steps: int = 10
-    teacher_hold: int = 4
-    contrast_temperature: float = 1.0
-    contrast_temperature_labelled: float = 0.07
-    lr: float = 0.003
-    lr_end_factor: float = 0.001
-    momentum: float = 0.9
-    weight_decay: float = 5e-5
+    epochs: int
+    batch: int
+    seed: int
+    heads: int
+    lambda_: float
+    mu: float
+    plc_threshold: float | None
+    student_temperature: float
+    teacher_temperature_start: float
+    teacher_temperature_end: float
+    teacher_steps: int
+    teacher_hold: int
+    contrast_temperature: float
+    contrast_temperature_labelled: float
+    lr: float
+    lr_end_factor: float
+    momentum: float
+    weight_decay: float
+
+
+class DivergenceError(AnomalyNCDError):
+    """The loss or the parameters are not finite any more."""
 
 
 class TokenSource(Protocol):
@@ -86,7 +91,7 @@ class TrainingResult:
 
 
 def learning_rate(epoch: int, settings: TrainingSettings) -> float:
-    """Return the rate of an epoch (0-based): a cosine from lr to lr * lr_end_factor, per epoch."""
+    """Return the learning rate of an epoch (0-based): a cosine from lr to lr * lr_end_factor."""
     end = settings.lr * settings.lr_end_factor
     cosine = (1 + math.cos(math.pi * epoch / settings.epochs)) / 2
     return end + (settings.lr - end) * cosine
@@ -124,25 +129,35 @@ def train(
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
     progress: Progress = silent,
 ) -> TrainingResult:
-    """Train `network` in place and return it with its history.
+    """Train `network` in place (section 3.3).
 
-    Samples are numbered with the M_l base crops first; `base_labels` (M_l,) are their classes and
-    `scores` (M_u,) in [0, 1] the anomaly scores of the novel crops. `autocast()` is entered around
-    every forward pass. Raises ValueError without novel crops, and after the first epoch with a loss
-    or a parameter that is not finite.
+    Parameters
+    ----------
+    source
+        Tokens of two views of each sample; samples are numbered with the M_l base crops first.
+    base_labels
+        (M_l,) int64 classes of the base crops.
+    scores
+        (M_u,) float32 anomaly scores of the novel crops, in [0, 1].
+    autocast
+        ``autocast()`` is entered around every forward pass.
+
+    Returns
+    -------
+    The network with the losses of each epoch and the head to use.
+
+    Raises
+    ------
+    ValueError
+        Without novel crops, and after the first epoch with a loss or a parameter that is not
+        finite.
     """
     n_base, n_novel = len(base_labels), len(scores)
     if n_novel == 0:
         raise ValueError("there is no sub-image to train on")
-    labels = torch.from_numpy(np.r_[base_labels, np.full(n_novel, UNLABELLED)]).to(torch.int64)
-    all_scores = torch.from_numpy(np.r_[np.ones(n_base), scores]).float()
+    labels, all_scores = _targets(base_labels, scores)
     network = network.to(device)
-    modules = (network.block, network.projector, network.heads)
-    optimizer = torch.optim.SGD(
-        parameter_groups(modules, weight_decay=settings.weight_decay),
-        lr=settings.lr,
-        momentum=settings.momentum,
-    )
+    optimizer = _optimizer(network, settings)
     rng = np.random.default_rng(settings.seed)
     history: list[EpochLosses] = []
     for epoch in range(settings.epochs):
@@ -152,35 +167,49 @@ def train(
         terms = []
         for samples in draw_batches(n_base, n_novel, settings.batch, rng):
             tokens, visible = source.pairs(samples, epoch, rng)
+            batch = (tokens, visible, all_scores[samples], labels[samples])
             with autocast():
                 losses = _losses(
                     network,
-                    tokens.to(device),
-                    visible.to(device),
-                    all_scores[samples].to(device),
-                    labels[samples].to(device),
+                    *(x.to(device) for x in batch),
                     epoch=epoch,
                     n_base_classes=n_base_classes,
                     settings=settings,
                 )
-            optimizer.zero_grad(set_to_none=True)
-            losses.total.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+            _step(optimizer, losses.total)
             terms.append(losses)
         history.append(_mean_losses(terms, epoch, lr))
         _check_finite(network, history[-1], settings)
         progress(epoch + 1, settings.epochs)
-    best = int(np.argmin(history[-1].per_head))
-    return TrainingResult(network, tuple(history), best)
+    return TrainingResult(network, tuple(history), int(np.argmin(history[-1].per_head)))
+
+
+def _targets(base_labels: Index, scores: NDArray[np.float32]) -> tuple[Tensor, Tensor]:
+    """Return labels int64 and scores float32 of all samples, base crops (score 1) first."""
+    labels = np.r_[base_labels, np.full(len(scores), UNLABELLED)]
+    every_score = np.r_[np.ones(len(base_labels)), scores]
+    return torch.from_numpy(labels).to(torch.int64), torch.from_numpy(every_score).float()
+
+
+def _optimizer(network: Network, settings: TrainingSettings) -> torch.optim.SGD:
+    modules = (network.block, network.projector, network.heads)
+    groups = parameter_groups(modules, weight_decay=settings.weight_decay)
+    return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum)
+
+
+def _step(optimizer: torch.optim.SGD, loss: Tensor) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
 
 
 def _check_finite(network: Network, losses: EpochLosses, settings: TrainingSettings) -> None:
-    """Raise ValueError if the losses of an epoch, or the network after it, are not finite."""
+    """Raise `DivergenceError` unless losses of an epoch and the network after it are finite."""
     modules = (network.block, network.projector, network.heads)
     finite = [p.detach().isfinite().all() for module in modules for p in module.parameters()]
     if math.isfinite(losses.total) and bool(torch.stack(finite).all()):
         return
-    raise ValueError(
+    raise DivergenceError(
         f"training diverged in epoch {losses.epoch + 1} of {settings.epochs}: its loss is "
         f"{losses.total:g} and the network is of no use; set train.lr below {settings.lr:g}"
     )

@@ -1,4 +1,4 @@
-"""The HTML page: what it shows, and its rendering as one self-contained file (an edge)."""
+"""The HTML pages: their content, and their rendering as self-contained files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline.curation.names import ClassNames
 from pipeline.evaluation.clustering import contingency, match_clusters
 from pipeline.report.timing import TimeRow
 
-FIGURES = {
+METRICS = {
     "nmi": "NMI",
     "ari": "ARI",
     "f1": "F1",
@@ -29,13 +29,13 @@ FIGURES = {
     "region_fpr": "region FPR",
     "region_fnr": "region FNR",
     "n_query": "images",
-    "n_regions": "sub-images",
+    "n_regions": "regions",
 }
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A picture as a data URI with what is written below it."""
+    """A picture as a data URI, with its caption."""
 
     uri: str
     caption: str
@@ -88,7 +88,7 @@ class PanelTable:
 
 @dataclass(frozen=True)
 class Scatters:
-    """Scatter plots (SVG) with a sentence about them; none when there is too little to show."""
+    """Scatter plots (SVG) with a note; none if there is too little to show."""
 
     note: str
     charts: Sequence[Markup] = ()
@@ -96,7 +96,7 @@ class Scatters:
 
 @dataclass(frozen=True)
 class SeveralClasses:
-    """Images whose regions have two or more defect classes: how many, and some of them."""
+    """Images whose regions have two or more defect classes: a note, and some of them."""
 
     note: str
     thumbnails: Sequence[Thumbnail] = ()
@@ -104,7 +104,7 @@ class SeveralClasses:
 
 @dataclass(frozen=True)
 class Confusion:
-    """True labels (rows) against discovered classes; a cell is (count, whether it is matched)."""
+    """True labels (rows) against discovered classes; cells are (count, matched)."""
 
     clusters: Sequence[int]
     rows: Sequence[tuple[str, Sequence[tuple[int, bool]]]]
@@ -112,7 +112,7 @@ class Confusion:
 
 @dataclass(frozen=True)
 class ReviewPage:
-    """The review page of a category, and what the report says of it.
+    """The review page of a category.
 
     `data` are columns over regions, classes and images (`pipeline.report.review`); `pictures` of
     the images are (image, map, outline) or None.
@@ -133,7 +133,7 @@ class ReviewPage:
 
 @dataclass(frozen=True)
 class ReviewLink:
-    """Where a review page lies, as seen from the report, and what it holds."""
+    """A link from the report to a review page."""
 
     href: str
     n_regions: int
@@ -159,14 +159,14 @@ class CategoryReport:
 
 @dataclass(frozen=True)
 class ReportPage:
-    """All that the page shows."""
+    """The content of the report."""
 
     categories: Sequence[CategoryReport]
-    figures: Sequence[tuple[str, Sequence[str | None]]]
+    metrics: Sequence[tuple[str, Sequence[str | None]]]
     environment: Mapping[str, Any]
     params: str
     times: Sequence[TimeRow] = ()
-    figure_names: Sequence[str] = tuple(FIGURES.values())
+    metric_names: Sequence[str] = tuple(METRICS.values())
 
 
 def class_label(names: ClassNames, number: int) -> str:
@@ -177,14 +177,14 @@ def class_label(names: ClassNames, number: int) -> str:
 
 
 def render(page: ReportPage) -> str:
-    """Return the page; everything that comes from disk is escaped."""
+    """Return the HTML of the report; everything read from disk is escaped."""
     return _environment().get_template("report.html.j2").render(report=page)
 
 
 def render_review(page: ReviewPage) -> str:
-    """Return a review page; everything that comes from disk is escaped, in HTML and in JSON.
+    """Return the HTML of a review page; everything read from disk is escaped, in JSON too.
 
-    Its policy lets the browser load nothing and run nothing but review.js.
+    Its content security policy allows no request and no script but review.js.
     """
     script, style = (_inlined(f"review.{kind}") for kind in ("js", "css"))
     digest = base64.b64encode(sha256(script.encode()).digest()).decode()
@@ -207,7 +207,7 @@ def _environment() -> jinja2.Environment:
 
 
 def _embedded(content: object) -> Markup:
-    """Return JSON for a script element: with no <, > or &, nothing can end or change it."""
+    """Return JSON for a script element, with <, > and & escaped."""
     text = json.dumps(content, separators=(",", ":"), allow_nan=False)
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -216,14 +216,14 @@ def _embedded(content: object) -> Markup:
 
 @cache
 def _inlined(name: str) -> Markup:
-    """Return a file of this package that goes into the page as it is."""
+    """Return a template file that is included unchanged."""
     return Markup((files("pipeline.report") / "templates" / name).read_text(encoding="utf-8"))
 
 
-def figure_row(metrics: Mapping[str, float | None]) -> list[str | None]:
-    """Format the figures of one category in the order of `FIGURES`; None stays None."""
+def metrics_row(metrics: Mapping[str, float | None]) -> list[str | None]:
+    """Format the metrics of one category in the order of `METRICS`; None stays None."""
     row: list[str | None] = []
-    for name in FIGURES:
+    for name in METRICS:
         value = metrics.get(name)
         if value is None:
             row.append(None)

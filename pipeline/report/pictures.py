@@ -1,4 +1,4 @@
-"""Small pictures of the report, from arrays to data URIs (JPEG, on review pages WebP).
+"""Small pictures for the report, as data URIs (JPEG; WebP on review pages).
 
 Images are uint8 RGB (H, W, 3), masks (H, W) non-zero inside; x is the column, y the row.
 """
@@ -12,10 +12,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.io.images import encode_image
 from pipeline.palette import class_rgb
 
 Image = NDArray[np.uint8]
-Mask = NDArray[np.uint8] | NDArray[np.bool_]
+AnyMask = NDArray[np.uint8] | NDArray[np.bool_]
 Colour = tuple[int, int, int]
 
 RED: Colour = (255, 60, 60)
@@ -23,26 +24,18 @@ GREEN: Colour = (70, 220, 110)
 
 
 def data_uri(image: Image, *, quality: int = 85) -> str:
-    """Encode an image as a JPEG data URI. Raises ValueError when OpenCV cannot."""
-    done, encoded = cv2.imencode(
-        ".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
-    )
-    if not done:
-        raise ValueError("the image could not be encoded as JPEG")
-    return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode()
+    """Return an image as a JPEG data URI."""
+    data = encode_image(image, ".jpg", (cv2.IMWRITE_JPEG_QUALITY, quality))
+    return "data:image/jpeg;base64," + base64.b64encode(data).decode()
 
 
 def webp_uri(image: Image, *, quality: int = 75) -> str:
-    """Encode an image as a WebP data URI: half the size of JPEG at the sizes of a review page."""
-    done, encoded = cv2.imencode(
-        ".webp", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_WEBP_QUALITY, quality]
-    )
-    if not done:
-        raise ValueError("the image could not be encoded as WebP")
-    return "data:image/webp;base64," + base64.b64encode(encoded.tobytes()).decode()
+    """Return an image as a WebP data URI: half the size of JPEG at the sizes of a review page."""
+    data = encode_image(image, ".webp", (cv2.IMWRITE_WEBP_QUALITY, quality))
+    return "data:image/webp;base64," + base64.b64encode(data).decode()
 
 
-def outlined(image: Image, mask: Mask, *, thickness: int = 1, colour: Colour = RED) -> Image:
+def outlined(image: Image, mask: AnyMask, *, thickness: int = 1, colour: Colour = RED) -> Image:
     """Return a copy of image (H, W, 3) with the outline of mask (H, W) drawn."""
     contours, _ = cv2.findContours(
         (mask != 0).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE
@@ -51,13 +44,13 @@ def outlined(image: Image, mask: Mask, *, thickness: int = 1, colour: Colour = R
     return np.asarray(drawn, np.uint8)
 
 
-def crop_picture(image: Image, mask: Mask, *, side: int = 112) -> Image:
-    """Return a sub-image at `side` pixels with its mask outlined."""
+def crop_picture(image: Image, mask: AnyMask, *, side: int = 112) -> Image:
+    """Return a crop at `side` pixels with its mask outlined."""
     small = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
     return outlined(np.asarray(small, np.uint8), shrunk_mask(mask, (side, side)))
 
 
-def crop_thumbnail(image: Image, mask: Mask, *, side: int = 112) -> str:
+def crop_thumbnail(image: Image, mask: AnyMask, *, side: int = 112) -> str:
     """Return `crop_picture` as a data URI."""
     return data_uri(crop_picture(image, mask, side=side))
 
@@ -71,7 +64,7 @@ def shrunk(image: Image, side: int) -> Image:
     return np.asarray(cv2.resize(image, size, interpolation=method), np.uint8)
 
 
-def shrunk_mask(mask: Mask, size: tuple[int, int]) -> NDArray[np.bool_]:
+def shrunk_mask(mask: AnyMask, size: tuple[int, int]) -> NDArray[np.bool_]:
     """Return the mask at `size` (width, height), bool; a region of one pixel does not vanish."""
     grey = (mask != 0).astype(np.float32)
     smaller = size[0] < mask.shape[1] or size[1] < mask.shape[0]
@@ -79,7 +72,7 @@ def shrunk_mask(mask: Mask, size: tuple[int, int]) -> NDArray[np.bool_]:
     return np.asarray(cv2.resize(grey, size, interpolation=method) > 0, np.bool_)
 
 
-def tinted(image: Image, mask: Mask, *, colour: Colour = RED, opacity: float = 0.45) -> Image:
+def tinted(image: Image, mask: AnyMask, *, colour: Colour = RED, opacity: float = 0.45) -> Image:
     """Return a copy of image (H, W, 3) with the inside of mask (H, W) tinted and outlined."""
     inside = mask != 0
     drawn = image.copy()
@@ -107,7 +100,7 @@ def heat_overlay(image: Image, heat: NDArray[np.floating], *, smooth: bool = Tru
     return np.asarray(cv2.addWeighted(image, 0.45, heat_colours(values), 0.55, 0), np.uint8)
 
 
-def outline_path(mask: Mask, size: tuple[int, int]) -> str:
+def outline_path(mask: AnyMask, size: tuple[int, int]) -> str:
     """Return the outlines of a mask, holes too, as SVG path data; "" for an empty one.
 
     The mask (h, w) is stretched over a picture of `size` (width, height), whose pixels are the
@@ -126,7 +119,7 @@ def outline_path(mask: Mask, size: tuple[int, int]) -> str:
 
 
 def attention_thumbnail(
-    image: Image, mask: Mask, attention: NDArray[np.floating], *, side: int = 112
+    image: Image, mask: AnyMask, attention: NDArray[np.floating], *, side: int = 112
 ) -> str:
     """Return a view with its mask outlined and, to its right, the attention over it.
 
@@ -175,9 +168,9 @@ def boxed(
 def panels(
     image: Image,
     anomaly_map: NDArray[np.float32],
-    masks: Sequence[Mask],
+    masks: Sequence[AnyMask],
     *,
-    truth: Mask | None = None,
+    truth: AnyMask | None = None,
     side: int = 200,
 ) -> list[str]:
     """Return the image, its heat map and one picture a mask, as data URIs of one size.

@@ -1,4 +1,4 @@
-"""Embeddings brought to the plane by t-SNE, for looking at."""
+"""t-SNE of embeddings."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
 FEWEST = 5
-"""Fewer points than this are not worth a picture."""
+"""Smallest number of points that are plotted."""
 
 
 def subsample(n: int, limit: int, *, seed: int = 0) -> NDArray[np.int64]:
-    """Return all of 0 .. n - 1, or `limit` of them drawn without repetition, in rising order."""
+    """Return 0 .. n - 1, or `limit` of them drawn without replacement, in ascending order."""
     if n <= limit:
         return np.arange(n, dtype=np.int64)
     drawn = np.random.default_rng(seed).choice(n, limit, replace=False)
@@ -20,12 +20,25 @@ def subsample(n: int, limit: int, *, seed: int = 0) -> NDArray[np.int64]:
 
 
 def tsne(embeddings: NDArray[np.float32], *, seed: int = 0) -> NDArray[np.float64] | None:
-    """Return t-SNE coordinates (M, 2) of embeddings (M, D); None where there is nothing to show.
+    """Return t-SNE coordinates of embeddings.
 
-    That is for fewer than `FEWEST` rows, and for rows that are all the same. The perplexity is 30,
-    or a third of the other points where there are fewer than 90. The start is the first two
-    principal components, so that the seed decides little, and one thread computes, so that the
-    result does not depend on their number. Raises ValueError unless (M, D).
+    The perplexity is 30, or a third of the other points if there are fewer than 90. The start is
+    the first two principal components, so the seed matters little; one thread computes, so the
+    result does not depend on their number.
+
+    Parameters
+    ----------
+    embeddings
+        (M, D) float32.
+
+    Returns
+    -------
+    (M, 2) float64; None for fewer than `FEWEST` rows and for rows that are all equal.
+
+    Raises
+    ------
+    ValueError
+        `embeddings` is not two-dimensional.
     """
     if embeddings.ndim != 2:
         raise ValueError(f"embeddings are {embeddings.shape}, not (M, D)")

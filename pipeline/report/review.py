@@ -1,7 +1,7 @@
-"""What the review page of a category holds, read from its artifacts (an edge).
+"""The data of a category's review page.
 
-The page carries its data as JSON: columns over regions, over classes and over the images that have
-regions. Labels and true masks are not among them: what a reviewer says can become base data later.
+The page carries JSON: columns over regions, over classes and over the images that have regions. It
+has no labels and no true masks, because corrections can become base data.
 """
 
 from __future__ import annotations
@@ -24,29 +24,42 @@ from pipeline.io.region_table import n_classes
 from pipeline.io.schemas import MEBIN_IMAGES
 from pipeline.io.tables import read_parquet
 from pipeline.palette import class_colour, class_marker
+from pipeline.report.category import Category
 from pipeline.report.page import ReviewPage
 from pipeline.report.pictures import crop_picture, heat_colours, outline_path, shrunk, webp_uri
-from pipeline.report.sections import Category
 from pipeline.report.typicality import typicality
 
 THUMBNAIL = 112
 PICTURE = 480
-"""Longer side in pixels of the picture of an image; smaller images stay as they are."""
+"""Longer side of an image on the page, in pixels; smaller images keep their size."""
 
 MAP = 160
 PAGE_BYTES = 50_000_000
-"""Pictures of images are embedded until they and the thumbnails have so many bytes together."""
+"""Images are embedded until they and the thumbnails together reach this size."""
 
-Picture = tuple[str, str, str]
+EmbeddedImage = tuple[str, str, str]
 """Image and map as data URIs, and the outline of the mask as path data in pixels of the image."""
 
 
 def review(category: Category, *, page_bytes: int = PAGE_BYTES) -> ReviewPage:
     """Return the review page of a category.
 
-    Stored corrections are applied; those of another run are not, which becomes a note. Thumbnails
-    of all regions are there, and pictures of the images, in the order of the regions, until
-    thumbnails and pictures have `page_bytes`.
+    Parameters
+    ----------
+    category
+        Its tables. Stored corrections are applied; if they are of another run, a note says so.
+    page_bytes
+        Thumbnails of all regions are embedded, and images in the order of the regions, until they
+        reach this size together.
+
+    Returns
+    -------
+    The content of the page.
+
+    Raises
+    ------
+    ArtifactError
+        An artifact is missing, damaged or of another run.
     """
     regions, notes = category.regions, list(category.notes)
     targets: list[Target] = regions["class"].tolist()
@@ -93,7 +106,7 @@ def _class(category: Category, target: Target) -> dict[str, Any]:
 def _regions(
     category: Category, targets: Sequence[Target], classes: Sequence[Target], owners: Sequence[str]
 ) -> dict[str, list[Any]]:
-    """Return the columns over regions: `image` counts the owners, `shown` the classes."""
+    """Return the columns over regions: `image` indexes `owners`, `shown` indexes `classes`."""
     regions, crops = category.regions, category.crops
     index = {target: i for i, target in enumerate(classes)}
     images = {sample_id: i for i, sample_id in enumerate(owners)}
@@ -111,10 +124,7 @@ def _regions(
 
 
 def _descriptors(category: Category) -> NDArray[np.float32]:
-    """Return the descriptors (M, L * D) that the run's classifier told the regions apart by.
-
-    Raises `ArtifactError` for those of other regions.
-    """
+    """Return the regions' descriptors (M, L * D); raise `ArtifactError` if of other regions."""
     folder = category.artifacts.predict(category.name)
     rows = np.asarray(open_arrays(folder / "descriptors.zarr")["descriptors"], np.float32)
     if len(rows) != len(category.regions):
@@ -123,7 +133,7 @@ def _descriptors(category: Category) -> NDArray[np.float32]:
 
 
 def _images(category: Category, owners: Sequence[str]) -> dict[str, list[Any]]:
-    """Return the columns over the images that have regions; `merged` is the class of stage IV."""
+    """Return the columns over the images that have regions; `merged` is the class of the image."""
     merged = category.merged.set_index("sample_id")["class"].loc[list(owners)]
     sizes = category.sizes.loc[list(owners)]
     return {
@@ -143,10 +153,10 @@ def _thumbnails(category: Category) -> list[str]:
     ]
 
 
-def _pictures(category: Category, owners: Sequence[str], left: int) -> list[Picture | None]:
-    """Return the picture of each owner until `left` bytes are used; None for what cannot be read.
+def _pictures(category: Category, owners: Sequence[str], left: int) -> list[EmbeddedImage | None]:
+    """Return each owner's image until `left` bytes are used; None afterwards or if unreadable.
 
-    Raises `ArtifactError` for masks of other images than the maps.
+    Raises `ArtifactError` if masks and maps are of different images.
     """
     artifacts, name = category.artifacts, category.name
     ids = category.scores["sample_id"].tolist()
@@ -156,20 +166,20 @@ def _pictures(category: Category, owners: Sequence[str], left: int) -> list[Pict
     rows = pd.Series(range(len(ids)), index=ids)
     maps = open_arrays(artifacts.maps(name) / "maps.zarr")["maps"]
     masks = open_arrays(artifacts.mebin(name) / "masks.zarr")["masks"]
-    found: list[Picture | None] = []
+    pictures: list[EmbeddedImage | None] = []
     for sample_id in owners:
         picture = None
         if left > 0:
             row = int(rows[sample_id])
             picture = _picture(category, sample_id, np.asarray(maps[row]), np.asarray(masks[row]))
         left -= sum(map(len, picture or ()))
-        found.append(picture if left >= 0 else None)
-    return found
+        pictures.append(picture if left >= 0 else None)
+    return pictures
 
 
 def _picture(
     category: Category, sample_id: str, amap: NDArray[np.float32], mask: NDArray[np.bool_]
-) -> Picture | None:
+) -> EmbeddedImage | None:
     try:
         image = read_image(category.folder / category.paths[sample_id], category.bits)
     except ImageError:

@@ -1,10 +1,8 @@
-"""The parts of a category's report, read from its artifacts (an edge)."""
+"""The parts of the report of a category."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,19 +10,20 @@ from numpy.typing import NDArray
 
 from pipeline.binarization.thresholds import binarize_fixed, binarize_otsu
 from pipeline.config.params import Mebin
-from pipeline.curation.names import ClassNames
 from pipeline.evaluation.clustering import match_clusters
 from pipeline.io.arrays import open_arrays
 from pipeline.io.images import ImageError, read_image, read_mask
-from pipeline.io.paths import ArtifactError, ArtifactPaths
+from pipeline.io.paths import ArtifactError
 from pipeline.io.provenance import last_run
 from pipeline.io.schemas import MEBIN_IMAGES
 from pipeline.io.tables import read_metadata, read_parquet
 from pipeline.mgvit.augmentation import plain_view
+from pipeline.report.category import Category
 from pipeline.report.charts import scatter
 from pipeline.report.page import (
     ClassGallery,
     ClassPictures,
+    Confusion,
     Panel,
     PanelRow,
     PanelTable,
@@ -32,46 +31,22 @@ from pipeline.report.page import (
     SeveralClasses,
     Thumbnail,
     class_label,
+    confusion,
 )
 from pipeline.report.pictures import attention_thumbnail, boxed, crop_thumbnail, panels
 from pipeline.report.projection import subsample, tsne
 from pipeline.report.timing import IN_TOTAL, PER_IMAGE, TimeRow, time_row
 
 ATTENDED = 4
-"""Sub-images a class whose attention is shown."""
+"""Crops per class whose attention is shown."""
 
 SEVERAL = 12
-"""Images with several defect classes that are shown."""
+"""Images shown that have several defect classes."""
 
 MOST_POINTS = 3000
-"""More regions than this are subsampled for t-SNE."""
+"""Largest number of regions for t-SNE; more are subsampled."""
 
 _METHODS = {"mebin": "MEBin", "otsu": "chosen: Otsu", "fixed": "chosen: fixed"}
-
-
-@dataclass(frozen=True)
-class Category:
-    """The tables of one category. `paths`, `labels` and `masks` are keyed by sample_id.
-
-    `folder` holds its images; `regions` and `crops` have the same rows, checked by the stage.
-    `notes` say why something that people wrote (names) is not used, `bits` how to read 16-bit
-    images.
-    """
-
-    name: str
-    artifacts: ArtifactPaths
-    folder: Path
-    paths: Mapping[str, str]
-    labels: Mapping[str, str]
-    masks: Mapping[str, str]
-    merged: pd.DataFrame
-    regions: pd.DataFrame
-    crops: pd.DataFrame
-    scores: pd.DataFrame
-    sizes: pd.DataFrame
-    names: ClassNames
-    notes: tuple[str, ...] = ()
-    bits: int = 16
 
 
 def most_confident(regions: pd.DataFrame, number: int, limit: int) -> pd.DataFrame:
@@ -81,7 +56,7 @@ def most_confident(regions: pd.DataFrame, number: int, limit: int) -> pd.DataFra
 
 
 def times(category: Category) -> TimeRow | None:
-    """Return how long the stages took at their last runs; None where there are no records."""
+    """Return the times of the stages' last runs; None without records."""
     records = {
         stage: last_run(stage, category.name, category.artifacts)
         for stage in (*PER_IMAGE, *IN_TOTAL)
@@ -90,10 +65,10 @@ def times(category: Category) -> TimeRow | None:
 
 
 def galleries(category: Category, limit: int) -> list[ClassGallery]:
-    """Return the `limit` most confident sub-images of each class that a region or image has."""
+    """Return the `limit` most confident crops of each class of a region or image."""
     regions, merged = category.regions, category.merged
     group = open_arrays(category.artifacts.crops(category.name) / "crops.zarr")
-    found = []
+    classes = []
     for number in sorted({*regions["class"].tolist(), *merged["class"].tolist()}):
         shown = most_confident(regions, number, limit)
         thumbnails = [
@@ -111,16 +86,16 @@ def galleries(category: Category, limit: int) -> list[ClassGallery]:
         ]
         n_regions = int((regions["class"] == number).sum())
         n_images = int((merged["class"] == number).sum())
-        found.append(ClassGallery(int(number), n_regions, n_images, thumbnails))
-    return found
+        classes.append(ClassGallery(int(number), n_regions, n_images, thumbnails))
+    return classes
 
 
 def attended(category: Category) -> list[ClassPictures]:
-    """Return what the class token attends to in the most confident sub-images of each class.
+    """Return the attention of the class token in the most confident crops of each class.
 
     Each picture is the view of the network beside the weights of the last block, mean over heads
-    (AnomalyNCD section 3.3.1). Sub-images without a patch under their mask are left out: there the
-    class token sees itself alone.
+    (AnomalyNCD section 3.3.1). Crops without a patch under their mask are left out: there the class
+    token sees only itself. Raises `ArtifactError` if attention.zarr is of other regions.
     """
     folder = category.artifacts.predict(category.name)
     group = open_arrays(folder / "attention.zarr")
@@ -129,10 +104,10 @@ def attended(category: Category) -> list[ClassPictures]:
         raise ArtifactError(f"{folder}: attention.zarr is of other regions; run `predict` again")
     size = int(str(group.attrs["image_size"]))
     crops = open_arrays(category.artifacts.crops(category.name) / "crops.zarr")
-    seen = category.regions[attention.sum((1, 2)) > 0]
-    found = []
-    for number in sorted(set(seen["class"].tolist())):
-        shown = most_confident(seen, number, ATTENDED)
+    visible = category.regions[attention.sum((1, 2)) > 0]
+    classes = []
+    for number in sorted(set(visible["class"].tolist())):
+        shown = most_confident(visible, number, ATTENDED)
         thumbnails = []
         for i, sample_id in zip(shown.index.tolist(), shown["sample_id"].tolist(), strict=True):
             image, mask = plain_view(
@@ -141,15 +116,15 @@ def attended(category: Category) -> list[ClassPictures]:
             uri = attention_thumbnail(image, mask >= 0.5, attention[i])
             share = f"{attention[i].sum():.0%} on the patches"
             thumbnails.append(Thumbnail(uri, category.paths[sample_id], share))
-        found.append(ClassPictures(int(number), thumbnails))
-    return found
+        classes.append(ClassPictures(int(number), thumbnails))
+    return classes
 
 
 def several(category: Category, metrics: Mapping[str, float | None]) -> SeveralClasses:
     """Return the images with the most defect classes among their regions (section 3.4).
 
-    Each region's square has the colour of its class. `metrics` are those of `evaluate`. Images that
-    cannot be read are left out.
+    Each region's square has the colour of its class. `metrics` are those of `evaluate`. Unreadable
+    images are left out.
     """
     merged, regions = category.merged, category.regions
     sizes = merged["class_set"].map(len)
@@ -179,8 +154,8 @@ def several(category: Category, metrics: Mapping[str, float | None]) -> SeveralC
 def embeddings(category: Category) -> Scatters:
     """Return t-SNE plots of the regions' embeddings: by discovered class and by true label.
 
-    The second one is there when there are labels: every region has that of its image. A label has
-    the colour of the class it is matched with.
+    Without labels there is no second plot. A region has the label of its image; a label has the
+    colour of the class it is matched with.
     """
     rows = subsample(len(category.regions), MOST_POINTS)
     regions = category.regions.iloc[rows]
@@ -188,21 +163,21 @@ def embeddings(category: Category) -> Scatters:
     if len(regions):
         points = tsne(np.stack([np.asarray(e, np.float32) for e in regions["embedding"]]))
     if points is None:
-        return Scatters("There are too few different sub-images for a map of their embeddings.")
-    note = f"Each point is one of {len(category.regions)} sub-images"
+        return Scatters("There are too few different regions for a map of their embeddings.")
+    note = f"Each point is one of {len(category.regions)} regions"
     if len(rows) < len(category.regions):
-        note = f"Each point is one of {len(rows)} sub-images, drawn from {len(category.regions)}"
-    note += "; near ones look alike to the trained network, the axes mean nothing."
+        note = f"Each point is one of {len(rows)} regions, drawn from {len(category.regions)}"
+    note += ". Nearby points have similar embeddings; the axes have no meaning."
     classes = regions["class"].tolist()
     names = {k: class_label(category.names, k) for k in sorted(set(classes))}
     charts = [scatter(points, classes, names, title=f"{category.name}: discovered classes")]
-    known = regions["sample_id"].isin(category.labels.keys()).to_numpy()
-    if known.any():
-        labels = [category.labels[s] for s in regions["sample_id"][known]]
+    labelled = regions["sample_id"].isin(category.labels.keys()).to_numpy()
+    if labelled.any():
+        labels = [category.labels[s] for s in regions["sample_id"][labelled]]
         numbers = _label_numbers(category, labels)
         charts.append(
             scatter(
-                points[known],
+                points[labelled],
                 [numbers[label] for label in labels],
                 {number: label for label, number in sorted(numbers.items())},
                 title=f"{category.name}: true labels",
@@ -212,7 +187,7 @@ def embeddings(category: Category) -> Scatters:
 
 
 def _label_numbers(category: Category, labels: Sequence[str]) -> dict[str, int]:
-    """Return for each label the class matched with it over the images, or an unused number."""
+    """Return the class matched with each label over the images, or an unused number."""
     merged = category.merged[category.merged["sample_id"].isin(category.labels.keys())]
     true = [category.labels[s] for s in merged["sample_id"]]
     matched = match_clusters(true, merged["class"].tolist())
@@ -227,9 +202,8 @@ def _label_numbers(category: Category, labels: Sequence[str]) -> dict[str, int]:
 def binarized(category: Category, options: Mebin, limit: int) -> PanelTable:
     """Return `limit` images, evenly spread over the scores, under three binarizations.
 
-    Otsu's threshold and the fixed one of `options` are applied here to the stored map, the masks of
-    the last column are those that the pipeline went on with (AnomalyNCD section 3.2). Images that
-    cannot be read are left out.
+    Otsu's threshold and the fixed one of `options` are applied to the stored map; the masks of the
+    last column are those of the run (AnomalyNCD section 3.2). Unreadable images are left out.
     """
     name, artifacts = category.name, category.artifacts
     table = artifacts.mebin(name) / "images.parquet"
@@ -276,11 +250,11 @@ _Cut = tuple[NDArray[np.bool_], float, int]
 
 
 def _cuts(amap: NDArray[np.float32], options: Mebin) -> list[_Cut]:
-    found = (
+    cuts = (
         binarize_otsu(amap, erode_px=options.erode_px),
         binarize_fixed(amap, threshold=options.fixed_threshold, erode_px=options.erode_px),
     )
-    return [(cut.mask, cut.threshold, cut.n_regions) for cut in found]
+    return [(cut.mask, cut.threshold, cut.n_regions) for cut in cuts]
 
 
 def _note(threshold: float, n_regions: int) -> str:
@@ -298,3 +272,12 @@ def _truth(category: Category, row: int) -> NDArray[np.bool_] | None:
         return read_mask(category.folder / path)
     except ImageError:
         return None
+
+
+def confusion_table(category: Category) -> Confusion | None:
+    """Return the labels of the images against their classes; None without labels."""
+    labels, merged = category.labels, category.merged
+    labelled = merged[merged["sample_id"].isin(labels.keys())]
+    if len(labelled) == 0:
+        return None
+    return confusion([labels[s] for s in labelled["sample_id"]], labelled["class"].tolist())

@@ -1,4 +1,4 @@
-"""How long the stages took, per image, from the records of their last runs (paper, table 13)."""
+"""Wall time of the stages, per image, from the records of their last runs (paper, table 13)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ IN_TOTAL = ("views", "train")
 
 @dataclass(frozen=True)
 class TimeRow:
-    """The times of one category, in the order of `PER_IMAGE` and `IN_TOTAL`; None: not known."""
+    """The times of one category, in the order of `PER_IMAGE` and `IN_TOTAL`; None: unknown."""
 
     name: str
     n_images: int
@@ -26,13 +26,13 @@ class TimeRow:
 def time_row(
     name: str, n_images: int, records: Mapping[str, Mapping[str, Any] | None]
 ) -> TimeRow | None:
-    """Return the times of a category, or None where no stage has a record.
+    """Return the times of a category; None if no stage has a record.
 
-    `records` maps a stage to what `pipeline.io.provenance.recorded` wrote, or to None. A record
-    without a usable `wall_s` counts as none. Raises ValueError unless `n_images` is positive.
+    `records` maps a stage to its record of `pipeline.io.provenance.recorded`, or to None. A record
+    without a usable `wall_s` is ignored. Raises ValueError unless `n_images` is positive.
     """
     if n_images < 1:
-        raise ValueError(f"{n_images} images: there is no time an image")
+        raise ValueError(f"{n_images} images: no time per image")
     seconds = {stage: _seconds(records.get(stage)) for stage in (*PER_IMAGE, *IN_TOTAL)}
     if all(value is None for value in seconds.values()):
         return None

@@ -1,4 +1,4 @@
-"""How typical the regions of a class are for it."""
+"""Typicality of regions for their class."""
 
 from __future__ import annotations
 
@@ -12,11 +12,24 @@ from sklearn.preprocessing import normalize
 def typicality(
     descriptors: NDArray[np.floating], classes: Sequence[Hashable]
 ) -> NDArray[np.float64]:
-    """Return for each descriptor (M, D) the cosine to the mean of its class, (M,) in [-1, 1].
+    """Return the cosine of each descriptor to the mean of its class.
 
-    Descriptors are scaled to length 1 first, the mean includes the region itself: a region that is
-    alone in its class has 1. A descriptor of zeros, or a class whose descriptors cancel out, gives
-    0. Raises ValueError if `classes` has another length.
+    Parameters
+    ----------
+    descriptors
+        (M, D), any length; they are L2-normalised first.
+    classes
+        The class of each descriptor, M values.
+
+    Returns
+    -------
+    (M,) float64 in [-1, 1]. The mean includes the region itself, so a region alone in its class has
+    1. A descriptor of zeros, or a class whose descriptors cancel out, gives 0.
+
+    Raises
+    ------
+    ValueError
+        `classes` has another length.
     """
     values = np.asarray(descriptors, np.float64)
     if len(values) != len(classes):
@@ -27,8 +40,8 @@ def typicality(
     members: dict[Hashable, list[int]] = {}
     for i, k in enumerate(classes):
         members.setdefault(k, []).append(i)
-    found = np.zeros(len(values))
+    cosines = np.zeros(len(values))
     for rows in members.values():
         mean = normalize(values[rows].mean(axis=0)[None])[0]
-        found[rows] = values[rows] @ mean
-    return np.clip(found, -1, 1)
+        cosines[rows] = values[rows] @ mean
+    return np.clip(cosines, -1, 1)

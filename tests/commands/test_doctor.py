@@ -71,7 +71,7 @@ def test_all_is_well(project: Path) -> None:
     assert code == 0, text
     assert "0 errors" in text
     assert said["images bolts"].startswith("ok")
-    assert "25 to sort, 0 references" in said["images bolts"]
+    assert "25 images, 0 references" in said["images bolts"]
     assert said["weights"].startswith("ok")
     assert "6 blocks, patches of 16 pixels" in said["backbone"]
     assert said["disk"].startswith("ok")
@@ -98,7 +98,7 @@ def test_precomputed_maps_are_those_of_the_manifest(project: Path) -> None:
         ({"mebin": "{tua: 3}"}, "params", "mebin.tua: unknown key"),
         ({"classes": "{count: {nuts: 3}}"}, "params", "no entry for the category 'bolts'"),
         ({"compute": "{device: quantum}"}, "device", "'quantum' cannot be used here"),
-        ({"backbone": "{source: file, path: w.pth}"}, "weights", "w.pth is no file"),
+        ({"backbone": "{source: file, path: w.pth}"}, "weights", "w.pth is not a file"),
         ({"backbone": "{name: vit_of_mine}"}, "weights", "not a timm model"),
         ({"backbone": "{name: resnet18.a1_in1k}"}, "backbone", "backbone.name: resnet18"),
         ({"views": "{image_size: 225}"}, "backbone", "views.image_size: 225 is no multiple"),
@@ -132,11 +132,14 @@ def test_what_is_doubtful_is_a_warning(project: Path) -> None:
         assert said[subject].startswith("warning"), said[subject]
 
 
-def test_disk_is_held_against_an_estimate(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_an_error(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
-    needed = data_checks.estimate(Params(), 25)
-    assert data_checks.estimate(Params(), 10_000) > 100 * 2**20 * 100
-    for free, state in ((needed // 2, "error"), (int(needed * 1.5), "warning")):
+    new = data_checks.array_bytes(Params(), 25)
+    assert new == 2 * 25 * (5 * Params().maps.map_size ** 2 + 4 * Params().crops.size ** 2)
+    old = project / "data/maps/other/maps.zarr/shard"
+    old.parent.mkdir(parents=True)
+    old.write_bytes(bytes(1000))
+    for free, state in ((new - 1, "error"), (new + 999, "warning"), (new + 1000, "ok")):
         monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: usage(0, 0, free))
         assert doctor()[1]["disk"].startswith(state)
 

@@ -39,7 +39,7 @@ def test_a_class_gets_a_name(tmp_path: Path) -> None:
     regions(tmp_path)
     code, text = run(tmp_path, "metal", "1", "scratch")
     assert code == 0
-    assert "metal: class 1 (1 regions) is 'scratch' now\n" in text
+    assert "metal: named class 1 (1 regions) 'scratch'\n" in text
     assert "dvc repro report" in text  # which shows it
     assert read_names(tmp_path / "names.yaml")["metal"][1] == "scratch"
 

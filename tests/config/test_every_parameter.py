@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import zarr
@@ -29,8 +30,8 @@ from pipeline.demo.generate import generate
 from pipeline.inference.region_features import pooled_tokens
 from pipeline.io import networks as model_store
 from pipeline.io.paths import ArtifactPaths
-from pipeline.io.schemas import REGIONS
-from pipeline.io.tables import read_parquet
+from pipeline.io.schemas import CROPS, MERGED, REGIONS
+from pipeline.io.tables import read_json, read_parquet, write_parquet
 from stages import train
 from tests.graph import ROOT
 from tests.running import run_stage
@@ -247,9 +248,6 @@ CASES = [
     Case(("predict",), "predict", {"dimensions": [1]}, under={"predict": {"normal": "none"}}),
     Case(("predict",), "predict", {"extra_components": [3]}),
     Case(("predict",), "predict", {"seed": 1}),
-    Case(("merge",), "merge", {"weights": "mean"}),
-    Case(("merge",), "merge", {"weights": "score"}),
-    Case(("merge",), "merge", {"temperature": 2.0}),
     Case(("evaluate",), "evaluate", {"max_fpr": 0.05}),
     Case(("evaluate",), "evaluate", {"region_iou": 0.9}),
     Case(("evaluate",), "evaluate", {"combined_label": ["scratch"]}),
@@ -268,6 +266,33 @@ def test_a_parameter_changes_what_its_stage_writes(
     values = {**case.under.get(case.section, {}), **case.values}
     changed = rerun(made, tmp_path, {**case.under, case.section: values}, *case.stages)
     assert changed != before(case.under, *case.stages)
+
+
+def merged(root: Path, **values: object) -> np.ndarray:
+    """Return the class probabilities of an image with a large and a small region, unlike in all."""
+    paths = ArtifactPaths(root)
+    crops = pd.DataFrame(
+        {"crop_id": ["a-0", "a-1"], "sample_id": "a", "k": [0, 1], "x0": 0, "y0": [0, 30]}
+    ).assign(side=20, area_px=[300, 100], score=[0.4, 0.6])
+    write_parquet(paths.crops(CATEGORY) / "crops.parquet", crops, CROPS)
+    regions = crops[["crop_id", "sample_id"]].assign(
+        **{"class": [1, 2]},
+        confidence=0.7,
+        probabilities=[[0.1, 0.7, 0.2], [0.2, 0.1, 0.7]],
+        embedding=[[1.0], [0.0]],
+    )
+    write_parquet(paths.predict(CATEGORY) / "regions.parquet", regions, REGIONS)
+    run("merge", parse_params({"merge": values}), paths)
+    images = read_parquet(paths.merge(CATEGORY) / "images.parquet", MERGED)
+    return np.stack(images["probabilities"])
+
+
+@pytest.mark.parametrize(
+    "values", [{"weights": "mean"}, {"weights": "score"}, {"temperature": 2.0}], ids=str
+)
+def test_every_parameter_of_merge_counts(tmp_path: Path, values: dict[str, object]) -> None:
+    """By hand, as all regions of an image of the set above may have the same probabilities."""
+    assert np.abs(merged(tmp_path, **values) - merged(tmp_path)).max() > 1e-3
 
 
 @pytest.mark.parametrize("stage", [stage for stage in ORDER if stage != "maps"])
@@ -368,6 +393,21 @@ def test_layerscale_is_folded_if_asked(
     assert not np.allclose(*embeddings, atol=1e-5)
 
 
+def test_parameters_travel_with_what_they_made(made: Path) -> None:
+    given = parse_params(settings(made))
+    train, predict = (folder_of(made / "data", stage) for stage in ("train", "predict"))
+    stored = read_json(train / "model.json")["params"]
+    assert set(stored) == {"manifest", "maps", "mebin", "crops", "views", "train", "compute"}
+    assert read_json(predict / "classifier.json")["params"].keys() - stored.keys() == {"predict"}
+    for section in ("maps", "crops", "views", "train"):
+        assert stored[section] == getattr(given, section).to_json()
+    assert stored["manifest"] == {"bits": given.manifest.bits}
+    assert stored["compute"] == {"dtype": given.compute.dtype}
+    expected = given.mebin.to_json()
+    del expected["fixed_threshold"]  # of the report alone, under this method
+    assert stored["mebin"] == expected
+
+
 ELSEWHERE = {
     "dataset": ("stages/test_end_to_end", "root categories"),
     "demo": ("demo/test_generate", "seed good per_defect normals"),
@@ -381,6 +421,7 @@ ELSEWHERE = {
     "base": ("stages/test_base", "root layout normal_label"),
     "train": ("config/test_every_parameter", "fold_layerscale"),
     "report": ("stages/test_report", "gallery examples"),
+    "merge": ("config/test_every_parameter", "weights temperature"),
     "compute": ("stages/test_maps", "memory_mb"),
 }
 """Parameters without a case here, and the file that tests them."""

@@ -141,8 +141,8 @@ def test_a_file_edited_by_hand_is_taken_as_it_stands(tmp_path: Path, paths: Arti
     [
         ("- a", "must map categories"),
         ("metal: scratch", "metal: must map"),
-        ("metal: {a: scratch}", "'a' is not the number"),
-        ("metal: {-1: scratch}", "-1 is not the number"),
+        ("metal: {a: scratch}", "'a' is not a class number"),
+        ("metal: {-1: scratch}", "-1 is not a class number"),
         ("metal: {1: ''}", "metal.1: '' is not a name"),
         ("metal: [", "not valid YAML"),
     ],

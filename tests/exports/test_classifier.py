@@ -21,7 +21,7 @@ from pipeline.cli import app
 from pipeline.clustering.descriptors import DescriptorSpace, PooledTokens
 from pipeline.clustering.ensemble import Mixture, MixtureEnsemble
 from pipeline.config.params import Params, parse_params
-from pipeline.exports.modules import VoteNetwork
+from pipeline.exports.modules import MixtureNetwork
 from pipeline.inference.region_features import pooled_tokens
 from pipeline.io.arrays import ArraySpec, create_arrays, open_arrays
 from pipeline.io.backbone_weights import load_backbone, save
@@ -177,12 +177,12 @@ def test_the_vote_of_a_module_is_that_of_its_mixtures() -> None:
         for layer in (0, 1, 1)
     ]
     vote = MixtureEnsemble(mixtures, rng.random((12, 3)))
-    network = VoteNetwork(vit, layers, space, vote, empty_is_normal=False)
+    network = MixtureNetwork(vit, layers, space, vote, empty_is_normal=False)
     inputs = torch.tensor(images).permute(0, 3, 1, 2).float(), torch.tensor(masks)
     probabilities = network(*inputs)[0].numpy()
     np.testing.assert_allclose(probabilities, vote.probabilities(space(pooled)), atol=1e-5)
     nothing = MixtureEnsemble([], np.eye(1, 3))
-    network = VoteNetwork(vit, layers, space, nothing, empty_is_normal=False)
+    network = MixtureNetwork(vit, layers, space, nothing, empty_is_normal=False)
     np.testing.assert_array_equal(network(*inputs)[0], [[1, 0, 0]] * 6)
 
 
@@ -202,7 +202,7 @@ def test_the_file_answers_as_the_pipeline(
     out = tmp_path / f"net.{ending}"
     code, text = export(paths, out)
     assert code == 0, text
-    assert f"the {classifier} of the run, largest difference from torch" in text
+    assert f"the {classifier} classifier of the run, largest difference from regions" in text
     run = run_onnx if ending == "onnx" else run_torchscript
     inputs = views(paths)
     answers = run(out, *inputs)
@@ -267,7 +267,7 @@ def test_what_cannot_be_written_is_said(runs: Runs, tmp_path: Path) -> None:
     write_parquet(path, frame, REGIONS)
     code, text = export(paths, tmp_path / "net.pt")
     assert code == 1
-    assert "the network's probabilities differ from the run's by" in text
+    assert "the probabilities of the model differ from regions.parquet by" in text
     frame["probabilities"] = list(found[:, :3])
     frame["class"] = found[:, :3].argmax(1)
     write_parquet(path, frame, REGIONS)
@@ -281,8 +281,13 @@ def test_a_file_that_answers_otherwise_is_not_left(
     runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths, _ = runs(classifier="mixture", mask_on="class")
-    monkeypatch.setattr("pipeline.exports.classifier._difference", lambda *_: float("nan"))
+
+    def write(network: object, size: int, path: Path) -> Callable[..., tuple[np.ndarray, ...]]:
+        path.write_bytes(b"a file that was written")
+        return lambda images, _: (np.full((len(images), N_CLASSES), np.nan), np.zeros(1))
+
+    monkeypatch.setattr("pipeline.exports.classifier.model_writer", lambda _: write)
     code, text = export(paths, tmp_path / "net.pt")
     assert code == 1
-    assert "differs from torch" in text
+    assert "differ from regions.parquet by nan" in text
     assert list(tmp_path.glob("*net*")) == []

@@ -191,7 +191,7 @@ def test_label_studio_takes_another_address(paths: ArtifactPaths, tmp_path: Path
 def test_folders_hold_the_sub_images(paths: ArtifactPaths, tmp_path: Path) -> None:
     out = tmp_path / "out"
     code, text = export(paths, "folders", out, names="c: {1: 'a/b', 2: 'a:b'}\n")
-    assert (code, text) == (0, f"{out}: 5 sub-images in 4 folders\n")
+    assert (code, text) == (0, f"{out}: 5 crops in 4 folders\n")
     assert {path.name for path in out.iterdir()} == {
         "normal",
         "a_b",
@@ -251,7 +251,7 @@ def test_what_cannot_be_exported_is_said(paths: ArtifactPaths, tmp_path: Path) -
 def test_parts_go_to_one_square(paths: ArtifactPaths) -> None:
     found = read_discovered("c", paths, Path("none"))
     mask = resize_mask(small_masks()[3], (HEIGHT, WIDTH))
-    squares = [region.square for region in found.pictures[3].regions]
+    squares = [region.square for region in found.images[3].regions]
     inside = [np.zeros_like(mask), np.zeros_like(mask)]
     for (x0, y0, side), own in zip(squares, inside, strict=True):
         own[y0 : y0 + side, x0 : x0 + side] = mask[y0 : y0 + side, x0 : x0 + side]

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.io.dataset_formats import NORMAL_LIST, detect_layout, scan_folder
-from pipeline.io.datasets import Dataset, DatasetError, collect
+from pipeline.io.dataset_formats import NORMAL_LIST, DatasetError, detect_layout, scan_folder
+from pipeline.io.datasets import Dataset, collect
 
 SIZE = (12, 16)
 

@@ -70,7 +70,9 @@ def naive_supcon(rows: list[list[float]], labels: list[int], temperature: float)
 def test_teacher_temperature_steps_down_every_four_epochs_then_holds() -> None:
     # linspace(0.07, 0.04, 10) has steps of 0.03 / 9
     expected = [0.07 - 0.03 / 9 * (epoch // 4) for epoch in range(40)] + [0.04] * 20
-    assert [losses.teacher_temperature(e) for e in range(60)] == pytest.approx(expected, abs=1e-12)
+    schedule = {"warm": 0.07, "final": 0.04, "steps": 10, "hold": 4}
+    given = [losses.teacher_temperature(e, **schedule) for e in range(60)]
+    assert given == pytest.approx(expected, abs=1e-12)
 
 
 def test_teacher_temperature_takes_its_constants() -> None:
@@ -81,7 +83,7 @@ def test_teacher_temperature_takes_its_constants() -> None:
 @pytest.mark.parametrize(("epoch", "steps", "hold"), [(-1, 10, 4), (0, 0, 4), (0, 10, 0)])
 def test_teacher_temperature_refuses_nonsense(epoch: int, steps: int, hold: int) -> None:
     with pytest.raises(ValueError, match="epoch must be"):
-        losses.teacher_temperature(epoch, steps=steps, hold=hold)
+        losses.teacher_temperature(epoch, warm=0.07, final=0.04, steps=steps, hold=hold)
 
 
 # Pseudo-labels and their correction
@@ -108,7 +110,7 @@ def test_pseudo_labels_without_correction_ignore_scores() -> None:
 def test_pseudo_labels_carry_no_gradient_and_leave_the_logits_alone() -> None:
     logits = cosines(2, 3, 4).requires_grad_()
     before = logits.detach().clone()
-    q = losses.pseudo_labels(logits, torch.zeros(3), temperature=0.07, n_base=0)
+    q = losses.pseudo_labels(logits, torch.zeros(3), temperature=0.07, n_base=0, plc_threshold=0.5)
     assert not q.requires_grad
     assert torch.equal(logits, before)
 
@@ -135,7 +137,9 @@ def test_pseudo_labels_are_distributions_over_novel_classes(
 
 def test_pseudo_labels_need_a_novel_class() -> None:
     with pytest.raises(ValueError, match="no novel class"):
-        losses.pseudo_labels(cosines(0, 2, 3), torch.zeros(2), temperature=0.1, n_base=3)
+        losses.pseudo_labels(
+            cosines(0, 2, 3), torch.zeros(2), temperature=0.1, n_base=3, plc_threshold=0.5
+        )
 
 
 # Cross-entropies
@@ -161,7 +165,7 @@ def test_soft_cross_entropy_survives_excluded_classes() -> None:
     logits = cosines(7, 3, 5)
     logits[:, :2] = -torch.inf
     logits.requires_grad_()
-    q = losses.pseudo_labels(logits, torch.ones(3), temperature=0.1, n_base=2)
+    q = losses.pseudo_labels(logits, torch.ones(3), temperature=0.1, n_base=2, plc_threshold=0.5)
     loss = losses.soft_cross_entropy(q, logits, 0.1)
     loss.backward()
     torch.testing.assert_close(
@@ -175,7 +179,7 @@ def test_discovery_loss_is_the_mean_of_both_directions_with_gradient_to_students
     a, b = cosines(8, 4, 6).requires_grad_(), cosines(9, 4, 6).requires_grad_()
     scores = torch.tensor([0.1, 0.4, 0.6, 1.0]).double()
     loss = losses.discovery_loss(
-        a, b, scores, student_temperature=0.1, teacher_temperature=0.05, n_base=2
+        a, b, scores, student_temperature=0.1, teacher_temperature=0.05, n_base=2, plc_threshold=0.5
     )
     q = [
         losses.pseudo_labels(x.detach(), scores, temperature=0.05, n_base=2, plc_threshold=0.5)

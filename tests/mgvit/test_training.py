@@ -11,6 +11,8 @@ from sklearn.metrics import normalized_mutual_info_score
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from pipeline.config.params import Train
+from pipeline.inference.training_inputs import training_settings
 from pipeline.mgvit.attention import ClassBlock
 from pipeline.mgvit.network import new_network
 from pipeline.mgvit.prediction import predict
@@ -25,7 +27,7 @@ from pipeline.mgvit.training import (
 
 DIM, N_CLASSES, PER_CLASS = 24, 3, 16
 CPU = torch.device("cpu")
-SETTINGS = TrainingSettings(epochs=2, batch=12, heads=2, seed=1)
+SETTINGS = training_settings(Train(epochs=2, batch=12, heads=2, seed=1))
 
 
 class Toy:
@@ -108,7 +110,7 @@ def test_base_and_novel_are_equally_likely_and_never_alone() -> None:
 
 
 def test_learning_rate_is_a_cosine_from_lr_towards_its_end() -> None:
-    settings = TrainingSettings(epochs=10, lr=1.0, lr_end_factor=0.1)
+    settings = replace(SETTINGS, epochs=10, lr=1.0, lr_end_factor=0.1)
     assert learning_rate(0, settings) == 1.0
     assert learning_rate(5, settings) == pytest.approx(0.55)
     assert learning_rate(10, settings) == pytest.approx(0.1)

@@ -15,7 +15,7 @@ from pipeline.curation.names import ClassNames
 from pipeline.evaluation.clustering import mean_figures
 from pipeline.report.charts import line_chart
 from pipeline.report.page import (
-    FIGURES,
+    METRICS,
     CategoryReport,
     ClassGallery,
     ClassPictures,
@@ -29,7 +29,7 @@ from pipeline.report.page import (
     SeveralClasses,
     Thumbnail,
     confusion,
-    figure_row,
+    metrics_row,
     render,
     render_review,
 )
@@ -59,7 +59,7 @@ def page(name: str = "metal", caption: str = "a.png", labels: bool = True) -> st
         review=ReviewLink(quote(f"review-{name}.html"), 3, 1, [f"a note on {caption}"]),
         names=ClassNames({1: caption}),
     )
-    row = figure_row({"nmi": 0.5, "n_query": 3})
+    row = metrics_row({"nmi": 0.5, "n_query": 3})
     return render(
         ReportPage([section], [(name, row)], {"packages": {}, "commit": "abc"}, "{}", [TIMES])
     )
@@ -84,7 +84,7 @@ def test_names_from_disk_are_escaped() -> None:
 def test_figures_that_are_missing_are_dashes_not_zeros() -> None:
     html = page()
     assert "<td>0.500</td>" in html
-    assert html.count("no labels or masks") == len(FIGURES) - 2
+    assert html.count("no labels or masks") == len(METRICS) - 2
 
 
 def test_times_that_are_not_known_are_dashes() -> None:
@@ -116,8 +116,8 @@ def test_summary_is_the_mean_and_null_where_a_product_has_none() -> None:
     assert mean_figures([]) == {}
 
 
-def test_figure_row_formats_counts_as_counts() -> None:
-    row = dict(zip(FIGURES, figure_row({"n_query": 100.0, "f1": 0.81239}), strict=True))
+def test_metrics_row_formats_counts_as_counts() -> None:
+    row = dict(zip(METRICS, metrics_row({"n_query": 100.0, "f1": 0.81239}), strict=True))
     assert row["n_query"] == "100"
     assert row["f1"] == "0.812"
     assert row["nmi"] is None

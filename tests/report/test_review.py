@@ -126,7 +126,7 @@ def test_it_loads_nothing_and_shows_everything(tab: Browser, page: Path) -> None
     assert card.startswith(f"\u25b22 {HOSTILE}conf. 0.07score 0.29typ. 0.9320 px{HOSTILE}/0001")
     label = tab.run("document.querySelector('#grid .card:nth-child(4)').ariaLabel")
     assert label.startswith("0 normal, confidence 0.10, score 0.43, typicality 0.90, area in pix")
-    assert text(tab, "#count") == "30 of 30 sub-images"
+    assert text(tab, "#count") == "30 of 30 regions"
 
 
 def test_filters_and_order(tab: Browser, page: Path) -> None:
@@ -144,7 +144,7 @@ def test_filters_and_order(tab: Browser, page: Path) -> None:
     assert rows(tab) == [16, 17, 19, 20]
     tab.set("[name=text]", " PART/0008 ")
     assert rows(tab) == [16, 17]
-    assert text(tab, "#count") == "2 of 30 sub-images"
+    assert text(tab, "#count") == "2 of 30 regions"
     tab.click("#filters button[type=reset]")
     tab.wait("document.querySelectorAll('#grid .card').length === 30")
     tab.set("[name=order]", "score up")

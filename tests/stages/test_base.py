@@ -14,7 +14,7 @@ from PIL import Image
 from pipeline.config.params import parse_params
 from pipeline.io import schemas
 from pipeline.io.arrays import open_arrays
-from pipeline.io.datasets import DatasetError
+from pipeline.io.dataset_formats import DatasetError
 from pipeline.io.images import sample_id
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.tables import read_parquet

@@ -62,7 +62,7 @@ def test_auto_is_an_estimate_with_its_candidates(made: Path, classes: object) ->
 
 
 def test_what_is_no_number_is_refused(made: Path) -> None:
-    with pytest.raises(ConfigError, match=r"train\.classes"):
+    with pytest.raises(ConfigError, match=r"classes\.count"):
         found(made, "many")
     with pytest.raises(ConfigError, match="no entry"):
         found(made, {"other": 3})

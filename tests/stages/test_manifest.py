@@ -12,7 +12,7 @@ from PIL import Image
 
 from pipeline.config.params import Params, parse_params
 from pipeline.io import schemas
-from pipeline.io.datasets import DatasetError
+from pipeline.io.dataset_formats import DatasetError
 from pipeline.io.images import sample_id
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.tables import image_bits, read_metadata, read_parquet, write_parquet
@@ -118,7 +118,7 @@ def test_a_file_with_the_same_bytes_names_the_one_that_is_used(tmp_path: Path) -
     run_stage(manifest, "gadget", params_of(raw), paths)
     rejected = tables(paths)["rejected"].set_index("path")
     assert rejected.loc["b.png", "duplicate_of"] == "a.png"
-    assert rejected.loc["d.png", "duplicate_of"] is None
+    assert pd.isna(rejected.loc["d.png", "duplicate_of"])
 
 
 def test_every_parameter_reaches_the_scan(raw: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from pipeline.io import schemas
 from pipeline.io.arrays import ArraySpec, create_arrays, open_arrays
 from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.tables import read_json, read_parquet, write_json, write_parquet
+from pipeline.report.category import Category, read_category
 from pipeline.report.page import render_review
 from pipeline.report.review import review
 from pipeline.report.typicality import typicality
@@ -124,6 +125,10 @@ def params(root: Path, **sections: dict[str, object]) -> Params:
     return parse_params({"dataset": dataset, "mebin": {"erode_px": 2}, **sections})
 
 
+def tables(root: Path, artifacts: ArtifactPaths) -> Category:
+    return read_category(NAME, root / "images" / NAME, artifacts, root / "names.yaml")
+
+
 def page(root: Path, **sections: dict[str, object]) -> str:
     """Run the last three stages and return the page."""
     artifacts, chosen = ArtifactPaths(root / "data"), params(root, **sections)
@@ -181,7 +186,7 @@ def test_both_scatters_are_there_and_named(html: str) -> None:
     section = part(html, "Embeddings")
     names = re.findall(r'aria-label="([^"]*)"', section)
     assert names == ["a&lt;b: discovered classes", "a&lt;b: true labels"]
-    assert "one of 7 sub-images" in section
+    assert "one of 7 regions" in section
     colour = {
         name: fill
         for fill, name in re.findall(r'fill="(#\w+)" fill-opacity="\.8"><title>(\w+)', section)
@@ -308,7 +313,7 @@ def test_names_and_corrections_are_shown(made: Path, tmp_path: Path) -> None:
     write_json(file, {"category": NAME, "run": run, "corrections": entries})
     add_corrections(artifacts, NAME, file, regions)
     html = page(root)
-    assert "Class 1: cr&lt;ack \u2013 3 sub-images" in html
+    assert "Class 1: cr&lt;ack \u2013 3 regions" in html
     assert "3 corrections applied there" in html
     text, content = review_data(root)
     assert "3 corrections applied" in text
@@ -351,7 +356,7 @@ def test_pages_of_categories_that_are_gone_vanish(made: Path, tmp_path: Path) ->
 
 def test_pictures_stop_at_the_size_that_a_page_may_have(made: Path, html: str) -> None:
     del html
-    category = report._tables(NAME, params(made), ArtifactPaths(made / "data"), made / "names.yaml")
+    category = tables(made, ArtifactPaths(made / "data"))
     whole = review(category)
     assert whole.n_pictures == whole.n_images == 6
     parts = [sum(map(len, picture)) for picture in whole.pictures if picture]
@@ -387,11 +392,11 @@ def test_a_review_page_without_regions(made: Path, html: str, tmp_path: Path) ->
     del html
     shutil.copytree(made, tmp_path / "copy")
     artifacts = ArtifactPaths(tmp_path / "copy" / "data")
-    category = report._tables(NAME, params(made), artifacts, made / "names.yaml")
+    category = tables(made, artifacts)
     empty = replace(category, regions=category.regions[:0], crops=category.crops[:0])
     none = np.zeros((0, 2, 5), np.float16)
     write_arrays(artifacts.predict(NAME) / "descriptors.zarr", {"descriptors": none})
     found = review(empty)
     assert (found.n_regions, found.n_images, found.n_pictures) == (0, 0, 0)
     assert found.data["regions"]["typicality"] == found.data["classes"] == []
-    assert "0 sub-images of 0 images (6 of 6 have none)" in render_review(found)
+    assert "0 regions of 0 images (6 of 6 have none)" in render_review(found)

@@ -29,7 +29,7 @@ from pipeline.cli import app
 from pipeline.clustering.descriptors import DescriptorSpace
 from pipeline.clustering.ensemble import MixtureEnsemble
 from pipeline.config.params import Params
-from pipeline.exports.modules import VoteNetwork
+from pipeline.exports.modules import MixtureNetwork
 from pipeline.io.arrays import ArraySpec, create_arrays, open_arrays
 from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.schemas import CROPS, REGIONS
@@ -488,7 +488,9 @@ def test_a_run_in_which_all_is_normal_is_exported(tmp_path: Path, ending: str) -
 def test_a_trace_without_mixtures_takes_any_batch() -> None:
     vit = create_vit("test_vit.r160_in1k", None, image_size=64)
     space = DescriptorSpace(np.zeros((1, int(vit.embed_dim))), np.ones(1))
-    network = VoteNetwork(vit, [3], space, MixtureEnsemble([], np.eye(1, 3)), empty_is_normal=False)
+    network = MixtureNetwork(
+        vit, [3], space, MixtureEnsemble([], np.eye(1, 3)), empty_is_normal=False
+    )
     inputs = torch.zeros(5, 3, 64, 64), torch.ones(5, 64, 64)
     with torch.no_grad():
         traced = torch.jit.trace(  # type: ignore[no-untyped-call]

@@ -159,10 +159,12 @@ def test_doctor_finds_images_where_the_demo_s_are_replaced(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "params.yaml").touch()
     run_stage(demo, None, SMALL, ArtifactPaths(tmp_path / "data"))
-    assert "is not of the demo" not in CliRunner().invoke(app, ["doctor"]).output
+    assert "is not part of the demo" not in CliRunner().invoke(app, ["doctor"]).output
     (tmp_path / "data/raw/demo/metal/mine.png").touch()
     text = CliRunner().invoke(app, ["doctor"]).output
-    assert re.search(r"^error +demo +data/raw/demo/metal/mine\.png is not of the demo", text, re.M)
+    assert re.search(
+        r"^error +demo +data/raw/demo/metal/mine\.png is not part of the demo", text, re.M
+    )
 
 
 @pytest.mark.slow
@@ -253,7 +255,7 @@ def test_a_promotion_overwrites_no_file_of_others(tmp_path: Path) -> None:
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
     before = contents(tmp_path / "base")
-    with pytest.raises(ConfigError, match="is in the way"):
+    with pytest.raises(ConfigError, match="is not listed in"):
         promoted(tmp_path, "c", tmp_path / "base", {1: "head"})
     assert contents(tmp_path / "base") == before
 
@@ -268,7 +270,7 @@ def test_a_list_that_leads_elsewhere_is_refused(tmp_path: Path, listed: str) -> 
     (tmp_path / "base" / "a.png").touch()
     (tmp_path / "base" / "a.png").rename(tmp_path / "b.png")
     (tmp_path / "base" / "promoted.json").write_text(listed)
-    with pytest.raises(ConfigError, match="no list of promoted files"):
+    with pytest.raises(ConfigError, match="not a list of promoted files"):
         promoted(tmp_path, "c", tmp_path / "base", {1: "head"})
     assert (tmp_path / "a.png").exists()
 
@@ -304,8 +306,8 @@ def test_name_says_where_the_earlier_names_are(tmp_path: Path) -> None:
     names.write_text("c: {run: old, 1: dent}\n")
     options = ["--data", str(tmp_path / "data"), "--names", str(names)]
     text = CliRunner().invoke(app, ["name", "c", "2", "new", *options]).output
-    assert f"kept in {names}.old" in text
-    assert "kept in" not in CliRunner().invoke(app, ["name", "c", "3", "x", *options]).output
+    assert f"kept them in {names}.old" in text
+    assert "kept them in" not in CliRunner().invoke(app, ["name", "c", "3", "x", *options]).output
     run = run_of(ArtifactPaths(tmp_path / "data"), "c")
     assert read_names(names)["c"] == ClassNames({2: "new", 3: "x"}, run)
 

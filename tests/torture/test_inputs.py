@@ -141,7 +141,7 @@ def test_init_says_how_many_files_lie_outside(tmp_path: Path) -> None:
     assert "2 files lie outside" in result.output
     (tmp_path / "product/more").unlink()
     assert "manifest.bits" not in result.output
-    assert "lie outside" not in runner.invoke(app, [*arguments, "--force"]).output
+    assert "lie outside" not in runner.invoke(app, arguments).output
 
 
 INIT = """
@@ -355,12 +355,12 @@ def test_init_and_doctor_say_which_bits_to_set(
     assert "set manifest.bits to 12" in result.output
     params, artifacts = load_params(Path("params.yaml")), ArtifactPaths(Path("data"))
     (said,) = [
-        line for line in check_data(params, artifacts, tmp_path)[1] if line.what == "images c"
+        line for line in check_data(params, artifacts, tmp_path)[1] if line.subject == "images c"
     ]
     assert "bits" not in said.todo  # nobody has decoded the images yet
     run_stage(manifest, "c", params, artifacts)
     (said,) = [
-        line for line in check_data(params, artifacts, tmp_path)[1] if line.what == "images c"
+        line for line in check_data(params, artifacts, tmp_path)[1] if line.subject == "images c"
     ]
     assert said.state == "warning"
     assert "set manifest.bits to 12" in said.todo

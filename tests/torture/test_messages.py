@@ -226,14 +226,16 @@ def test_relative_folders_are_shown_as_they_were_looked_for(
 def test_doctor_warns_of_images_in_the_folder_of_the_demo(project: Path) -> None:
     def subjects(root: str, category: str) -> dict[str, checks.Line]:
         params = parse_params({"dataset": {"root": root, "categories": [category]}})
-        return {line.what: line for line in check_data(params, ArtifactPaths(project), project)[1]}
+        return {
+            line.subject: line for line in check_data(params, ArtifactPaths(project), project)[1]
+        }
 
     images(project / "data/raw/demo/bolts", "0.png")
     for root in ("data/raw/demo", "data/raw/../raw/demo", str(project / "data/raw/demo")):
         line = subjects(root, "bolts")["dataset.root"]
         assert line.state == "warning"
-        assert "has no bolts" in line.said
-        assert "keep images outside of data/raw/demo" in line.todo
+        assert "has no bolts" in line.finding
+        assert "keep your images outside data/raw/demo" in line.todo
     assert "dataset.root" not in subjects("data/raw/demo", "metal")
     assert "dataset.root" not in subjects("photos", "bolts")
     assert subjects("data/raw/demo", "nuts")["images nuts"].state == "error"
@@ -283,7 +285,7 @@ def test_a_lock_that_a_killed_dvc_left_is_named(
     lock.write_text(content)
     line = status_of(project, monkeypatch)
     assert line.state == "error"
-    assert ".dvc/tmp/rwlock is damaged" in line.said
+    assert ".dvc/tmp/rwlock is damaged" in line.finding
     assert line.todo == "if no other `dvc` is running here: rm .dvc/tmp/rwlock"
     lock.unlink()
     assert status_of(project, monkeypatch).state == "ok"
@@ -295,4 +297,4 @@ def test_another_dvc_is_no_damage(project: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(checks, "_run", lambda *_: done)
     line = checks._dvc_status(project)
     assert line.state == "warning"
-    assert "another DVC process" in line.said
+    assert "another DVC process" in line.finding

@@ -120,7 +120,7 @@ def test_no_cell_of_regions_csv_is_a_formula(tmp_path: Path) -> None:
 
 def test_the_report_may_run_and_load_nothing() -> None:
     page = ReportPage(
-        categories=[], figures=[], environment={"packages": {}}, params="{}", times=[]
+        categories=[], metrics=[], environment={"packages": {}}, params="{}", times=[]
     )
     html = render(page)
     policy = re.findall(r'Content-Security-Policy" content="([^"]*)"', html)

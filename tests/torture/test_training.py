@@ -15,7 +15,9 @@ from timm.models.vision_transformer import VisionTransformer
 from typer.testing import CliRunner
 
 from pipeline.cli import app
-from pipeline.config.params import Params
+from pipeline.config.params import Params, Train
+from pipeline.errors import AnomalyNCDError
+from pipeline.inference.training_inputs import training_settings
 from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.schemas import CROPS, REGIONS
 from pipeline.io.tables import write_parquet
@@ -45,12 +47,12 @@ def train(change: TrainingSettings) -> training.TrainingResult:
     )
 
 
-SETTINGS = TrainingSettings(epochs=3, batch=12, heads=2)
+SETTINGS = training_settings(Train(epochs=3, batch=12, heads=2))
 
 
 @pytest.mark.parametrize("lr", [1e6, 1e30])
 def test_a_loss_that_is_not_finite_names_the_rate_and_the_epoch(lr: float) -> None:
-    with pytest.raises(ValueError, match=r"diverged in epoch \d of 3.*train\.lr below 1e\+"):
+    with pytest.raises(AnomalyNCDError, match=r"diverged in epoch \d of 3.*train\.lr below 1e\+"):
         train(replace(SETTINGS, lr=lr))
 
 
@@ -63,7 +65,7 @@ def test_the_last_step_is_checked_too(monkeypatch: pytest.MonkeyPatch) -> None:
         self.param_groups[0]["params"][0].data.fill_(torch.inf)
 
     monkeypatch.setattr(torch.optim.SGD, "step", ruin)
-    with pytest.raises(ValueError, match="diverged in epoch 1 of 1"):
+    with pytest.raises(AnomalyNCDError, match="diverged in epoch 1 of 1"):
         train(replace(SETTINGS, epochs=1, batch=1000))
 
 

@@ -314,7 +314,7 @@
     const wrong = [...marks.values()].filter((own) => own.wrong).length;
     const ready = marks.size - wrong;
     const all = everyRow.length.toLocaleString("en");
-    $("count").textContent = `${order.length.toLocaleString("en")} of ${all} sub-images`;
+    $("count").textContent = `${order.length.toLocaleString("en")} of ${all} regions`;
     $("target").textContent =
       rows.length === 1 ? images.path[regions.image[rows[0]]] : `${rows.length} selected`;
     $("status").textContent =

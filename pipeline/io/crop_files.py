@@ -1,0 +1,39 @@
+"""The pixels of crops on disk: `crops.zarr` of the stages `base` and `crops`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.io.arrays import ArraySpec, create_arrays, shard_items
+
+ImageAndMask = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+
+
+def write_crops(path: Path, crops: Iterator[ImageAndMask], n_crops: int, size: int) -> None:
+    """Write `n_crops` images and masks, one shard at a time.
+
+    Parameters
+    ----------
+    path
+        The Zarr group to write: `images` uint8 (M, S, S, 3) RGB and `masks` uint8 (M, S, S).
+    crops
+        Images uint8 (S, S, 3) with masks uint8 (S, S) in {0, 1}; only a shard is in memory.
+    n_crops, size
+        M, the number of crops, and S, their side in pixels.
+    """
+    specs = {
+        "images": ArraySpec((n_crops, size, size, 3), "uint8"),
+        "masks": ArraySpec((n_crops, size, size), "uint8"),
+    }
+    step = min(shard_items(spec) for spec in specs.values())
+    with create_arrays(path, specs) as arrays:
+        for start in range(0, n_crops, step):
+            stop = min(start + step, n_crops)
+            images, masks = zip(*islice(crops, stop - start), strict=True)
+            arrays["images"][start:stop] = np.stack(images)
+            arrays["masks"][start:stop] = np.stack(masks)

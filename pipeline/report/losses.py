@@ -1,0 +1,50 @@
+"""The losses of a training, from its history.csv to a chart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+from markupsafe import Markup
+
+from pipeline.io.paths import damaged, missing
+from pipeline.report.charts import line_chart
+
+_CURVES = {
+    "loss_total": "total",
+    "loss_rep": "contrastive",
+    "loss_cls_u": "pseudo-labels",
+    "loss_reg": "mean entropy",
+    "loss_rep_l": "contrastive, labelled",
+    "loss_cls_l": "labels",
+}
+
+
+def loss_chart(path: Path) -> Markup:
+    """Return an SVG chart of the losses in history.csv; curves of zeros are left out.
+
+    Raises `ArtifactError` for a missing or damaged file.
+    """
+    history = _read(path)
+    curves = {
+        label: history[column].tolist()
+        for column, label in _CURVES.items()
+        if (history[column] != 0).any()
+    }
+    return line_chart(curves)
+
+
+def _read(path: Path) -> pd.DataFrame:
+    if not path.exists():
+        raise missing(path)
+    try:
+        history = pd.read_csv(path)
+    except (ValueError, OSError) as error:  # also what pandas calls an empty or broken file
+        raise damaged(path, f"not a readable CSV file ({error})") from error
+    lacking = [column for column in _CURVES if column not in history]
+    if lacking or len(history) == 0:
+        raise damaged(path, f"lacks the columns {lacking}" if lacking else "has no rows")
+    for column in _CURVES:
+        if not pd.api.types.is_numeric_dtype(history[column]):
+            raise damaged(path, f"the column {column!r} holds text")
+    return history

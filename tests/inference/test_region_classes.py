@@ -1,0 +1,60 @@
+"""Fit a classifier to a set of regions and classify them: what is known as normal stays so."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import adjusted_rand_score
+
+from pipeline.config.params import Predict
+from pipeline.inference.region_classes import Seen, classify_regions, fit_regions
+from pipeline.io.schemas import CROPS
+
+OPTIONS = Predict(normal="regions", layers=[0], dimensions=[4], extra_components=[0])
+
+
+def regions() -> tuple[Seen, pd.DataFrame, np.ndarray]:
+    """Return 60 regions of three kinds; those of kind 0 have an empty mask."""
+    rng = np.random.default_rng(0)
+    kinds = np.repeat([0, 1, 2], 20)
+    pooled = rng.normal(size=(3, 1, 12))[kinds] * 3 + rng.normal(size=(60, 1, 12)) * 0.2
+    rows = [(f"{i}-0", str(i), 0, 0, 0, 8, 9 * (kind > 0), 0.5) for i, kind in enumerate(kinds)]
+    return Seen(pooled=pooled.astype(np.float32)), pd.DataFrame(rows, columns=CROPS.names), kinds
+
+
+def test_mixtures_tell_the_rest_apart_from_what_is_known_as_normal() -> None:
+    seen, crops, kinds = regions()
+    scores, none = np.full(60, 0.5), np.zeros(0)
+    model = fit_regions(seen, crops, scores, none, 3, OPTIONS)
+    found = classify_regions(seen, crops["area_px"], scores, model, OPTIONS)
+    np.testing.assert_allclose(found.probabilities.sum(1), 1)
+    assert (found.probabilities[kinds == 0, 0] == 1).all()
+    assert adjusted_rand_score(kinds, found.probabilities.argmax(1)) == 1
+    assert not found.unknown[kinds == 0].any()
+    assert found.unknown.mean() < 0.1
+
+
+def test_each_region_is_classified_for_itself() -> None:
+    seen, crops, _ = regions()
+    scores = np.full(60, 0.5)
+    model = fit_regions(seen, crops, scores, np.zeros(0), 3, OPTIONS)
+    whole = classify_regions(seen, crops["area_px"], scores, model, OPTIONS)
+    assert seen.pooled is not None
+    one = classify_regions(Seen(pooled=seen.pooled[30:31]), [9], [0.5], model, OPTIONS)
+    np.testing.assert_allclose(one.probabilities[0], whole.probabilities[30], atol=1e-6)
+
+
+def test_heads_keep_their_probabilities_but_for_what_is_known_as_normal() -> None:
+    _, crops, kinds = regions()
+    rng = np.random.default_rng(1)
+    probabilities = rng.dirichlet(np.ones(3), 60)
+    embeddings = rng.normal(size=(60, 6)).astype(np.float32)
+    seen, scores = Seen(probabilities=probabilities, embeddings=embeddings), np.full(60, 0.5)
+    model = fit_regions(seen, crops, scores, np.zeros(0), 3, OPTIONS)
+    assert model.vote is None
+    found = classify_regions(seen, crops["area_px"], scores, model, OPTIONS)
+    np.testing.assert_array_equal(found.probabilities[kinds > 0], probabilities[kinds > 0])
+    assert (found.probabilities[kinds == 0] == [1, 0, 0]).all()
+    with pytest.raises(ValueError, match="does not fit the model"):
+        classify_regions(regions()[0], crops["area_px"], scores, model, OPTIONS)
