@@ -67,7 +67,7 @@ def test_a_flat_folder_anywhere(project: Path, tmp_path: Path) -> None:
         f"root: {root}",
         "categories: [bolts]",
         "layout: folder",
-        "classes: 4",
+        "count: 4",
     ]
     assert all("#" in line for line in changed_lines() if "categories" not in line)
     params = load_params()

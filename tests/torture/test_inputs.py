@@ -86,7 +86,7 @@ def test_pipes_and_devices_are_rejected_as_images_and_masks(tmp_path: Path) -> N
 READ_MAP = """
 import resource, sys
 from pathlib import Path
-from pipeline.map_files import MapFileError, read_map
+from pipeline.io.map_files import MapFileError, read_map
 resource.setrlimit(resource.RLIMIT_AS, (4 * 2**30,) * 2)
 try:
     read_map(Path(sys.argv[1]))
@@ -105,8 +105,8 @@ def test_pipes_and_devices_are_refused_as_maps(tmp_path: Path, suffix: str) -> N
 READ_CORRECTIONS = """
 import resource, sys
 from pathlib import Path
-from pipeline.config import ConfigError
-from pipeline.corrections import read_corrections
+from pipeline.config.params import ConfigError
+from pipeline.curation.corrections import read_corrections
 resource.setrlimit(resource.RLIMIT_AS, (4 * 2**30,) * 2)
 try:
     read_corrections(Path(sys.argv[1]))
