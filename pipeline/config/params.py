@@ -136,6 +136,8 @@ class Manifest(_Section):
     bits: Annotated[int, Field(ge=8, le=16)] = 16
 
 
+Run = Annotated[list[Block], Field(min_length=2, max_length=2)]
+"""A block of the ViT and a neighbourhood size."""
 ENOUGH_REFERENCES = 10
 
 
@@ -143,7 +145,8 @@ class Maps(_Section):
     """Anomaly maps (section 3.1 of the paper)."""
 
     method: Literal["auto", "nearest", "musc", "patchcore", "precomputed", "ground_truth"] = "auto"
-    layers: Annotated[list[Block], Field(min_length=1)] = [5, 8]
+    runs: Annotated[list[Run], Field(min_length=1)] = [[3, 1], [5, 1], [8, 1], [5, 3]]
+    layers: Annotated[list[Block], Field(min_length=1)] = [5]
     neighbourhoods: Annotated[list[Side], Field(min_length=1)] = [1, 3]
     resolution: Annotated[int, Field(gt=0, le=4096)] = 448
     map_size: Annotated[int, Field(gt=0, le=8192)] = 512
@@ -163,6 +166,13 @@ class Maps(_Section):
         if any(r % 2 == 0 for r in sizes):
             raise ValueError("neighbourhood sizes are odd numbers")
         return sizes
+
+    @field_validator("runs")
+    @classmethod
+    def _pairs(cls, runs: list[list[int]]) -> list[list[int]]:
+        if any(size % 2 == 0 for _, size in runs):
+            raise ValueError("neighbourhood sizes, the second of each pair, are odd numbers")
+        return runs
 
     def for_set(self, n_references: int) -> Maps:
         """Return the section with `method` as it is for a set with so many normal references.

@@ -75,10 +75,10 @@ class Resources:
 
 
 class PatchFeatures:
-    """Patch tokens of images by the frozen ViT, at section `maps`' layers and resolution."""
+    """Patch tokens of images by the frozen ViT, at section `maps`' resolution."""
 
-    def __init__(self, options: Maps, resources: Resources) -> None:
-        self._options, self._resources = options, resources
+    def __init__(self, options: Maps, resources: Resources, layers: Sequence[int]) -> None:
+        self._options, self._resources, self._layers = options, resources, layers
 
     @cached_property
     def _vit(self) -> VisionTransformer:
@@ -93,7 +93,7 @@ class PatchFeatures:
 
         def encode(pixels: Tensor) -> tuple[Sequence[Tensor], Tensor]:
             with autocast_for(device, dtype):
-                return forward_features(vit, pixels, layers=options.layers)
+                return forward_features(vit, pixels, layers=self._layers)
 
         with self._resources.tracker(f"features of {what}") as progress:
             return extract(
@@ -114,7 +114,7 @@ class MuSc(Detector):
 
     def __init__(self, options: Maps, resources: Resources) -> None:
         self._options, self._resources = options, resources
-        self._features = PatchFeatures(options, resources)
+        self._features = PatchFeatures(options, resources, options.layers)
         self._normals = Images((), _no_image)
         self._bank: dict[str, Array] = {}
         self._ranks = (0.0, 1.0)
@@ -229,7 +229,7 @@ class PatchCore(Detector):
 
     def __init__(self, options: Maps, resources: Resources) -> None:
         self._options, self._resources = options, resources
-        self._features = PatchFeatures(options, resources)
+        self._features = PatchFeatures(options, resources, options.layers)
         self._bank: Floats = np.zeros((0, 0), np.float32)
         self._references = References()
 

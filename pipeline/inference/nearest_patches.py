@@ -6,7 +6,6 @@ the scale of every run and of the image scores; both are kept for new images.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -44,8 +43,9 @@ class NearestPatches(Detector):
 
     def __init__(self, options: Maps, resources: Resources) -> None:
         self._options, self._resources = options, resources
-        self._features = PatchFeatures(options, resources)
-        self._runs = list(itertools.product(range(len(options.layers)), options.neighbourhoods))
+        layers = sorted({layer for layer, _ in options.runs})
+        self._features = PatchFeatures(options, resources, layers)
+        self._runs = [(layers.index(layer), size) for layer, size in options.runs]
         self._sizes = [size for _, size in self._runs]
         self._half = uses_bfloat16(resources.device, resources.compute.dtype)
         self._banks: list[Bank] = []
