@@ -109,7 +109,7 @@ def test_an_option_of_the_report_reruns_nothing_else(option: str) -> None:
 
 @pytest.mark.parametrize(
     "file",
-    [file.relative_to(ROOT).as_posix() for file in (ROOT / "pipeline/report").glob("[!_]*.py")],
+    sorted(f.relative_to(ROOT).as_posix() for f in (ROOT / "pipeline/report").glob("[!_]*.py")),
 )
 def test_the_report_s_code_reruns_nothing_else(file: str) -> None:
     assert rerun(file=file) == {"report"}
@@ -132,7 +132,7 @@ def test_new_options_rerun_nothing() -> None:
         ({"key": "predict.normal"}, {"crops", "views"}),
         ({"key": "merge.temperature"}, COMPUTED_BEFORE | {"train", "predict"}),
     ],
-    ids=str,
+    ids=lambda value: "-".join(sorted(value.values() if isinstance(value, dict) else value)),
 )
 def test_what_a_change_spares(change: dict[str, str], spared: set[str]) -> None:
     again = rerun(**change)
