@@ -85,6 +85,7 @@ def settings(root: Path) -> dict[str, dict[str, Any]]:
         "backbone": {"source": "random", "name": "test_vit.r160_in1k"},
         "manifest": {"normal_root": str(root / "normal")},
         "maps": {
+            "runs": [[1, 1], [3, 3]],
             "layers": [1, 3],
             "neighbourhoods": [1, 3],
             "resolution": 64,
@@ -244,6 +245,7 @@ CASES = [
     Case(("predict",), "predict", {"classifier": "heads"}),
     Case(("predict",), "predict", {"normal": "regions"}),
     Case(("predict",), "predict", {"normal": "none"}),
+    Case(("predict",), "predict", {"false_alarms": 0.9}),
     Case(("predict",), "predict", {"layers": [1, 3]}),
     Case(("predict",), "predict", {"dimensions": [1]}, under={"predict": {"normal": "none"}}),
     Case(("predict",), "predict", {"extra_components": [3]}),
@@ -415,8 +417,8 @@ ELSEWHERE = {
     "manifest": ("stages/test_manifest", "normal_list normal_root bits"),
     "maps": (
         "stages/test_maps",
-        "method layers neighbourhoods resolution map_size reweight fraction references "
-        "coreset_ratio coreset_max precomputed_root seed",
+        "method runs layers neighbourhoods resolution map_size image_score gamma skip fraction "
+        "references coreset_ratio coreset_max precomputed_root seed",
     ),
     "base": ("stages/test_base", "root layout normal_label"),
     "train": ("config/test_every_parameter", "fold_layerscale"),
