@@ -23,7 +23,7 @@ from tests.running import run_stage
 
 TINY = {
     "backbone": "{source: random, name: test_vit.r160_in1k}",
-    "maps": "{layers: [3, 5]}",
+    "maps": "{runs: [[3, 1]], layers: [3, 5]}",
     "predict": "{layers: [4, 5]}",
     "views": "{mask_layers: 6}",
 }

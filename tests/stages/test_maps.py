@@ -153,7 +153,7 @@ def test_maps_without_a_detector_have_no_reference_scores(paths):
         {"neighbourhoods": [3]},
         {"resolution": 48},
         {"fraction": 1.0},
-        {"skip": 0.5},
+        {"skip": 0.5, "fraction": 1.0},
         {"gamma": 1.0},
         {"references": 3},
         {"references": 3, "seed": 1},
@@ -164,6 +164,8 @@ def test_every_parameter_of_musc_counts(paths, change):
     plain, _, _ = _run(paths)
     if "seed" in change:
         plain, _, _ = _run(paths, references=3)
+    if "skip" in change:
+        plain, _, _ = _run(paths, fraction=1.0)
     assert not np.array_equal(plain, _run(paths, **change)[0])
 
 
@@ -236,7 +238,7 @@ def test_four_references_are_too_few_for_auto(paths):
 
 def test_nearest_with_one_reference(paths):
     _keep(paths, "id0", "id1", "id6")
-    with pytest.raises(ArtifactError, match="at least 2 normal references.* has 1"):
+    with pytest.raises(ArtifactError, match=r"at least 2 normal references.* has 1"):
         _run(paths, method="nearest")
 
 
