@@ -259,7 +259,7 @@ def test_init_then_repro(tmp_path: Path) -> None:
     made.set_params(
         demo={"good": 1, "per_defect": 1, "normals": 1},
         backbone={"source": "random", "name": "test_vit.r160_in1k"},
-        maps={"layers": [1, 3], "resolution": 64, "map_size": 64},
+        maps={"runs": [[3, 1]], "layers": [1, 3], "resolution": 64, "map_size": 64},
         mebin={"erode_px": 2},
         views={"image_size": 64, "mask_layers": 6, "count": 2},
         train={"epochs": 1, "batch": 8},

@@ -401,8 +401,9 @@ def test_parameters_travel_with_what_they_made(made: Path) -> None:
     stored = read_json(train / "model.json")["params"]
     assert set(stored) == {"manifest", "maps", "mebin", "crops", "views", "train", "compute"}
     assert read_json(predict / "classifier.json")["params"].keys() - stored.keys() == {"predict"}
-    for section in ("maps", "crops", "views", "train"):
+    for section in ("crops", "views", "train"):
         assert stored[section] == getattr(given, section).to_json()
+    assert stored["maps"] == given.maps.for_set(2).to_json()
     assert stored["manifest"] == {"bits": given.manifest.bits}
     assert stored["compute"] == {"dtype": given.compute.dtype}
     expected = given.mebin.to_json()
