@@ -248,7 +248,7 @@ CASES = [
     Case(("predict",), "predict", {"false_alarms": 0.9}),
     Case(("predict",), "predict", {"layers": [1, 3]}),
     Case(("predict",), "predict", {"dimensions": [1]}, under={"predict": {"normal": "none"}}),
-    Case(("predict",), "predict", {"extra_components": [3]}),
+    Case(("predict",), "predict", {"extra_components": [3]}, under={"predict": {"normal": "none"}}),
     Case(("predict",), "predict", {"seed": 1}),
     Case(("evaluate",), "evaluate", {"max_fpr": 0.05}),
     Case(("evaluate",), "evaluate", {"region_iou": 0.9}),
