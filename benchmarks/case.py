@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pipeline.clustering.normal_images import NormalRule
 from pipeline.config.params import ConfigError, Params, load_params
 from pipeline.inference.region_features import normal_of_set, pooled_tokens
 from pipeline.io.paths import ArtifactPaths
@@ -52,7 +53,7 @@ class Case:
     @cached_property
     def references(self) -> NDArray[np.float64]:
         """Anomaly scores (R,) of the normal references."""
-        return scores_of_references(self.paths, self.category)
+        return scores_of_references(self.paths, self.category, "image_score")
 
     @cached_property
     def pooled(self) -> NDArray[np.float32]:
@@ -67,8 +68,12 @@ class Case:
 
     def normal(self) -> NDArray[np.bool_]:
         """Return which regions (M,) are normal by `predict.normal`."""
-        rule = self.params.predict.normal
-        return normal_of_set(rule, self.crops, self.scores, self.references)[0]
+        return self.normal_by(self.params.predict.normal)
+
+    def normal_by(self, rule: NormalRule) -> NDArray[np.bool_]:
+        """Return which regions (M,) are normal by a rule."""
+        alarms = self.params.predict.false_alarms
+        return normal_of_set(rule, self.crops, self.scores, self.references, alarms)[0]
 
 
 def load_case(

@@ -20,13 +20,13 @@ import typer
 from numpy.typing import NDArray
 from ruamel.yaml import YAML
 
-from pipeline.clustering.normal_images import normal_limit
+from pipeline.clustering.conformal import normal_limit
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.schemas import LABELS, MAP_SCORES, MEBIN_IMAGES
 from pipeline.io.scores import scores_of_references
 from pipeline.io.tables import read_parquet
 
-WAYS = (("musc", False), ("musc", True), ("patchcore", True))
+WAYS = (("musc", False), ("musc", True), ("nearest", True))
 """Method, and whether the set has its normal references."""
 
 
@@ -58,10 +58,11 @@ def outcome(source: Path, kinds: list[str], method: str, root: Path, *, referenc
     scores = read_parquet(paths.maps(category) / "scores.parquet", MAP_SCORES)
     labels = read_parquet(paths.manifest(category) / "labels.parquet", LABELS)
     table = read_parquet(paths.mebin(category) / "images.parquet", MEBIN_IMAGES)
-    limit = normal_limit(scores["score"], scores_of_references(paths, category))
+    known = scores_of_references(paths, category, "image_score")
+    limit = normal_limit(scores["image_score"], known).value
     of = labels.set_index("sample_id")["label"].reindex(scores["sample_id"])
     good = np.asarray(of == "good")
-    normal = scores["score"].to_numpy() <= limit
+    normal = scores["image_score"].to_numpy() <= limit
     return f"{_count(normal, good)} | {_count((table['n_regions'] > 0).to_numpy(), good)}"
 
 

@@ -25,6 +25,7 @@ def run(
     options: Classes,
     image_size: Annotated[int, Key("views.image_size")],
     normal: Annotated[NormalRule, Key("predict.normal")],
+    false_alarms: Annotated[float, Key("predict.false_alarms")],
     layers: Annotated[list[int], Key("predict.layers")],
     seed: Annotated[int, Key("predict.seed")],
     compute: Compute,
@@ -37,7 +38,9 @@ def run(
     given = options.n_classes(category)
     candidates = []
     if not given:
-        descriptors = defect_descriptors(category, image_size, normal, layers, compute, paths)
+        descriptors = defect_descriptors(
+            category, image_size, normal, false_alarms, layers, compute, paths
+        )
         candidates = [] if descriptors is None else list(count_candidates(descriptors, seed=seed))
     n_classes = given or best_count(candidates) + 1
     if not given:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from pipeline.config.params import Compute, Key, Maps
 from pipeline.detectors.base import Detector
-from pipeline.inference.anomaly_maps import GivenMaps, Resources, new_detector
+from pipeline.inference.anomaly_maps import GivenMaps, Resources
+from pipeline.inference.detectors import new_detector
 from pipeline.inference.map_artifacts import make_maps
 from pipeline.io import schemas
 from pipeline.io.images import read_mask
@@ -36,6 +37,7 @@ def run(
 
     Rows are in the order of the manifest. The score of an image is the maximum of its stored map.
     """
+    options = _settled(category, options, paths)
     files = _map_files(category, options, paths) if options.method == "precomputed" else None
 
     def tracker(step: str) -> AbstractContextManager[Progress]:
@@ -61,11 +63,22 @@ def run(
         paths,
         make,
         map_size=options.map_size,
+        gamma=options.exponent,
         method=options.method,
         params={"maps": options.to_json()},
         files=files,
         tracker=tracker,
     )
+
+
+def _settled(category: str, options: Maps, paths: ArtifactPaths) -> Maps:
+    """Return the section with the method that suits the references of the manifest."""
+    images = read_parquet(paths.manifest(category) / "images.parquet", schemas.IMAGES)
+    n_references = int((images["split"] == "normal").sum())
+    settled = options.for_set(n_references)
+    if settled != options:
+        log.info("maps %s: %s, with %d references", category, settled.method, n_references)
+    return settled
 
 
 def _map_files(category: str, options: Maps, paths: ArtifactPaths) -> dict[str, Path]:

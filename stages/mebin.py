@@ -40,7 +40,8 @@ def run(category: str, options: Mebin, paths: ArtifactPaths) -> None:
     if ground_truth:
         ends = ScoreRange(0.0, 1.0)
     else:
-        ends = threshold_range(category, scores, scores_of_references(paths, category), options)
+        known = scores_of_references(paths, category, "score")
+        ends = threshold_range(category, scores, known, options)
     binarize = pass_through if ground_truth else binarizer(options, ends)
     metadata = {
         "method": "ground_truth" if ground_truth else options.method,

@@ -7,12 +7,14 @@ new images can be classified (`pipeline.inference`).
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pipeline.clustering.conformal import Limit
 from pipeline.clustering.descriptors import l2_normalise
 from pipeline.config.params import Compute, Predict
 from pipeline.inference.region_classes import (
@@ -36,6 +38,8 @@ from pipeline.mgvit.prediction import Predictions
 from pipeline.mgvit.tokens import FrozenBlocks
 from pipeline.progress import track
 
+log = logging.getLogger("anomalyncd")
+
 
 def run(category: str, options: Predict, compute: Compute, paths: ArtifactPaths) -> None:
     """Write regions, descriptors, attention and the classifier's files of a category.
@@ -44,12 +48,14 @@ def run(category: str, options: Predict, compute: Compute, paths: ArtifactPaths)
     """
     crops = read_parquet(paths.crops(category) / "crops.parquet", CROPS)
     scores = scores_of_images(paths, category, crops)
-    references = scores_of_references(paths, category)
+    references = scores_of_references(paths, category, "image_score")
     network = load_network(paths, category, compute)
     with track(f"predicting {category}") as progress:
         predictions = network(*crop_arrays(paths.crops(category)), progress=progress)
     seen = _seen(category, options, compute, paths, network, predictions)
     model = fit_regions(seen, crops, scores, references, network.n_classes, options)
+    if options.normal == "scores":
+        _report_limit(category, model.normal, len(references), options.false_alarms)
     classes = classify_regions(seen, crops["area_px"], scores, model, options)
     params = {**network.description["params"], "predict": options.to_json()}
     with replacing_folder(paths.predict(category)) as folder:  # at once: all are of one run
@@ -63,6 +69,27 @@ def run(category: str, options: Predict, compute: Compute, paths: ArtifactPaths)
         write_regions(folder, crops, classes.probabilities, predictions, metadata)
         _write_attention(folder, predictions.attention, network.blocks)
         _write_descriptors(folder, l2_normalise(np.asarray(classes.descriptors, np.float32)))
+
+
+def _report_limit(category: str, limit: Limit, n_references: int, asked: float) -> None:
+    """Log what the limit of normal images rests on, and warn where it promises less than asked."""
+    if limit.basis == "nothing":
+        log.warning(
+            "%s: no image is called normal by its score: there are no normal references, and the "
+            "scores do not fall into two modes. Add references for a limit with a known rate",
+            category,
+        )
+    elif limit.false_alarms is not None and limit.false_alarms > asked:
+        log.warning(
+            "%s: %d normal references cannot promise fewer than %.0f %% false alarms; "
+            "predict.false_alarms is %g: add references",
+            category,
+            n_references,
+            100 * limit.false_alarms,
+            asked,
+        )
+    else:
+        log.info("%s: images score up to %.3g if normal, by %s", category, limit.value, limit.basis)
 
 
 def _seen(

@@ -26,6 +26,7 @@ from pipeline.report.page import (
     render_review,
 )
 from pipeline.report.review import review
+from pipeline.report.scores import score_section
 from pipeline.report.sections import (
     attended,
     binarized,
@@ -85,6 +86,7 @@ def _section(
         embeddings=embeddings(category),
         binarized=binarized(category, params.mebin, params.report.examples),
         confusion=confusion_table(category),
+        scores=score_section(category),
         losses=loss_chart(category.artifacts.train(category.name) / "history.csv"),
         review=link,
         names=category.names,

@@ -124,10 +124,10 @@ def _bits(category: str, params: Params, paths: ArtifactPaths) -> str | None:
 def _method(params: Params, scan: Scan) -> tuple[str, str] | None:
     """Return what `maps.method` lacks and what to do, or None."""
     method, queries = params.maps.method, [e for e in scan.entries if e.split == "query"]
-    if method == "patchcore" and len(queries) == len(scan.entries):
-        return "maps.method patchcore needs normal references", "add some, or set musc"
+    if method in ("nearest", "patchcore") and len(queries) == len(scan.entries):
+        return f"maps.method {method} needs normal references", "add some, or set auto"
     if method == "ground_truth" and not any(entry.mask for entry in queries):
-        return "maps.method ground_truth finds no mask", "set musc or patchcore"
+        return "maps.method ground_truth finds no mask", "set auto"
     return None
 
 

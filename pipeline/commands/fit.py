@@ -55,8 +55,16 @@ def misfits(params: Params, patch: int, depth: int) -> list[str]:
     maps, views, predict, count = params.maps, params.views, params.predict, params.classes.count
     classes = count.values() if isinstance(count, dict) else [count]
     problems = [_size("views.image_size", views.image_size, patch)]
-    if maps.method in ("musc", "patchcore"):
+    if maps.method in ("auto", "nearest", "musc", "patchcore"):
         problems += [_size("maps.resolution", maps.resolution, patch)]
+    if maps.image_score == "published" and predict.normal == "scores":
+        problems += [
+            "maps.image_score: published scores of a set are on another scale than those of "
+            "references and new images: use contrast or maximum, or set predict.normal to regions"
+        ]
+    if maps.method in ("auto", "nearest"):
+        problems += [_layers("maps.runs", [block for block, _ in maps.runs], depth)]
+    if maps.method in ("auto", "musc", "patchcore"):
         problems += [_layers("maps.layers", maps.layers, depth)]
     if predict.classifier == "mixture" or "auto" in classes:
         problems += [_layers("predict.layers", predict.layers, depth)]

@@ -20,8 +20,6 @@ from pipeline.io.images import is_image_name
 from pipeline.terminal import say
 
 LINKED, NORMAL = Path("data/raw/linked"), Path("data/raw/normal")
-_FOR_PATCHCORE = 10
-"""Fewest normal references with which `maps.method` becomes patchcore (see docs/start.md)."""
 
 
 def init(
@@ -78,9 +76,6 @@ def _values(
             raise ConfigError(f"--normal: {normal} lies inside the images; move it out of them")
         several = _per_category(place, normal)
         values["manifest.normal_root"] = _shown(normal, params) if several else NORMAL.as_posix()
-        folders = [normal / name for name in place.categories] if several else [normal]
-        if min(len(_images_below(folder)) for folder in folders) >= _FOR_PATCHCORE:
-            values["maps.method"] = "patchcore"
     if base is not None:
         if not base.is_dir():
             raise ConfigError(f"--base: {base} is not a folder")

@@ -136,16 +136,24 @@ class Manifest(_Section):
     bits: Annotated[int, Field(ge=8, le=16)] = 16
 
 
+Run = Annotated[list[Block], Field(min_length=2, max_length=2)]
+"""A block of the ViT and a neighbourhood size."""
+ENOUGH_REFERENCES = 10
+
+
 class Maps(_Section):
     """Anomaly maps (section 3.1 of the paper)."""
 
-    method: Literal["musc", "patchcore", "precomputed", "ground_truth"] = "musc"
-    layers: Annotated[list[Block], Field(min_length=1)] = [5, 8]
-    neighbourhoods: Annotated[list[Side], Field(min_length=1)] = [1]
-    resolution: Annotated[int, Field(gt=0, le=4096)] = 224
+    method: Literal["auto", "nearest", "musc", "patchcore", "precomputed", "ground_truth"] = "auto"
+    runs: Annotated[list[Run], Field(min_length=1)] = [[3, 1], [5, 1], [8, 1], [5, 3]]
+    layers: Annotated[list[Block], Field(min_length=1)] = [5]
+    neighbourhoods: Annotated[list[Side], Field(min_length=1)] = [1, 3]
+    resolution: Annotated[int, Field(gt=0, le=4096)] = 448
     map_size: Annotated[int, Field(gt=0, le=8192)] = 512
-    reweight: bool = True
-    fraction: Annotated[float, Field(gt=0, le=1)] = 0.3
+    image_score: Literal["contrast", "maximum", "published"] = "contrast"
+    gamma: Annotated[float, Field(gt=0, le=10)] = 0.5
+    skip: Literal["auto"] | Annotated[float, Field(ge=0, lt=1)] = "auto"
+    fraction: Literal["auto"] | Annotated[float, Field(gt=0, le=1)] = "auto"
     references: Annotated[int, Field(ge=2, le=1_000_000)] | None = None
     coreset_ratio: Annotated[float, Field(gt=0, le=1)] = 0.1
     coreset_max: Annotated[int, Field(gt=0, le=10_000_000)] = 10000
@@ -158,6 +166,28 @@ class Maps(_Section):
         if any(r % 2 == 0 for r in sizes):
             raise ValueError("neighbourhood sizes are odd numbers")
         return sizes
+
+    @field_validator("runs")
+    @classmethod
+    def _pairs(cls, runs: list[list[int]]) -> list[list[int]]:
+        if any(size % 2 == 0 for _, size in runs):
+            raise ValueError("neighbourhood sizes, the second of each pair, are odd numbers")
+        return runs
+
+    def for_set(self, n_references: int) -> Maps:
+        """Return the section with `method` as it is for a set with so many normal references.
+
+        ``auto`` is the nearest normal patch from 10 references on, else MuSc.
+        """
+        if self.method != "auto":
+            return self
+        method = "nearest" if n_references >= ENOUGH_REFERENCES else "musc"
+        return self.model_copy(update={"method": method})
+
+    @property
+    def exponent(self) -> float:
+        """Return the power of the rescaled maps that is stored; 1 for the maps of others."""
+        return self.gamma if self.method in ("nearest", "musc") else 1.0
 
 
 class Mebin(_Section):
@@ -287,6 +317,7 @@ class Predict(_Section):
 
     classifier: Literal["mixture", "heads"] = "mixture"
     normal: Literal["scores", "regions", "none"] = "scores"
+    false_alarms: Annotated[float, Field(gt=0, lt=1)] = 0.05
     layers: Annotated[list[Block], Field(min_length=1)] = [5, 6, 7, 8, 9]
     dimensions: Annotated[list[Count], Field(min_length=1)] = [8, 16]
     extra_components: Annotated[list[Extra], Field(min_length=1)] = [0, 2]

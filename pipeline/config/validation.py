@@ -11,6 +11,7 @@ _LONGEST = 60
 MOVED = {
     "maps.memory_mb": "compute.memory_mb",
     "maps.precision": "compute.dtype",
+    "maps.reweight": "maps.image_score",
     "mebin.threshold": "mebin.fixed_threshold",
     "mebin.thresholds": "mebin.n_thresholds",
     "train.augment": "views.augment",

@@ -19,6 +19,7 @@ from torch import Tensor
 from pipeline.config.params import Compute, Maps
 from pipeline.detectors import musc, patchcore
 from pipeline.detectors.base import Detector, Images, References, Scores
+from pipeline.detectors.calibration import contrast
 from pipeline.detectors.features import (
     Allocate,
     Array,
@@ -33,7 +34,7 @@ from pipeline.io.backbone_weights import load_saved_vit
 from pipeline.io.devices import choose_device
 from pipeline.io.paths import ArtifactError
 from pipeline.mgvit.backbone import forward_features, normalization
-from pipeline.mgvit.precision import autocast_for, stores_half
+from pipeline.mgvit.precision import autocast_for, stores_half, uses_bfloat16
 from pipeline.progress import Progress, silent
 
 Floats = NDArray[np.float32]
@@ -73,16 +74,11 @@ class Resources:
         return choose_device(self.compute.device)
 
 
-def new_detector(options: Maps, resources: Resources) -> Detector:
-    """Return the detector of `maps.method` musc or patchcore; raise KeyError for the others."""
-    return _DETECTORS[options.method](options, resources)
-
-
 class PatchFeatures:
-    """Patch tokens of images by the frozen ViT, at section `maps`' layers and resolution."""
+    """Patch tokens of images by the frozen ViT, at section `maps`' resolution."""
 
-    def __init__(self, options: Maps, resources: Resources) -> None:
-        self._options, self._resources = options, resources
+    def __init__(self, options: Maps, resources: Resources, layers: Sequence[int]) -> None:
+        self._options, self._resources, self._layers = options, resources, layers
 
     @cached_property
     def _vit(self) -> VisionTransformer:
@@ -97,7 +93,7 @@ class PatchFeatures:
 
         def encode(pixels: Tensor) -> tuple[Sequence[Tensor], Tensor]:
             with autocast_for(device, dtype):
-                return forward_features(vit, pixels, layers=options.layers)
+                return forward_features(vit, pixels, layers=self._layers)
 
         with self._resources.tracker(f"features of {what}") as progress:
             return extract(
@@ -118,13 +114,15 @@ class MuSc(Detector):
 
     def __init__(self, options: Maps, resources: Resources) -> None:
         self._options, self._resources = options, resources
-        self._features = PatchFeatures(options, resources)
+        self._features = PatchFeatures(options, resources, options.layers)
         self._normals = Images((), _no_image)
         self._bank: dict[str, Array] = {}
+        self._ranks = (0.0, 1.0)
+        self._half = uses_bfloat16(resources.device, resources.compute.dtype)
 
     def fit(self, normals: Images) -> None:
         """Keep the references for `score_references`: MuSc learns nothing from them."""
-        self._normals = normals.take(_some(len(normals), self._options.seed))
+        self._normals = normals.take(some_references(len(normals), self._options.seed))
 
     def score_run(self, images: Images) -> Scores:
         """Compare the images with each other and keep some of them for `score`."""
@@ -137,11 +135,14 @@ class MuSc(Detector):
                 "at least 2: add images, or use patchcore with normal references"
             )
         with resources.tracker("comparing") as progress:
+            self._ranks = self._choose_ranks(features)
             patches = musc.patch_scores(
                 features.layers,
                 features.grid,
                 neighbourhoods=options.neighbourhoods,
-                fraction=options.fraction,
+                skip=self._ranks[0],
+                fraction=self._ranks[1],
+                half=self._half,
                 references=options.references,
                 seed=options.seed,
                 memory_mb=resources.compute.memory_mb / 2,
@@ -157,9 +158,23 @@ class MuSc(Detector):
         class_tokens = features.class_tokens  # not `features`: patch tokens must not live on
 
         def reweighted(maxima: Floats) -> Floats:
-            return musc.reweight_scores(maxima, class_tokens) if options.reweight else maxima
+            return musc.reweight_scores(maxima, class_tokens)
 
-        return Scores(_on_grid(patches, features.grid), reweighted)
+        if options.image_score == "published":
+            return Scores(on_grid(patches, features.grid), reweighted)
+        return _scores(patches, features.grid, options)
+
+    def _choose_ranks(self, features: Features) -> tuple[float, float]:
+        """Return `maps.skip` and `maps.fraction`; `auto` looks at how alike the images lie."""
+        skip, fraction = self._options.skip, self._options.fraction
+        if skip == "auto" or fraction == "auto":
+            ratio = musc.pose_ratio(
+                features.layers[0], features.grid, half=self._half, device=self._resources.device
+            )
+            chosen = musc.choose_ranks(ratio)
+            skip = chosen[0] if skip == "auto" else skip
+            fraction = chosen[1] if fraction == "auto" else fraction
+        return float(skip), float(fraction)
 
     def score(self, images: Images) -> Scores:
         """Compare images with the bank; image scores are maxima: re-weighting takes a set."""
@@ -175,12 +190,17 @@ class MuSc(Detector):
         )
 
     def state(self) -> Mapping[str, Array]:
-        """Return the tokens (R, P, D) float16 of each layer, ``layer_0`` and so on."""
-        return self._bank
+        """Return the tokens (R, P, D) float16 of each layer, ``layer_0`` and so on, and ``ranks``.
+
+        ``ranks`` (2,) float64 are `skip` and `fraction`.
+        """
+        return {**self._bank, "ranks": np.array(self._ranks)}
 
     def load(self, state: Mapping[str, Array]) -> None:
         """Take over a bank."""
         self._bank = {name: state[name] for name in map("layer_{}".format, range(self._n_layers))}
+        skip, fraction = state["ranks"][:]
+        self._ranks = (float(skip), float(fraction))
 
     @property
     def _n_layers(self) -> int:
@@ -195,11 +215,13 @@ class MuSc(Detector):
                 [self._bank[f"layer_{k}"] for k in range(self._n_layers)],
                 features.grid,
                 neighbourhoods=options.neighbourhoods,
-                fraction=options.fraction,
+                skip=self._ranks[0],
+                fraction=self._ranks[1],
+                half=self._half,
                 device=resources.device,
                 progress=progress,
             )
-        return Scores(_on_grid(patches, features.grid))
+        return _scores(patches, features.grid, options)
 
 
 class PatchCore(Detector):
@@ -207,7 +229,7 @@ class PatchCore(Detector):
 
     def __init__(self, options: Maps, resources: Resources) -> None:
         self._options, self._resources = options, resources
-        self._features = PatchFeatures(options, resources)
+        self._features = PatchFeatures(options, resources, options.layers)
         self._bank: Floats = np.zeros((0, 0), np.float32)
         self._references = References()
 
@@ -238,7 +260,7 @@ class PatchCore(Detector):
     def _leave_one_out(
         self, normals: Images, features: Features, owners: NDArray[np.int64]
     ) -> References:
-        some = _some(len(normals), self._options.seed)
+        some = some_references(len(normals), self._options.seed)
         with self._resources.tracker("comparing normal references") as progress:
             distances = patchcore.held_out_distances(
                 features.layers,
@@ -252,7 +274,7 @@ class PatchCore(Detector):
             )
         compared = np.isfinite(distances[:, 0])  # not so the one owner of a whole bank
         names = normals.take(np.asarray(some)[compared].tolist()).names
-        return References(names, Scores(_on_grid(distances[compared], features.grid)))
+        return References(names, _scores(distances[compared], features.grid, self._options))
 
     def score(self, images: Images) -> Scores:
         """Compare images with the bank; image scores are by PatchCore's equation 7."""
@@ -275,9 +297,11 @@ class PatchCore(Detector):
             distances,
             nearest,
             neighbourhoods=options.neighbourhoods,
-            reweight=options.reweight,
+            reweight=True,
         )
-        return Scores(_on_grid(distances, grid), lambda maxima: scores)
+        if options.image_score == "published":
+            return Scores(on_grid(distances, grid), lambda maxima: scores)
+        return _scores(distances, grid, options)
 
     def score_references(self) -> References:
         """Return the scores that `fit` found."""
@@ -327,12 +351,6 @@ class _ReadMaps:
         return np.stack([self.read(name) for name in self.names[block]])
 
 
-_DETECTORS: dict[str, Callable[[Maps, Resources], Detector]] = {
-    "musc": MuSc,
-    "patchcore": PatchCore,
-}
-
-
 def raw_maps(scores: Scores, block: slice, size: int) -> Floats:
     """Return the raw maps (b, size, size) of a block of images; the caller may overwrite them."""
     patches = np.asarray(scores.patch_scores[block], np.float32)
@@ -342,20 +360,31 @@ def raw_maps(scores: Scores, block: slice, size: int) -> Floats:
     return upsample(patches.reshape(len(patches), -1), grid, size)
 
 
-def rescale_maps(raw: Floats, low: float, high: float) -> Floats:
-    """Map [low, high] to [0, 1] in place, map by map (`rescale` works in float64)."""
-    for i, amap in enumerate(raw):
-        raw[i] = rescale(amap, low, high)
+def rescale_maps(raw: Floats, low: float, high: float, gamma: float) -> Floats:
+    """Map [low, high] to [0, 1] in place, to the power `gamma`, map by map.
+
+    A square root gives faint defects more of the range in which MEBin seeks its threshold.
+    """
+    for i, amap in enumerate(raw):  # `rescale` works in float64
+        raw[i] = rescale(amap, low, high) ** gamma
     return raw
 
 
-def _on_grid(scores: Floats, grid: tuple[int, int]) -> Floats:
+def _scores(patches: Floats, grid: tuple[int, int], options: Maps) -> Scores:
+    """Return patch scores (N, P) with image scores by `contrast`, or their maxima."""
+    if options.image_score != "contrast":
+        return Scores(on_grid(patches, grid))
+    images = contrast(patches)
+    return Scores(on_grid(patches, grid), lambda maxima: images)
+
+
+def on_grid(scores: Floats, grid: tuple[int, int]) -> Floats:
     return scores.reshape(len(scores), *grid)  # (N, P) -> (N, h, w)
 
 
-def _some(count: int, seed: int) -> list[int]:
-    """Draw at most `_REFERENCES` of `count` references; return their numbers, sorted."""
-    drawn = pd.Series(range(count)).sample(min(_REFERENCES, count), random_state=seed)
+def some_references(count: int, seed: int, most: int = _REFERENCES) -> list[int]:
+    """Draw at most `most` of `count` references; return their numbers, sorted."""
+    drawn = pd.Series(range(count)).sample(min(most, count), random_state=seed)
     return sorted(int(number) for number in drawn)
 
 

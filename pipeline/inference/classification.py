@@ -31,6 +31,9 @@ class Classification:
         (N, C) float32, rows summing to 1.
     scores
         (N,) float32 anomaly scores in [0, 1]: the maxima of `maps`.
+    image_scores
+        (N,) float32 scores of the detector, on a scale of its own: an image is normal up to the
+        limit of the run.
     region_classes
         For each image the sorted classes of its regions.
     regions
@@ -46,6 +49,7 @@ class Classification:
     nearest_classes: NDArray[np.int64]
     probabilities: NDArray[np.float32]
     scores: NDArray[np.float32]
+    image_scores: NDArray[np.float32]
     region_classes: list[list[int]]
     regions: pd.DataFrame
     maps: NDArray[np.float32]

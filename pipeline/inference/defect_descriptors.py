@@ -19,6 +19,7 @@ def defect_descriptors(
     category: str,
     image_size: int,
     rule: NormalRule,
+    false_alarms: float,
     layers: list[int],
     compute: Compute,
     paths: ArtifactPaths,
@@ -26,8 +27,9 @@ def defect_descriptors(
     """Return the descriptors (M, L, D) of the regions that are not normal; None if all are."""
     crops = read_parquet(paths.crops(category) / "crops.parquet", CROPS)
     scores = scores_of_images(paths, category, crops)
-    known = scores_of_references(paths, category)
-    normal, _ = normal_of_set("regions" if rule == "none" else rule, crops, scores, known)
+    known = scores_of_references(paths, category, "image_score")
+    rule = "regions" if rule == "none" else rule
+    normal, _ = normal_of_set(rule, crops, scores, known, false_alarms)
     if normal.all():
         return None
     pooled = pooled_tokens(paths, category, compute, layers, image_size=image_size)

@@ -19,7 +19,8 @@ from pipeline.config.params import (
 )
 from pipeline.curation.names import NAMES, ClassNames, names_or_numbers
 from pipeline.detectors.base import Detector
-from pipeline.inference.anomaly_maps import Resources, new_detector
+from pipeline.inference.anomaly_maps import Resources
+from pipeline.inference.detectors import new_detector
 from pipeline.inference.map_artifacts import BANK
 from pipeline.inference.new_images import ImageClassifier, RunOptions, See
 from pipeline.inference.region_classes import Seen, load_network, seen_by_heads
@@ -134,7 +135,7 @@ def _options(path: Path, stored: dict[str, Any], merge: Merge | None) -> RunOpti
     if stored["maps"]["method"] == "ground_truth":
         raise ConfigError(
             "the run's maps were made from ground-truth masks, which new images do not have: run "
-            "with maps.method musc, patchcore or precomputed"
+            "with another maps.method"
         )
     return RunOptions(
         bits=stored["manifest"]["bits"],

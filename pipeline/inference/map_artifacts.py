@@ -37,6 +37,7 @@ def make_maps(
     new_detector: Callable[[Path], Detector],
     *,
     map_size: int,
+    gamma: float = 1.0,
     method: str,
     params: Mapping[str, object] | None = None,
     files: Mapping[str, Path] | None = None,
@@ -52,8 +53,8 @@ def make_maps(
         Where the artifacts lie.
     new_detector
         Makes the detector, given a folder for scratch files.
-    map_size
-        Pixels a side of the maps.
+    map_size, gamma
+        Pixels a side of the maps; the power of the rescaled maps that is stored.
     method, params
         Name of the detector and parameters, kept with the maps for the stages that follow.
     files
@@ -83,6 +84,7 @@ def make_maps(
                 scores,
                 references,
                 map_size=map_size,
+                gamma=gamma,
                 category=category,
                 method=method,
                 params=sections,
@@ -104,6 +106,7 @@ def write_maps(
     references: References,
     *,
     map_size: int,
+    gamma: float = 1.0,
     category: str,
     method: str,
     params: Mapping[str, object],
@@ -126,6 +129,7 @@ def write_maps(
         "method": method,
         "raw_min": low,
         "raw_max": high,
+        "gamma": gamma,
         "bank_sha256": sha256_of(folder / BANK),
     }
     largest = _write_zarr(folder / "maps.zarr", scores, len(names), map_size, attributes, tracker)
@@ -133,8 +137,13 @@ def write_maps(
     frame = pd.DataFrame(columns)
     metadata = {**attributes, "params": params}
     write_parquet(folder / "scores.parquet", frame, schemas.MAP_SCORES, metadata)
-    known = rescale(_largest(references, map_size), low, high)
-    frame = pd.DataFrame({"sample_id": list(references.names), "score": known})
+    highest = _largest(references, map_size)
+    known = {
+        "sample_id": list(references.names),
+        "score": rescale(highest, low, high) ** gamma,
+        "image_score": references.scores.image_scores(highest),
+    }
+    frame = pd.DataFrame(known)
     write_parquet(folder / "references.parquet", frame, schemas.REFERENCE_SCORES)
 
 
@@ -175,7 +184,8 @@ def _write_zarr(
     ):
         for block in _blocks(count, map_size):
             raw = raw_maps(scores, block, map_size)
-            maps = rescale_maps(raw, attributes["raw_min"], attributes["raw_max"])
+            low, high, gamma = (attributes[name] for name in ("raw_min", "raw_max", "gamma"))
+            maps = rescale_maps(raw, low, high, gamma)
             largest[block] = maps.max(axis=(1, 2))
             arrays["maps"][block] = maps
             progress(block.stop, count)

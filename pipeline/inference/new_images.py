@@ -143,16 +143,21 @@ class ImageClassifier:
         amaps = raw_maps(scores, slice(0, len(images)), self.options.maps.map_size)
         if not np.isfinite(amaps).all():
             raise ArtifactError("anomaly maps hold NaN or infinity: try compute.dtype float32")
-        rescale_maps(amaps, *self._raw_range)
+        image_scores = scores.image_scores(amaps.max(axis=(1, 2)))
+        rescale_maps(amaps, *self._raw_range, self.options.maps.exponent)
         found = [self._regions(image, amap) for image, amap in zip(images, amaps, strict=True)]
-        return self._merged(found, amaps, first)
+        return self._merged(found, amaps, image_scores, first)
 
     def _regions(self, image: NDArray[np.uint8], amap: NDArray[np.float32]) -> ImageRegions:
         options = self.options
         return regions_of(image, amap, options.mebin, options.crops, self._score_range)
 
     def _merged(
-        self, found: list[ImageRegions], amaps: NDArray[np.float32], first: int
+        self,
+        found: list[ImageRegions],
+        amaps: NDArray[np.float32],
+        image_scores: NDArray[np.float32],
+        first: int,
     ) -> Classification:
         """Classify the sub-images of a block of images and merge their classes."""
         n_images, merge = len(found), self.options.merge
@@ -162,7 +167,6 @@ class ImageClassifier:
             np.concatenate([getattr(image, name) for image in found])
             for name in ("areas", "scores")
         )
-        image_scores = amaps.max(axis=(1, 2))
         seen = self._see(
             np.concatenate([image.images for image in found]),
             np.concatenate([image.masks for image in found]),
@@ -201,7 +205,8 @@ class ImageClassifier:
             confidence=probabilities.max(1),
             nearest_classes=nearest,
             probabilities=probabilities.astype(np.float32),
-            scores=image_scores,
+            scores=amaps.max(axis=(1, 2)),
+            image_scores=image_scores,
             region_classes=region_class_set(region_classes, index, n_images=n_images),
             regions=table.assign(
                 area_px=areas,

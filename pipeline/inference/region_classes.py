@@ -127,7 +127,7 @@ def fit_regions(
     n_classes
         Classes, normal included.
     """
-    normal, limit = normal_of_set(options.normal, crops, scores, references)
+    normal, limit = normal_of_set(options.normal, crops, scores, references, options.false_alarms)
     if seen.pooled is None:
         return RegionModel(limit, fit_novelty(seen.features[~normal]))
     space = descriptor_space(seen.pooled[~normal])

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pipeline.clustering.conformal import Limit, normal_limit
 from pipeline.clustering.descriptors import PooledTokens
-from pipeline.clustering.normal_images import NormalRule, known_normal, normal_limit
+from pipeline.clustering.normal_images import NormalRule, known_normal
 from pipeline.config.params import Compute
 from pipeline.io.devices import Autocast, choose_device
 from pipeline.io.networks import crop_arrays, load_vit
@@ -40,14 +41,15 @@ def normal_of_set(
     crops: pd.DataFrame,
     scores: NDArray[np.float64],
     references: NDArray[np.float64],
-) -> tuple[NDArray[np.bool_], float]:
-    """Return which sub-images (M,) are normal by `rule`, and up to which score images are normal.
+    false_alarms: float,
+) -> tuple[NDArray[np.bool_], Limit]:
+    """Return which crops (M,) are normal by `rule`, and up to which score images are normal.
 
     `scores` (M,) are those of their images, `references` (R,) those of the normal references, maybe
     none. The limit is -inf unless the rule is ``scores``.
     """
-    limit = -np.inf
+    limit = Limit(-np.inf, "nothing", None, float("nan"))
     if rule == "scores":
         first = ~crops["sample_id"].duplicated().to_numpy()
-        limit = normal_limit(scores[first], references)
-    return known_normal(rule, crops["area_px"], scores, limit), limit
+        limit = normal_limit(scores[first], references, false_alarms=false_alarms)
+    return known_normal(rule, crops["area_px"], scores, limit.value), limit

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.clustering.conformal import Limit
 from pipeline.clustering.descriptors import DescriptorSpace
 from pipeline.clustering.ensemble import Mixture, MixtureEnsemble
 from pipeline.clustering.novelty import KnnNovelty
@@ -31,6 +32,9 @@ TENSORS = "classifier.safetensors"
 _MIXTURE = ("mean", "axes", "centres", "precision_cholesky", "log_weights")
 _FIELDS = {
     "score_limit": (*NUMBER, NONE),
+    "score_limit_basis": (str,),
+    "false_alarms": (*NUMBER, NONE),
+    "separation": (*NUMBER, NONE),
     "known_limit": (*NUMBER, NONE),
     "layers": (list, NONE),
     "params.manifest": (dict,),
@@ -44,14 +48,19 @@ _FIELDS = {
 class RegionModel:
     """A fitted classifier of regions.
 
-    Images are normal up to `score_limit` (-inf: none is by its score), `known` are the regions of
-    the run, `space` and `vote` the mixture's (None: heads).
+    Images are normal up to the score `normal` (-inf: none is by its score), `known` are the regions
+    of the run, `space` and `vote` the mixture's (None: heads).
     """
 
-    score_limit: float
+    normal: Limit
     known: KnnNovelty
     space: DescriptorSpace | None = None
     vote: MixtureEnsemble | None = None
+
+    @property
+    def score_limit(self) -> float:
+        """Return the highest image score that is normal."""
+        return self.normal.value
 
 
 def save_region_model(
@@ -73,6 +82,9 @@ def save_region_model(
         "sha256": digest,
         "model_sha256": network,
         "score_limit": _or_none(model.score_limit),
+        "score_limit_basis": model.normal.basis,
+        "false_alarms": model.normal.false_alarms,
+        "separation": _or_none(model.normal.separation),
         "known_limit": _or_none(model.known.limit),
         "layers": None if model.vote is None else [m.layer for m in model.vote.mixtures],
         "params": dict(params),
@@ -100,18 +112,27 @@ def load_region_model(folder: Path) -> tuple[RegionModel, dict[str, Any]]:
         raise damaged(folder / JSON, f"the key 'layers' is {layers}, not a list of integers")
     limit = content["known_limit"]
     known = KnnNovelty(tensors["known"].astype(np.float32), math.inf if limit is None else limit)
-    score = content["score_limit"]
-    score_limit = -math.inf if score is None else float(score)
+    normal = _limit(content)
     if layers is None:
-        return RegionModel(score_limit, known), content["params"]
+        return RegionModel(normal, known), content["params"]
     mixtures = [
         Mixture(layer, *(tensors[f"mixture_{i}.{name}"] for name in _MIXTURE))
         for i, layer in enumerate(layers)
     ]
     space = DescriptorSpace(tensors["space.mean"], tensors["space.spread"])
-    return RegionModel(
-        score_limit, known, space, MixtureEnsemble(mixtures, tensors["votes"])
-    ), content["params"]
+    return RegionModel(normal, known, space, MixtureEnsemble(mixtures, tensors["votes"])), content[
+        "params"
+    ]
+
+
+def _limit(content: Mapping[str, Any]) -> Limit:
+    score, separation = content["score_limit"], content["separation"]
+    return Limit(
+        -math.inf if score is None else float(score),
+        content["score_limit_basis"],
+        content["false_alarms"],
+        math.nan if separation is None else float(separation),
+    )
 
 
 def check_network(paths: ArtifactPaths, category: str) -> None:

@@ -26,7 +26,7 @@ LABELS = _fields(("sample_id", _STRING), ("label", _STRING))
 MASKS = _fields(("sample_id", _STRING), ("mask_path", _STRING))
 REJECTED = _fields(("path", _STRING), ("reason", _STRING), ("duplicate_of", _STRING))
 MAP_SCORES = _fields(("sample_id", _STRING), ("score", _FLOAT), ("image_score", _FLOAT))
-REFERENCE_SCORES = _fields(("sample_id", _STRING), ("score", _FLOAT))
+REFERENCE_SCORES = _fields(("sample_id", _STRING), ("score", _FLOAT), ("image_score", _FLOAT))
 MEBIN_IMAGES = _fields(
     ("sample_id", _STRING),
     ("threshold", _FLOAT),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -14,15 +16,20 @@ from pipeline.io.tables import read_parquet
 def scores_of_images(
     paths: ArtifactPaths, category: str, crops: pd.DataFrame
 ) -> NDArray[np.float64]:
-    """Return the anomaly score of each crop's image, float64 (M,)."""
+    """Return for each crop (M,) the detector's score of its image, `image_score`."""
     scores = read_parquet(paths.maps(category) / "scores.parquet", MAP_SCORES)
     rows = pd.Index(scores["sample_id"]).get_indexer(crops["sample_id"])
     if (rows < 0).any():
         raise ArtifactError(f"{paths.crops(category)}: made from other maps; run `crops` again")
-    return np.asarray(scores["score"].to_numpy(np.float64)[rows])
+    return np.asarray(scores["image_score"].to_numpy(np.float64)[rows])
 
 
-def scores_of_references(paths: ArtifactPaths, category: str) -> NDArray[np.float64]:
-    """Return the anomaly scores of the normal references, float64 (R,); empty without any."""
+def scores_of_references(
+    paths: ArtifactPaths, category: str, column: Literal["score", "image_score"]
+) -> NDArray[np.float64]:
+    """Return scores (R,) of the normal references; none where the maps have none.
+
+    `score` is the maximum of the map, `image_score` the detector's own.
+    """
     table = read_parquet(paths.maps(category) / "references.parquet", REFERENCE_SCORES)
-    return np.asarray(table["score"].to_numpy(np.float64))
+    return np.asarray(table[column].to_numpy(np.float64))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from markupsafe import Markup, escape
@@ -49,6 +49,88 @@ def line_chart(
     return Markup("".join([*parts, "</svg>"]))
 
 
+def score_histogram(
+    scores: NDArray[np.float64],
+    references: NDArray[np.float64],
+    limit: float,
+    *,
+    width: int = 720,
+    height: int = 220,
+) -> Markup:
+    """Return an SVG histogram of image scores (N,), and of references (R,) as a dashed outline.
+
+    Bars up to `limit` have the colour of class 0, the others that of class 1; the limit is a line,
+    unless it is infinite. The outline is scaled to the height of the bars. Raises ValueError for no
+    scores.
+    """
+    if len(scores) == 0:
+        raise ValueError("a histogram needs scores")
+    left, right, top, bottom = 40, 12, 26, 28
+    shown = np.concatenate([scores, references])
+    low, high = float(shown.min()), float(shown.max())
+    edges = np.linspace(low, high if high > low else low + 1, _BINS + 1)
+
+    def across(score: float) -> float:
+        share = (score - float(edges[0])) / float(edges[-1] - edges[0])
+        return left + (width - left - right) * share
+
+    sides = [(0, "called normal", scores <= limit), (1, "above the limit", scores > limit)]
+    counts = np.array([np.histogram(scores[side], edges)[0] for _, _, side in sides])
+    tallest, room = max(int(counts.sum(0).max()), 1), height - top - bottom
+    parts = [
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="Image scores" '
+        f'style="max-width:{width}px;width:100%">',
+        f'<line class="axis" x1="{left}" y1="{height - bottom}" x2="{width - right}" '
+        f'y2="{height - bottom}"/>',
+        f'<text x="{left}" y="{height - 8}">{edges[0]:.3g}</text>'
+        f'<text x="{width - right}" y="{height - 8}" text-anchor="end">{edges[-1]:.3g}</text>'
+        f'<text x="{left - 6}" y="{top + 4}" text-anchor="end">{tallest}</text>',
+    ]
+    base = np.full(_BINS, float(height - bottom))
+    for (number, name, side), heights in zip(sides, counts / tallest * room, strict=True):
+        base -= heights
+        starts = [across(edge) + 0.5 for edge in edges.tolist()]
+        boxes = "".join(
+            f"M{starts[i]:.1f},{base[i]:.1f}H{starts[i + 1] - 1:.1f}v{heights[i]:.1f}"
+            f"H{starts[i]:.1f}z"
+            for i in np.flatnonzero(heights)
+        )
+        parts.append(
+            f'<path d="{boxes}" fill="{class_colour(number)}"/><text x="{left + 170 * number}" '
+            f'y="14" style="fill:{class_colour(number)}">{int(side.sum())} {name}</text>'
+        )
+    parts.append(_outline(references, edges, across, height - bottom, room))
+    if np.isfinite(limit):
+        x = across(min(max(limit, edges[0]), edges[-1]))
+        parts.append(
+            f'<line class="axis" x1="{x:.1f}" y1="{top}" x2="{x:.1f}" y2="{height - bottom}"/>'
+            f'<text x="{x:.1f}" y="{height - 8}" text-anchor="middle">limit {limit:.3g}</text>'
+        )
+    return Markup("".join([*parts, "</svg>"]))
+
+
+def _outline(
+    references: NDArray[np.float64],
+    edges: NDArray[np.float64],
+    across: Callable[[float], float],
+    bottom: int,
+    room: int,
+) -> str:
+    if len(references) == 0:
+        return ""
+    counts = np.histogram(references, edges)[0]
+    steps = "".join(
+        f"V{bottom - room * count / counts.max():.1f}H{across(edge):.1f}"
+        for count, edge in zip(counts, edges[1:], strict=True)
+    )
+    return (
+        f'<path d="M{across(edges[0]):.1f},{bottom}{steps}V{bottom}" fill="none" '
+        f'stroke="currentColor" stroke-dasharray="4 3"/><text x="380" y="14">'
+        f"{len(references)} normal references (dashed)</text>"
+    )
+
+
+_BINS = 36
 _RADIUS = 4.0
 _CUT = 18
 """Longest name in a legend, in characters; the whole is in its tooltip."""

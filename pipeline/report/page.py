@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from pipeline.curation.names import ClassNames
 from pipeline.evaluation.clustering import contingency, match_clusters
+from pipeline.report.scores import ScoreSection
 from pipeline.report.timing import TimeRow
 
 METRICS = {
@@ -152,6 +153,7 @@ class CategoryReport:
     embeddings: Scatters
     binarized: PanelTable
     confusion: Confusion | None
+    scores: ScoreSection
     losses: Markup
     review: ReviewLink
     names: ClassNames = field(default_factory=ClassNames)

@@ -23,7 +23,7 @@ from tests.running import run_stage
 
 TINY = {
     "backbone": "{source: random, name: test_vit.r160_in1k}",
-    "maps": "{layers: [3, 5]}",
+    "maps": "{runs: [[3, 1]], layers: [3, 5]}",
     "predict": "{layers: [4, 5]}",
     "views": "{mask_layers: 6}",
 }
@@ -104,7 +104,9 @@ def test_precomputed_maps_are_those_of_the_manifest(project: Path) -> None:
         ({"views": "{image_size: 225}"}, "backbone", "views.image_size: 225 is no multiple"),
         ({"maps": "{layers: [5, 12]}"}, "backbone", "maps.layers: [5, 12]"),
         ({"dataset": "{root: photos, categories: [nuts]}"}, "images nuts", "is not a folder"),
+        ({"maps": "{runs: [[12, 1]]}"}, "backbone", "maps.runs: [12]"),
         ({"maps": "{method: patchcore}"}, "images bolts", "needs normal references"),
+        ({"maps": "{method: nearest}"}, "images bolts", "needs normal references"),
         ({"maps": "{method: ground_truth}"}, "images bolts", "finds no mask"),
         ({"maps": "{method: precomputed}"}, "images bolts", "maps.precomputed_root"),
         ({"base": "{root: nowhere}"}, "base set", "is not a folder"),

@@ -17,7 +17,7 @@ from pipeline.io.tables import write_json
 
 PATCH, DEPTH = 16, 6
 FITTING: dict[str, dict[str, Any]] = {
-    "maps": {"layers": [0, 5], "resolution": 64},
+    "maps": {"runs": [[5, 3]], "layers": [0, 5], "resolution": 64},
     "predict": {"layers": [5]},
     "views": {"image_size": 64, "mask_layers": 6},
 }
@@ -37,6 +37,7 @@ def test_what_fits_is_no_problem() -> None:
     [
         ({"maps": {"resolution": 60}}, "maps.resolution: 60 is .* 16 pixels: use 64"),
         ({"maps": {"layers": [5, 6]}}, "maps.layers: .*blocks 0 to 5"),
+        ({"maps": {"runs": [[5, 1], [6, 1]]}}, "maps.runs: .*blocks 0 to 5"),
         ({"views": {"image_size": 3}}, "views.image_size: 3 is .*: use 16"),
         ({"views": {"mask_layers": 7}}, "views.mask_layers: 7 .*: use 6 at most"),
         ({"predict": {"layers": [6, 1]}}, "predict.layers: .*blocks 0 to 5"),
@@ -49,6 +50,8 @@ def test_what_does_not_fit_is_named(change: dict[str, Any], message: str) -> Non
 
 def test_what_nobody_uses_may_be_anything() -> None:
     assert not found(maps={"method": "precomputed", "resolution": 60, "layers": [9]})
+    assert not found(maps={"method": "nearest", "layers": [9]})
+    assert not found(maps={"method": "musc", "runs": [[9, 1]]})
     assert not found(views={"mask_on": "none", "mask_layers": 7})
     assert not found(predict={"classifier": "heads", "layers": [9]})
     assert found(predict={"classifier": "heads", "layers": [9]}, classes={"count": {"a": "auto"}})

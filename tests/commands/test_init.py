@@ -158,15 +158,15 @@ def test_references_of_one_category(project: Path, tmp_path: Path) -> None:
     assert "normal references: 3" in text
 
 
-@pytest.mark.parametrize(("count", "method"), [(9, "musc"), (10, "patchcore")])
-def test_enough_references_ask_for_patchcore(
-    project: Path, tmp_path: Path, count: int, method: str
+@pytest.mark.parametrize("count", [9, 10])
+def test_references_leave_the_detector_to_the_stage(
+    project: Path, tmp_path: Path, count: int
 ) -> None:
     folder = images(tmp_path / "set" / "bolts", "1.png", "2.png")
     normals = images(tmp_path / "fine", *(f"{k}.png" for k in range(count)))
     code, text = init(str(folder), "--normal", str(normals))
     assert code == 0, text
-    assert load_params().maps.method == method
+    assert load_params().maps.method == "auto"
 
 
 def test_references_of_several_categories(project: Path, tmp_path: Path) -> None:
@@ -259,7 +259,7 @@ def test_init_then_repro(tmp_path: Path) -> None:
     made.set_params(
         demo={"good": 1, "per_defect": 1, "normals": 1},
         backbone={"source": "random", "name": "test_vit.r160_in1k"},
-        maps={"layers": [1, 3], "resolution": 64, "map_size": 64},
+        maps={"runs": [[3, 1]], "layers": [1, 3], "resolution": 64, "map_size": 64},
         mebin={"erode_px": 2},
         views={"image_size": 64, "mask_layers": 6, "count": 2},
         train={"epochs": 1, "batch": 8},

@@ -85,6 +85,7 @@ def settings(root: Path) -> dict[str, dict[str, Any]]:
         "backbone": {"source": "random", "name": "test_vit.r160_in1k"},
         "manifest": {"normal_root": str(root / "normal")},
         "maps": {
+            "runs": [[1, 1], [3, 3]],
             "layers": [1, 3],
             "neighbourhoods": [1, 3],
             "resolution": 64,
@@ -244,9 +245,10 @@ CASES = [
     Case(("predict",), "predict", {"classifier": "heads"}),
     Case(("predict",), "predict", {"normal": "regions"}),
     Case(("predict",), "predict", {"normal": "none"}),
+    Case(("predict",), "predict", {"false_alarms": 0.9}),
     Case(("predict",), "predict", {"layers": [1, 3]}),
     Case(("predict",), "predict", {"dimensions": [1]}, under={"predict": {"normal": "none"}}),
-    Case(("predict",), "predict", {"extra_components": [3]}),
+    Case(("predict",), "predict", {"extra_components": [3]}, under={"predict": {"normal": "none"}}),
     Case(("predict",), "predict", {"seed": 1}),
     Case(("evaluate",), "evaluate", {"max_fpr": 0.05}),
     Case(("evaluate",), "evaluate", {"region_iou": 0.9}),
@@ -399,8 +401,9 @@ def test_parameters_travel_with_what_they_made(made: Path) -> None:
     stored = read_json(train / "model.json")["params"]
     assert set(stored) == {"manifest", "maps", "mebin", "crops", "views", "train", "compute"}
     assert read_json(predict / "classifier.json")["params"].keys() - stored.keys() == {"predict"}
-    for section in ("maps", "crops", "views", "train"):
+    for section in ("crops", "views", "train"):
         assert stored[section] == getattr(given, section).to_json()
+    assert stored["maps"] == given.maps.for_set(2).to_json()
     assert stored["manifest"] == {"bits": given.manifest.bits}
     assert stored["compute"] == {"dtype": given.compute.dtype}
     expected = given.mebin.to_json()
@@ -415,8 +418,8 @@ ELSEWHERE = {
     "manifest": ("stages/test_manifest", "normal_list normal_root bits"),
     "maps": (
         "stages/test_maps",
-        "method layers neighbourhoods resolution map_size reweight fraction references "
-        "coreset_ratio coreset_max precomputed_root seed",
+        "method runs layers neighbourhoods resolution map_size image_score gamma skip fraction "
+        "references coreset_ratio coreset_max precomputed_root seed",
     ),
     "base": ("stages/test_base", "root layout normal_label"),
     "train": ("config/test_every_parameter", "fold_layerscale"),

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from pipeline.report.charts import line_chart, scatter
+from pipeline.report.charts import line_chart, scatter, score_histogram
 
 
 def test_chart_scales_to_its_values() -> None:
@@ -76,3 +76,21 @@ def test_points_in_one_place_and_no_points() -> None:
     assert first == second
     with pytest.raises(ValueError, match="not"):
         scatter(np.zeros((0, 2)), [], {}, title="t")
+
+
+def test_a_histogram_counts_both_sides_of_the_limit() -> None:
+    svg = str(score_histogram(np.array([-1.0, 0.0, 0.0, 3.0]), np.array([0.0, 1.0]), 0.5))
+    assert "3 called normal" in svg
+    assert "1 above the limit" in svg
+    assert "2 normal references" in svg
+    assert "limit 0.5" in svg
+    assert len(re.findall(r'fill="#\w+"/>', svg)) == 2
+
+
+def test_an_infinite_limit_has_no_line() -> None:
+    svg = str(score_histogram(np.array([1.0, 1.0]), np.zeros(0), -np.inf))
+    assert "limit -inf" not in svg
+    assert svg.count("<line") == 1
+    assert "2 above the limit" in svg
+    with pytest.raises(ValueError, match="scores"):
+        score_histogram(np.zeros(0), np.zeros(0), 0.0)

@@ -78,7 +78,16 @@ COMPUTE = {"dtype", "memory_mb"}
 def _params(paths: ArtifactPaths, **values: object) -> Params:
     compute = {name: value for name, value in values.items() if name in COMPUTE}
     maps = {name: value for name, value in values.items() if name not in COMPUTE}
-    given = {"layers": [1, 3], "neighbourhoods": [1], "resolution": 64, "map_size": 32, **maps}
+    given = {
+        "layers": [1, 3],
+        "runs": [[1, 1], [3, 3]],
+        "neighbourhoods": [1],
+        "resolution": 64,
+        "map_size": 32,
+        "skip": 0.0,
+        "fraction": 0.3,
+        **maps,
+    }
     root = str(paths.root.parent / "raw")
     dataset = {"root": root, "categories": [CATEGORY]}
     return parse_params({"dataset": dataset, "maps": given, "compute": compute})
@@ -104,14 +113,14 @@ def _run(
     return values, frame, dict(group.attrs)
 
 
-@pytest.mark.parametrize("method", ["musc", "patchcore"])
+@pytest.mark.parametrize("method", ["musc", "patchcore", "nearest"])
 def test_detectors_find_the_defect(paths, method):
-    values, frame, attributes = _run(paths, method=method, layers=[0])
+    values, frame, attributes = _run(paths, method=method, layers=[0], runs=[[0, 1]])
     assert values.shape == (6, 32, 32)
     assert values.min() == 0
     assert values.max() == 1
     assert attributes["method"] == method
-    assert 0 <= attributes["raw_min"] < attributes["raw_max"]
+    assert attributes["raw_min"] < attributes["raw_max"]
     defect, good = frame["score"][:2], frame["score"][2:]
     assert defect.min() > good.max()
     assert frame["image_score"][:2].min() > frame["image_score"][2:].max()
@@ -144,6 +153,8 @@ def test_maps_without_a_detector_have_no_reference_scores(paths):
         {"neighbourhoods": [3]},
         {"resolution": 48},
         {"fraction": 1.0},
+        {"skip": 0.5, "fraction": 1.0},
+        {"gamma": 1.0},
         {"references": 3},
         {"references": 3, "seed": 1},
         {"dtype": "bfloat16"},
@@ -153,6 +164,8 @@ def test_every_parameter_of_musc_counts(paths, change):
     plain, _, _ = _run(paths)
     if "seed" in change:
         plain, _, _ = _run(paths, references=3)
+    if "skip" in change:
+        plain, _, _ = _run(paths, fraction=1.0)
     assert not np.array_equal(plain, _run(paths, **change)[0])
 
 
@@ -173,13 +186,60 @@ def test_every_parameter_of_patchcore_counts(paths, change):
 
 
 @pytest.mark.parametrize("method", ["musc", "patchcore"])
-def test_reweighting_changes_the_image_score_alone(paths, method):
-    values, frame, attributes = _run(paths, method=method)
-    plain_values, plain, _ = _run(paths, method=method, reweight=False)
-    assert np.array_equal(values, plain_values)
-    assert not np.allclose(frame["image_score"], plain["image_score"])
-    if method == "musc":
-        assert plain["image_score"].max() == pytest.approx(attributes["raw_max"])
+def test_image_score_changes_the_image_score_alone(paths, method):
+    found = {}
+    for way in ("contrast", "maximum", "published"):
+        values, frame, attributes = _run(paths, method=method, image_score=way)
+        found[way] = (values, frame["image_score"].to_numpy(), attributes["raw_max"])
+    assert np.array_equal(found["contrast"][0], found["maximum"][0])
+    assert np.array_equal(found["contrast"][0], found["published"][0])
+    assert not np.allclose(found["contrast"][1], found["maximum"][1])
+    assert not np.allclose(found["published"][1], found["maximum"][1])
+    assert found["maximum"][1].max() == pytest.approx(found["maximum"][2])
+
+
+@pytest.mark.parametrize("method", ["musc", "nearest"])
+def test_gamma_is_the_power_of_the_stored_maps(paths, method):
+    plain, _, _ = _run(paths, method=method, gamma=1.0)
+    root, frame, attributes = _run(paths, method=method, gamma=0.5)
+    assert attributes["gamma"] == 0.5
+    np.testing.assert_allclose(root**2, plain, atol=1e-5)
+    assert frame["score"].max() == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"runs": [[1, 1]]},
+        {"runs": [[2, 1], [3, 3]]},
+        {"runs": [[1, 1], [3, 1]]},
+        {"coreset_max": 2},
+        {"coreset_max": 2, "seed": 1},
+        {"resolution": 48},
+    ],
+)
+def test_every_parameter_of_nearest_counts(paths, change):
+    few = {"coreset_max": 2} if "seed" in change else {}
+    plain, _, _ = _run(paths, method="nearest", **few)
+    assert not np.array_equal(plain, _run(paths, method="nearest", **change)[0])
+
+
+def test_the_method_follows_from_the_references():
+    options = parse_params({}).maps
+    assert options.method == "auto"
+    assert options.for_set(9).method == "musc"
+    assert options.for_set(10).method == "nearest"
+    assert options.model_copy(update={"method": "patchcore"}).for_set(10).method == "patchcore"
+
+
+def test_four_references_are_too_few_for_auto(paths):
+    assert _run(paths, method="auto")[2]["method"] == "musc"
+
+
+def test_nearest_with_one_reference(paths):
+    _keep(paths, "id0", "id1", "id6")
+    with pytest.raises(ArtifactError, match=r"at least 2 normal references.* has 1"):
+        _run(paths, method="nearest")
 
 
 @pytest.mark.parametrize("method", ["musc", "patchcore"])

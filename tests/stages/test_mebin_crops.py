@@ -59,7 +59,8 @@ def write_inputs(
     folder = paths.maps("c")
     write_parquet(folder / "scores.parquet", frame, schemas.MAP_SCORES)
     known = {"sample_id": [str(i) for i in range(len(references))], "score": list(references)}
-    frame = pd.DataFrame(known).astype({"score": float})
+    frame = pd.DataFrame({**known, "image_score": list(references)})
+    frame = frame.astype({"score": float, "image_score": float})
     write_parquet(folder / "references.parquet", frame, schemas.REFERENCE_SCORES)
     spec = ArraySpec(maps.shape, "float32")
     with create_arrays(folder / "maps.zarr", {"maps": spec}, {"method": method}) as out:

@@ -73,6 +73,14 @@ def write_maps(artifacts: ArtifactPaths, ids: list[str]) -> None:
     write_parquet(table, frame, schemas.MEBIN_IMAGES, {"method": "mebin"})
 
 
+def write_classifier(artifacts: ArtifactPaths) -> None:
+    stored = {"score_limit": 0.4, "score_limit_basis": "references", "false_alarms": 0.05}
+    content = {**stored, "separation": 2.5, "params": {"predict": {"normal": "scores"}}}
+    write_json(artifacts.predict(NAME) / "classifier.json", content)
+    known = pd.DataFrame({"sample_id": ["r0"], "score": [0.3], "image_score": [0.4]})
+    write_parquet(artifacts.maps(NAME) / "references.parquet", known, schemas.REFERENCE_SCORES)
+
+
 def write_regions(artifacts: ArtifactPaths, ids: list[str]) -> None:
     owners = [(ids[i], k) for i, classes in enumerate(REGIONS) for k in range(len(classes))]
     classes = [k for found in REGIONS for k in found]
@@ -111,6 +119,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ids = write_manifest(root / "images", artifacts)
     write_maps(artifacts, ids)
     write_regions(artifacts, ids)
+    write_classifier(artifacts)
     artifacts.train(NAME).mkdir(parents=True)
     columns = ("loss_total", "loss_rep", "loss_cls_u", "loss_reg", "loss_rep_l", "loss_cls_l")
     history = pd.DataFrame({"epoch": [0, 1], **{column: [2.0, 1.0] for column in columns}})
@@ -165,6 +174,13 @@ def test_combined_images_are_counted(made: Path, html: str) -> None:
     assert "2 images labelled as combined it is 50%" in section
     assert section.count("<img") == 1
     assert "4.png<br>classes 1, 2; merged" in section
+
+
+def test_the_limit_of_the_image_scores_is_explained(html: str) -> None:
+    section = part(html, "Image scores")
+    assert "at most 5.0% of good images" in section
+    assert "limit 0.4" in section
+    assert "Nearest to the limit" in section
 
 
 def test_every_binarization_has_its_column(html: str) -> None:

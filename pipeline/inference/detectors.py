@@ -1,0 +1,21 @@
+"""The detectors of `maps.method`, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pipeline.config.params import Maps
+from pipeline.detectors.base import Detector
+from pipeline.inference.anomaly_maps import MuSc, PatchCore, Resources
+from pipeline.inference.nearest_patches import NearestPatches
+
+_DETECTORS: dict[str, Callable[[Maps, Resources], Detector]] = {
+    "nearest": NearestPatches,
+    "musc": MuSc,
+    "patchcore": PatchCore,
+}
+
+
+def new_detector(options: Maps, resources: Resources) -> Detector:
+    """Return the detector of `maps.method` nearest, musc or patchcore; KeyError for the others."""
+    return _DETECTORS[options.method](options, resources)

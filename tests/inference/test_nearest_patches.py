@@ -1,0 +1,109 @@
+"""The detector `nearest`: references without themselves, and a state that scores as before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from pipeline.config.params import Compute, Maps, parse_params
+from pipeline.detectors.base import Images
+from pipeline.detectors.features import Allocate, Features
+from pipeline.inference import nearest_patches
+from pipeline.inference.anomaly_maps import Resources
+from pipeline.inference.nearest_patches import NearestPatches
+from pipeline.io.paths import ArtifactError
+
+GRID, WIDTH = (6, 6), 24
+DEFECT = 14
+"""The patch of a defect, row 2, column 2."""
+
+
+class Tokens:
+    """Stands in for the ViT: the first value of an image seeds its tokens, the second a defect."""
+
+    def __init__(self, options: Maps, resources: Resources, layers: Sequence[int]) -> None:
+        self._layers = layers
+
+    def __call__(self, images: Images, what: str, allocate: Allocate) -> Features:
+        kinds = np.random.default_rng(0).normal(size=(4, WIDTH))
+        layers = []
+        for layer in self._layers:
+            tokens = []
+            for image in images:
+                rng = np.random.default_rng([int(image[0, 0, 0]), layer])
+                one = kinds[rng.integers(0, 4, 36)] + rng.normal(0, 0.2, (36, WIDTH))
+                if image[0, 0, 1]:
+                    one[DEFECT] = -3 * kinds.sum(0)
+                tokens.append(one)
+            layers.append(np.array(tokens, np.float32))
+        return Features(tuple(layers), np.zeros((len(images), WIDTH), np.float32), GRID)
+
+
+def images(seeds: Sequence[int], *, defect: bool = False) -> Images:
+    def read(i: int) -> NDArray[np.uint8]:
+        return np.full((1, 1, 3), (seeds[i], defect, 0), np.uint8)
+
+    return Images([f"{seed}" for seed in seeds], read)
+
+
+@pytest.fixture
+def detector(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> NearestPatches:
+    monkeypatch.setattr(nearest_patches, "PatchFeatures", Tokens)
+    return new(tmp_path)
+
+
+def new(folder: Path) -> NearestPatches:
+    options = parse_params({"maps": {"method": "nearest", "runs": [[3, 1], [5, 3]]}}).maps
+    return NearestPatches(options, Resources(folder, Compute(device="cpu"), "thing"))
+
+
+def image_scores(scores: nearest_patches.Scores) -> NDArray[np.float32]:
+    return scores.image_scores(np.zeros(len(scores.patch_scores[:]), np.float32))
+
+
+def test_a_defect_scores_above_all_normal_images(detector: NearestPatches) -> None:
+    detector.fit(images(range(12)))
+    normal, abnormal = detector.score(images(range(50, 70))), images([80, 81], defect=True)
+    found = detector.score(abnormal)
+    assert image_scores(found).min() > image_scores(normal).max()
+    assert found.patch_scores[:].reshape(2, -1).argmax(1).tolist() == [DEFECT, DEFECT]
+
+
+def test_a_stored_detector_scores_new_images_as_before(
+    detector: NearestPatches, tmp_path: Path
+) -> None:
+    detector.fit(images(range(12)))
+    again = new(tmp_path)
+    again.load(detector.state())
+    queries = images([60, 61, 62])
+    before, after = detector.score(queries), again.score(queries)
+    np.testing.assert_allclose(after.patch_scores[:], before.patch_scores[:], atol=1e-4)
+    np.testing.assert_allclose(image_scores(after), image_scores(before), atol=1e-4)
+
+
+def test_a_bank_without_a_run_is_a_gap(detector: NearestPatches, tmp_path: Path) -> None:
+    detector.fit(images(range(4)))
+    state = {name: array for name, array in detector.state().items() if name != "patches_1"}
+    with pytest.raises(KeyError, match="patches_1"):
+        new(tmp_path).load(state)
+
+
+def test_references_are_not_compared_with_themselves(detector: NearestPatches) -> None:
+    detector.fit(images(range(12)))
+    known = detector.score_references()
+    assert list(known.names) == [str(i) for i in range(12)]
+    themselves = image_scores(detector.score(images(range(12))))
+    fresh = image_scores(detector.score(images(range(50, 90))))
+    held_out = image_scores(known.scores)
+    assert (held_out > themselves).all()
+    assert abs(np.median(held_out) - np.median(fresh)) < np.ptp(fresh) / 2
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_too_few_references_are_named(detector: NearestPatches, count: int) -> None:
+    with pytest.raises(ArtifactError, match=rf"thing: .*at least 2 .* has {count}: add some"):
+        detector.fit(images(range(count)))
