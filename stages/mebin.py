@@ -51,6 +51,7 @@ def run(category: str, options: Mebin, paths: ArtifactPaths) -> None:
         "s_max": ends.s_max,
         "raw_min": group.attrs.get("raw_min"),
         "raw_max": group.attrs.get("raw_max"),
+        "gamma": group.attrs.get("gamma", 1.0),
         "bank_sha256": group.attrs.get("bank_sha256"),
         "params": {**params_of(source / "scores.parquet"), "mebin": _shaping(options)},
     }

@@ -201,6 +201,11 @@ class MuSc(Detector):
         self._bank = {name: state[name] for name in map("layer_{}".format, range(self._n_layers))}
         skip, fraction = state["ranks"][:]
         self._ranks = (float(skip), float(fraction))
+        if not (0 <= self._ranks[0] < 1 and 0 < self._ranks[1] <= 1):
+            raise ArtifactError(
+                f"{self._resources.category}: the bank of the maps holds the ranks {self._ranks}, "
+                "which are no shares of images; run the stage 'maps' again"
+            )
 
     @property
     def _n_layers(self) -> int:

@@ -41,7 +41,7 @@ from pipeline.io.stored import (
 
 _RANGES = {
     f"{stage}.{end}": NUMBER
-    for stage, ends in (("maps", ("raw_min", "raw_max")), ("mebin", ("s_min", "s_max")))
+    for stage, ends in (("maps", ("raw_min", "raw_max", "gamma")), ("mebin", ("s_min", "s_max")))
     for end in ends
 }
 
@@ -121,7 +121,7 @@ def load_classifier(
     return ImageClassifier(
         options,
         detector,
-        (raw["raw_min"], raw["raw_max"]),
+        (raw["raw_min"], raw["raw_max"], raw["gamma"]),
         ScoreRange(searched["s_min"], searched["s_max"]),
         _eyes(paths, category, options, compute, model),
         model,

@@ -56,7 +56,7 @@ class ImageClassifier:
         self,
         options: RunOptions,
         detector: Detector | None,
-        raw_range: tuple[float, float],
+        raw_range: tuple[float, float, float],
         score_range: ScoreRange,
         see: See,
         model: RegionModel,
@@ -144,7 +144,7 @@ class ImageClassifier:
         if not np.isfinite(amaps).all():
             raise ArtifactError("anomaly maps hold NaN or infinity: try compute.dtype float32")
         image_scores = scores.image_scores(amaps.max(axis=(1, 2)))
-        rescale_maps(amaps, *self._raw_range, self.options.maps.exponent)
+        rescale_maps(amaps, *self._raw_range)  # low, high and gamma of the run
         found = [self._regions(image, amap) for image, amap in zip(images, amaps, strict=True)]
         return self._merged(found, amaps, image_scores, first)
 

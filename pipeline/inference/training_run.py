@@ -91,11 +91,14 @@ def describe_training(
     }
 
 
+_MAPS = ("raw_min", "raw_max", "gamma", "bank_sha256")
+
+
 def _score_ranges(category: str, paths: ArtifactPaths) -> dict[str, Any]:
     """Return what new images need of the maps and of MEBin, and which bank goes with it."""
     binarized = read_metadata(paths.mebin(category) / "images.parquet")
     return {
-        "maps": {name: binarized.get(name) for name in ("raw_min", "raw_max", "bank_sha256")},
+        "maps": {name: binarized.get(name) for name in _MAPS},
         "mebin": {name: binarized.get(name) for name in ("s_min", "s_max")},
     }
 

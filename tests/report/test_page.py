@@ -34,6 +34,7 @@ from pipeline.report.page import (
     render_review,
 )
 from pipeline.report.pictures import data_uri
+from pipeline.report.scores import ScoreSection
 from pipeline.report.timing import TimeRow
 
 IMAGE = np.full((64, 96, 3), 120, np.uint8)
@@ -55,6 +56,7 @@ def page(name: str = "metal", caption: str = "a.png", labels: bool = True) -> st
             ["image", "Otsu"], [PanelRow(caption, "0.7", [Panel(thumbnail.uri, "image", caption)])]
         ),
         confusion=table,
+        scores=ScoreSection(f"a note on {caption}", line_chart({"s": [1.0]}), [(caption, 0.5)]),
         losses=line_chart({"total": [2.0, 1.0]}),
         review=ReviewLink(quote(f"review-{name}.html"), 3, 1, [f"a note on {caption}"]),
         names=ClassNames({1: caption}),
