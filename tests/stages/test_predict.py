@@ -9,23 +9,23 @@ import pandas as pd
 import pytest
 
 from pipeline.clustering.conformal import normal_limit
+from pipeline.inference.region_artifacts import report_limit
 from pipeline.inference.region_features import normal_of_set
-from stages.predict import _report_limit
 
 
 def test_few_references_are_warned_about(caplog: pytest.LogCaptureFixture) -> None:
     limit = normal_limit([0.0, 1.0], [0.5] * 9)
-    _report_limit("thing", limit, 9, 0.05)
+    report_limit("thing", limit, 9, 0.05)
     assert "9 normal references cannot promise fewer than 10 % false alarms" in caplog.text
 
 
 def test_no_basis_is_warned_about(caplog: pytest.LogCaptureFixture) -> None:
-    _report_limit("thing", normal_limit([0.0, 1.0], []), 0, 0.05)
+    report_limit("thing", normal_limit([0.0, 1.0], []), 0, 0.05)
     assert "thing: no image is called normal by its score" in caplog.text
 
 
 def test_enough_references_are_no_warning(caplog: pytest.LogCaptureFixture) -> None:
-    _report_limit("thing", normal_limit([0.0], np.arange(19.0)), 19, 0.05)
+    report_limit("thing", normal_limit([0.0], np.arange(19.0)), 19, 0.05)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 

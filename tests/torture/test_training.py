@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from pipeline.cli import app
 from pipeline.config.params import Params, Train
 from pipeline.errors import AnomalyNCDError
+from pipeline.inference.region_artifacts import write_regions
 from pipeline.inference.training_inputs import training_settings
 from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.schemas import CROPS, REGIONS
@@ -26,7 +27,7 @@ from pipeline.mgvit.attention import ClassBlock
 from pipeline.mgvit.network import new_network
 from pipeline.mgvit.prediction import Predictions
 from pipeline.mgvit.training import TrainingSettings
-from stages import merge, predict
+from stages import merge
 from tests.config.test_every_parameter import CATEGORY, ORDER, run, settings, write_set
 from tests.mgvit.test_training import CPU, DIM, N_CLASSES, PER_CLASS, Toy
 from tests.running import run_stage
@@ -103,7 +104,7 @@ def test_predict_writes_nothing_that_is_not_finite(tmp_path: Path, where: str) -
     values[where][1, 0] = np.nan
     network = Predictions(np.zeros((2, 3), np.float32), values["embeddings"], None)
     with pytest.raises(ArtifactError, match=r"not finite.*train\.lr"):
-        predict.write_regions(tmp_path, crops(), values["probabilities"], network, {})
+        write_regions(tmp_path, crops(), values["probabilities"], network, {})
     assert list(tmp_path.iterdir()) == []
 
 
