@@ -431,7 +431,7 @@ def kill(*_: object, **__: object) -> None:
 
 @pytest.mark.parametrize(
     ("stage", "module", "step"),
-    [("train", train, "write_history"), ("predict", predict, "_write_descriptors")],
+    [("train", train, "write_history"), ("predict", predict, "write_descriptors")],
 )
 def test_a_stage_that_is_killed_between_files_changes_none(
     made: Path, data: Path, monkeypatch: pytest.MonkeyPatch, stage: str, module: Any, step: str
