@@ -39,17 +39,6 @@ class Limit:
     separation: float
 
 
-def p_values(scores: ArrayLike, references: ArrayLike) -> NDArray[np.float64]:
-    """Return conformal p-values (N,) of `scores`: how rare they would be for normal images.
-
-    (1 + number of `references` (R,) with that score or more) / (R + 1). For normal images that are
-    drawn as the references were, P(p <= a) <= a.
-    """
-    values, known = _checked(scores), np.sort(_checked(references))
-    above = len(known) - np.searchsorted(known, values, side="left")
-    return np.asarray((1 + above) / (len(known) + 1), np.float64)
-
-
 def conformal_limit(references: ArrayLike, false_alarms: float) -> tuple[float, float]:
     """Return a limit that at most a share `false_alarms` of normal images exceeds, and that share.
 

@@ -52,13 +52,6 @@ def calibrate(held_out: Sequence[Floats], sizes: Sequence[int]) -> Calibration:
     return Calibration(scales, tuple(fit_scale(contrast(one)) for one in maps))
 
 
-def calibrate_bulk(distances: Sequence[Floats], sizes: Sequence[int]) -> Calibration:
-    """Return the calibration of runs by a set's own distances (N, P), where no references are."""
-    scales = tuple(fit_bulk_scale(one) for one in distances)
-    maps = _by_size(distances, sizes, scales)
-    return Calibration(scales, tuple(fit_bulk_scale(contrast(one)) for one in maps))
-
-
 def joint_map(
     distances: Sequence[Floats], sizes: Sequence[int], calibration: Calibration
 ) -> Floats:
@@ -96,18 +89,6 @@ def fit_scale(distances: Floats) -> Scale:
     if values.size == 0:
         raise ValueError("no finite values: a scale needs two normal references at least")
     return Scale(float(values.mean()), max(float(values.std()), _SMALLEST))
-
-
-def fit_bulk_scale(distances: Floats) -> Scale:
-    """Return the scale of distances (N, P) or scores (N,) of a set by its bulk, with its defects.
-
-    The median stands for the mean, and its distance to the lower sixth (15.87 %) for the standard
-    deviation, as defects are above both. Raises ValueError if `distances` are empty.
-    """
-    if distances.size == 0:
-        raise ValueError("no distances: there is nothing to scale")
-    low, median = np.quantile(distances.astype(np.float64), [0.1587, 0.5])
-    return Scale(float(median), max(float(median - low), _SMALLEST))
 
 
 def join(runs: Sequence[Floats], scales: Sequence[Scale]) -> Floats:
