@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from pipeline.config.params import Compute, Key, Maps
 from pipeline.detectors.base import Detector
-from pipeline.inference.anomaly_maps import GivenMaps, Resources
 from pipeline.inference.detectors import new_detector
+from pipeline.inference.given_maps import GivenMaps
 from pipeline.inference.map_artifacts import make_maps
+from pipeline.inference.patch_features import Resources
 from pipeline.io import schemas
 from pipeline.io.images import read_mask
 from pipeline.io.map_files import find_maps, mask_to_map, read_map, resize_map

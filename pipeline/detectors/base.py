@@ -1,7 +1,7 @@
 """What a detector of anomalies offers to the pipeline: `Detector`, with `Images` in, `Scores` out.
 
 A detector gives every patch of an image a raw score. Upsampling to maps, the range of a set, and
-the files belong to `pipeline.inference.anomaly_maps`.
+the files belong to `pipeline.inference.map_scores` and `map_artifacts`.
 """
 
 from __future__ import annotations

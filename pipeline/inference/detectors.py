@@ -6,8 +6,10 @@ from collections.abc import Callable
 
 from pipeline.config.params import Maps
 from pipeline.detectors.base import Detector
-from pipeline.inference.anomaly_maps import MuSc, PatchCore, Resources
+from pipeline.inference.musc_maps import MuSc
 from pipeline.inference.nearest_patches import NearestPatches
+from pipeline.inference.patch_features import Resources
+from pipeline.inference.patchcore_maps import PatchCore
 
 _DETECTORS: dict[str, Callable[[Maps, Resources], Detector]] = {
     "nearest": NearestPatches,

@@ -19,10 +19,10 @@ from pipeline.config.params import (
 )
 from pipeline.curation.names import NAMES, ClassNames, names_or_numbers
 from pipeline.detectors.base import Detector
-from pipeline.inference.anomaly_maps import Resources
 from pipeline.inference.detectors import new_detector
 from pipeline.inference.map_artifacts import BANK
 from pipeline.inference.new_images import ImageClassifier, RunOptions, See
+from pipeline.inference.patch_features import Resources
 from pipeline.inference.region_classes import Seen, load_network, seen_by_heads
 from pipeline.io.devices import Autocast, choose_device
 from pipeline.io.networks import JSON as MODEL_JSON

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from pipeline.detectors.base import Detector, Images, References, Scores
 from pipeline.detectors.normalise import joint_range, rescale, stretching, value_range
-from pipeline.inference.anomaly_maps import Tracker, raw_maps, rescale_maps, untracked
+from pipeline.inference.map_scores import raw_maps, rescale_maps
+from pipeline.inference.patch_features import Tracker, untracked
 from pipeline.io import schemas
 from pipeline.io.arrays import ArraySpec, create_arrays, shard_items
 from pipeline.io.files import replacing_folder

@@ -22,7 +22,8 @@ from pipeline.detectors.calibration import (
 )
 from pipeline.detectors.features import Array, Features
 from pipeline.detectors.nearest import Bank, build_bank, distances
-from pipeline.inference.anomaly_maps import PatchFeatures, Resources, on_grid, some_references
+from pipeline.inference.map_scores import on_grid, some_references
+from pipeline.inference.patch_features import PatchFeatures, Resources
 from pipeline.io.paths import ArtifactError
 from pipeline.mgvit.precision import uses_bfloat16
 

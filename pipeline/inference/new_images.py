@@ -15,9 +15,10 @@ from pipeline.binarization.mebin import ScoreRange
 from pipeline.config.params import ConfigError, Crops, Maps, Mebin, Merge, Predict, Views
 from pipeline.curation.names import ClassNames
 from pipeline.detectors.base import Detector, Images
-from pipeline.inference.anomaly_maps import GivenMaps, raw_maps, rescale_maps
 from pipeline.inference.classification import Classification, joined
+from pipeline.inference.given_maps import GivenMaps
 from pipeline.inference.image_regions import ImageRegions, regions_of
+from pipeline.inference.map_scores import raw_maps, rescale_maps
 from pipeline.inference.region_classes import Seen, classify_regions
 from pipeline.io.images import read_image
 from pipeline.io.map_files import read_map, resize_map

@@ -13,8 +13,8 @@ from pipeline.config.params import Compute, Maps, parse_params
 from pipeline.detectors.base import Images
 from pipeline.detectors.features import Allocate, Features
 from pipeline.inference import nearest_patches
-from pipeline.inference.anomaly_maps import Resources
 from pipeline.inference.nearest_patches import NearestPatches
+from pipeline.inference.patch_features import Resources
 from pipeline.io.paths import ArtifactError
 
 GRID, WIDTH = (6, 6), 24

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from pipeline.config.params import Compute, Maps
-from pipeline.inference.anomaly_maps import MuSc, Resources, rescale_maps
+from pipeline.inference.map_scores import rescale_maps
+from pipeline.inference.musc_maps import MuSc
+from pipeline.inference.patch_features import Resources
 from pipeline.io.paths import ArtifactError
 
 

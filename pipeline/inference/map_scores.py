@@ -1,0 +1,57 @@
+"""Patch scores as scores of images and as maps."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipeline.config.params import Maps
+from pipeline.detectors.base import Scores
+from pipeline.detectors.calibration import contrast
+from pipeline.detectors.features import (
+    upsample,
+)
+from pipeline.detectors.normalise import rescale
+
+Floats = NDArray[np.float32]
+
+_REFERENCES = 50
+"""At most so many normal references are scored."""
+
+
+def patch_and_image_scores(patches: Floats, grid: tuple[int, int], options: Maps) -> Scores:
+    """Return patch scores (N, P) with image scores by `contrast`, or their maxima."""
+    if options.image_score != "contrast":
+        return Scores(on_grid(patches, grid))
+    images = contrast(patches)
+    return Scores(on_grid(patches, grid), lambda maxima: images)
+
+
+def on_grid(scores: Floats, grid: tuple[int, int]) -> Floats:
+    return scores.reshape(len(scores), *grid)  # (N, P) -> (N, h, w)
+
+
+def some_references(count: int, seed: int, most: int = _REFERENCES) -> list[int]:
+    """Draw at most `most` of `count` references; return their numbers, sorted."""
+    drawn = pd.Series(range(count)).sample(min(most, count), random_state=seed)
+    return sorted(int(number) for number in drawn)
+
+
+def raw_maps(scores: Scores, block: slice, size: int) -> Floats:
+    """Return the raw maps (b, size, size) of a block of images; the caller may overwrite them."""
+    patches = np.asarray(scores.patch_scores[block], np.float32)
+    grid = (patches.shape[1], patches.shape[2])
+    if grid == (size, size):
+        return patches.copy()
+    return upsample(patches.reshape(len(patches), -1), grid, size)
+
+
+def rescale_maps(raw: Floats, low: float, high: float, gamma: float) -> Floats:
+    """Map [low, high] to [0, 1] in place, to the power `gamma`, map by map.
+
+    A square root gives faint defects more of the range in which MEBin seeks its threshold.
+    """
+    for i, amap in enumerate(raw):  # `rescale` works in float64
+        raw[i] = rescale(amap, low, high) ** gamma
+    return raw

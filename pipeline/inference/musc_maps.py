@@ -1,0 +1,149 @@
+"""The detector `musc`: images of a run against each other (`pipeline.detectors.musc`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.config.params import Maps
+from pipeline.detectors import musc
+from pipeline.detectors.base import Detector, Images, References, Scores
+from pipeline.detectors.features import (
+    Array,
+    Features,
+)
+from pipeline.inference.map_scores import on_grid, patch_and_image_scores, some_references
+from pipeline.inference.patch_features import PatchFeatures, Resources
+from pipeline.io.paths import ArtifactError
+from pipeline.mgvit.precision import uses_bfloat16
+
+Floats = NDArray[np.float32]
+
+_BANK_IMAGES = 100
+"""MuSc keeps at most so many images of the run, to compare new ones with."""
+
+
+class MuSc(Detector):
+    """Images of the run against each other; new images against a sample of the run's."""
+
+    def __init__(self, options: Maps, resources: Resources) -> None:
+        self._options, self._resources = options, resources
+        self._features = PatchFeatures(options, resources, options.layers)
+        self._normals = Images((), _no_image)
+        self._bank: dict[str, Array] = {}
+        self._ranks = (0.0, 1.0)
+        self._half = uses_bfloat16(resources.device, resources.compute.dtype)
+
+    def fit(self, normals: Images) -> None:
+        """Keep the references for `score_references`: MuSc learns nothing from them."""
+        self._normals = normals.take(some_references(len(normals), self._options.seed))
+
+    def score_run(self, images: Images) -> Scores:
+        """Compare the images with each other and keep some of them for `score`."""
+        options, resources = self._options, self._resources
+        memory = resources.scratch()
+        features = self._features(images, "queries", memory)
+        if len(images) < 2:
+            raise ArtifactError(
+                f"{resources.category}: maps.method musc compares images with each other and needs "
+                "at least 2: add images, or use patchcore with normal references"
+            )
+        with resources.tracker("comparing") as progress:
+            self._ranks = self._choose_ranks(features)
+            patches = musc.patch_scores(
+                features.layers,
+                features.grid,
+                neighbourhoods=options.neighbourhoods,
+                skip=self._ranks[0],
+                fraction=self._ranks[1],
+                half=self._half,
+                references=options.references,
+                seed=options.seed,
+                memory_mb=resources.compute.memory_mb / 2,
+                device=resources.device,
+                allocate=memory,
+                progress=progress,
+            )
+        chosen = musc.choose_references(len(images), _BANK_IMAGES, options.seed)
+        self._bank = {
+            f"layer_{k}": layer[chosen].astype(np.float16)
+            for k, layer in enumerate(features.layers)
+        }
+        class_tokens = features.class_tokens  # not `features`: patch tokens must not live on
+
+        def reweighted(maxima: Floats) -> Floats:
+            return musc.reweight_scores(maxima, class_tokens)
+
+        if options.image_score == "published":
+            return Scores(on_grid(patches, features.grid), reweighted)
+        return patch_and_image_scores(patches, features.grid, options)
+
+    def _choose_ranks(self, features: Features) -> tuple[float, float]:
+        """Return `maps.skip` and `maps.fraction`; `auto` looks at how alike the images lie."""
+        skip, fraction = self._options.skip, self._options.fraction
+        if skip == "auto" or fraction == "auto":
+            ratio = musc.pose_ratio(
+                features.layers[0], features.grid, half=self._half, device=self._resources.device
+            )
+            chosen = musc.choose_ranks(ratio)
+            skip = chosen[0] if skip == "auto" else skip
+            fraction = chosen[1] if fraction == "auto" else fraction
+        return float(skip), float(fraction)
+
+    def score(self, images: Images) -> Scores:
+        """Compare images with the bank; image scores are maxima: re-weighting takes a set."""
+        return self._against(images, "queries", "comparing")
+
+    def score_references(self) -> References:
+        """Score references as if they were new images."""
+        if len(self._normals) == 0:
+            return References()
+        what = "normal references"
+        return References(
+            self._normals.names, self._against(self._normals, what, f"comparing {what}")
+        )
+
+    def state(self) -> Mapping[str, Array]:
+        """Return the tokens (R, P, D) float16 of each layer, ``layer_0`` and so on, and ``ranks``.
+
+        ``ranks`` (2,) float64 are `skip` and `fraction`.
+        """
+        return {**self._bank, "ranks": np.array(self._ranks)}
+
+    def load(self, state: Mapping[str, Array]) -> None:
+        """Take over a bank."""
+        self._bank = {name: state[name] for name in map("layer_{}".format, range(self._n_layers))}
+        skip, fraction = state["ranks"][:]
+        self._ranks = (float(skip), float(fraction))
+        if not (0 <= self._ranks[0] < 1 and 0 < self._ranks[1] <= 1):
+            raise ArtifactError(
+                f"{self._resources.category}: the bank of the maps holds the ranks {self._ranks}, "
+                "which are no shares of images; run the stage 'maps' again"
+            )
+
+    @property
+    def _n_layers(self) -> int:
+        return len(self._options.layers)
+
+    def _against(self, images: Images, what: str, step: str) -> Scores:
+        options, resources = self._options, self._resources
+        features = self._features(images, what, resources.scratch())
+        with resources.tracker(step) as progress:
+            patches = musc.scores_against(
+                features.layers,
+                [self._bank[f"layer_{k}"] for k in range(self._n_layers)],
+                features.grid,
+                neighbourhoods=options.neighbourhoods,
+                skip=self._ranks[0],
+                fraction=self._ranks[1],
+                half=self._half,
+                device=resources.device,
+                progress=progress,
+            )
+        return patch_and_image_scores(patches, features.grid, options)
+
+
+def _no_image(number: int) -> NDArray[np.uint8]:
+    raise IndexError(number)

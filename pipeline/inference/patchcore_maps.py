@@ -1,0 +1,115 @@
+"""The detector `patchcore`: distances to a coreset (`pipeline.detectors.patchcore`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.config.params import Maps
+from pipeline.detectors import patchcore
+from pipeline.detectors.base import Detector, Images, References, Scores
+from pipeline.detectors.features import (
+    Array,
+    Features,
+)
+from pipeline.inference.map_scores import on_grid, patch_and_image_scores, some_references
+from pipeline.inference.patch_features import PatchFeatures, Resources
+from pipeline.io.paths import ArtifactError
+
+Floats = NDArray[np.float32]
+
+
+class PatchCore(Detector):
+    """Distance of each patch to the nearest one of a memory bank of normal patches."""
+
+    def __init__(self, options: Maps, resources: Resources) -> None:
+        self._options, self._resources = options, resources
+        self._features = PatchFeatures(options, resources, options.layers)
+        self._bank: Floats = np.zeros((0, 0), np.float32)
+        self._references = References()
+
+    def fit(self, normals: Images) -> None:
+        """Build the memory bank, and score some references against the patches of the others."""
+        options, resources = self._options, self._resources
+        if len(normals) == 0:
+            raise ArtifactError(
+                f"{resources.category}: maps.method patchcore needs normal reference images and "
+                "the manifest's split 'normal' is empty: add some (train/good, "
+                "manifest.normal_list or manifest.normal_root) or use maps.method musc"
+            )
+        features = self._features(normals, "normal references", resources.scratch())
+        with resources.tracker("coreset") as progress:
+            self._bank, owners = patchcore.bank(
+                features.layers,
+                features.grid,
+                neighbourhoods=options.neighbourhoods,
+                ratio=options.coreset_ratio,
+                maximum=options.coreset_max,
+                seed=options.seed,
+                device=resources.device,
+                progress=progress,
+            )
+        if len(normals) > 1:
+            self._references = self._leave_one_out(normals, features, owners)
+
+    def _leave_one_out(
+        self, normals: Images, features: Features, owners: NDArray[np.int64]
+    ) -> References:
+        some = some_references(len(normals), self._options.seed)
+        with self._resources.tracker("comparing normal references") as progress:
+            distances = patchcore.held_out_distances(
+                features.layers,
+                features.grid,
+                self._bank,
+                owners,
+                some,
+                neighbourhoods=self._options.neighbourhoods,
+                device=self._resources.device,
+                progress=progress,
+            )
+        compared = np.isfinite(distances[:, 0])  # not so the one owner of a whole bank
+        names = normals.take(np.asarray(some)[compared].tolist()).names
+        return References(
+            names, patch_and_image_scores(distances[compared], features.grid, self._options)
+        )
+
+    def score(self, images: Images) -> Scores:
+        """Compare images with the bank; image scores are by PatchCore's equation 7."""
+        options, resources = self._options, self._resources
+        features = self._features(images, "queries", resources.scratch())
+        layers, grid = features.layers, features.grid
+        with resources.tracker("comparing") as progress:
+            distances, nearest = patchcore.patch_distances(
+                layers,
+                grid,
+                self._bank,
+                neighbourhoods=options.neighbourhoods,
+                device=resources.device,
+                progress=progress,
+            )
+        scores = patchcore.image_scores(
+            layers,
+            grid,
+            self._bank,
+            distances,
+            nearest,
+            neighbourhoods=options.neighbourhoods,
+            reweight=True,
+        )
+        if options.image_score == "published":
+            return Scores(on_grid(distances, grid), lambda maxima: scores)
+        return patch_and_image_scores(distances, grid, options)
+
+    def score_references(self) -> References:
+        """Return the scores that `fit` found."""
+        return self._references
+
+    def state(self) -> Mapping[str, Array]:
+        """Return the memory bank (M, V) float32, ``patches``."""
+        return {"patches": self._bank}
+
+    def load(self, state: Mapping[str, Array]) -> None:
+        """Take over a memory bank."""
+        self._bank = np.asarray(state["patches"], np.float32)
