@@ -1,15 +1,17 @@
 """Compare layers, dimensions and components of the mixture: python -m benchmarks.classifiers bottle
 
 reads params.yaml, data/maps/<category> and data/crops/<category> (after `dvc repro
-crops@<category>`), and prints NMI/ARI/F1 over images for every choice: the mean over seeds, and the
-standard deviation of NMI. Predict, merge and evaluate give the same with `predict.classifier:
-mixture`. Labels are used for the metrics alone.
+crops@<category>`), and prints NMI/ARI/F1 over images for every choice: the mean over seeds, the
+standard deviation of NMI, and how far the seeds agree (mean ARI of two, without labels). Predict,
+merge and evaluate give the same with `predict.classifier: mixture`. Labels are used for the metrics
+alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +19,7 @@ import numpy as np
 import pandas as pd
 import typer
 from numpy.typing import NDArray
+from sklearn.metrics import adjusted_rand_score
 
 from benchmarks.case import LAYERS, Case, load_case
 from pipeline.clustering.normal_images import NormalRule
@@ -82,11 +85,17 @@ def metrics(true: Sequence[str], predicted: NDArray[np.int64]) -> list[float]:
     return [scores.nmi, scores.ari, scores.f1]
 
 
-def row(choice: Choice, runs: list[list[float]]) -> str:
-    """Return a Markdown row from the metrics (NMI, ARI, F1) of all seeds."""
+def agreement(partitions: Sequence[NDArray[np.int64]]) -> float:
+    """Return the mean adjusted Rand index of all pairs of partitions (N,); NaN for one."""
+    pairs = list(combinations(partitions, 2))
+    return float(np.mean([adjusted_rand_score(*pair) for pair in pairs])) if pairs else np.nan
+
+
+def row(choice: Choice, runs: list[list[float]], agree: float) -> str:
+    """Return a Markdown row from the metrics (NMI, ARI, F1) of all seeds and their agreement."""
     array = np.array(runs)
     text = "/".join(f"{value:.3f}" for value in array.mean(0))
-    return f"| {choice} | {text} ± {array[:, 0].std():.3f} |"
+    return f"| {choice} | {text} ± {array[:, 0].std():.3f} | {agree:.3f} |"
 
 
 def main(
@@ -102,11 +111,13 @@ def main(
     true = np.array(case.image_labels)
     keep = ~np.isin(true, case.params.manifest.normal_label) | (not defects)
     typer.echo(
-        "| layers | dimensions | extra components | normal | NMI/ARI/F1 |\n|---|---|---|---|---|"
+        "| layers | dimensions | extra components | normal | NMI/ARI/F1 | agreement |\n"
+        "|---|---|---|---|---|---|"
     )
     for choice in [VOTE] if only_vote else CHOICES:
         found = [image_classes(case, choice, seed) for seed in range(seeds)]
-        typer.echo(row(choice, [metrics(true[keep].tolist(), p[keep]) for p in found]))
+        scores = [metrics(true[keep].tolist(), p[keep]) for p in found]
+        typer.echo(row(choice, scores, agreement(found)))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """Classes of regions from their descriptors: a vote of Gaussian mixtures.
 
 Which layer, how many dimensions and how many components suit a product cannot be known without
-labels, and a single mixture depends much on them. So there is one for every combination, and the
-classes are the clusters of their responsibilities (evidence accumulation: Fred and Jain, 2005, with
-k-means on the responsibilities).
+labels, and a single mixture depends much on them and on its seed. So every combination is fitted
+with three seeds, which makes runs agree (docs/ablations.md), and the classes are the clusters of
+their responsibilities (evidence accumulation: Fred and Jain, 2005, with k-means on the
+responsibilities).
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ Array = NDArray[np.float64]
 
 _REGULARISATION = 1e-3
 _RESTARTS = 5
+_REPEATS = 3
+"""Mixtures of each combination, with seeds of their own."""
 _RESTARTS_OF_THE_VOTE = 20
 _SAMPLES_PER_DIMENSION = 4
 
@@ -77,10 +80,11 @@ def fit_ensemble(
 ) -> MixtureEnsemble:
     """Sort regions into classes without labels, by a vote of Gaussian mixtures.
 
-    For every layer and each of `dimensions` and `extra_components` a mixture of as many Gaussians
-    as there are clusters, plus the extra ones, is fitted; k-means on the responsibilities of all of
-    them gives the clusters. Each component of each mixture votes for the clusters of the regions
-    that it is responsible for; a region's probabilities are the mean of its components' votes.
+    For every layer and each of `dimensions` and `extra_components` three mixtures of as many
+    Gaussians as there are clusters, plus the extra ones, are fitted; k-means on the
+    responsibilities of all of them gives the clusters. Each component of each mixture votes for the
+    clusters of the regions that it is responsible for; a region's probabilities are the mean of its
+    components' votes.
 
     Parameters
     ----------
@@ -126,7 +130,8 @@ def fit_ensemble(
         return MixtureEnsemble([], np.eye(1, n_classes))
     n_clusters = n_classes - int(normal_known)
     mixtures = [
-        fit_mixture(x, layer, d, n_clusters + extra, seed)
+        fit_mixture(x, layer, d, n_clusters + extra, _REPEATS * seed + repeat)
+        for repeat in range(_REPEATS)
         for layer in range(x.shape[1])
         for d in dimensions
         for extra in extra_components
