@@ -15,8 +15,9 @@ from pipeline.detectors.base import Detector
 from pipeline.inference.detectors import new_detector
 from pipeline.inference.given_maps import GivenMaps
 from pipeline.inference.map_artifacts import make_maps
-from pipeline.inference.patch_features import Resources
+from pipeline.inference.patch_features import Resources, backbone_of_maps
 from pipeline.io import schemas
+from pipeline.io.backbone_weights import saved_sha256
 from pipeline.io.images import read_mask
 from pipeline.io.map_files import find_maps, mask_to_map, read_map, resize_map
 from pipeline.io.paths import ArtifactPaths
@@ -50,7 +51,7 @@ def run(
         if options.method == "ground_truth":
             return _masks(category, Path(root) / category, options.map_size, paths)
         resources = Resources(
-            paths.backbone(),
+            backbone_of_maps(options, paths),
             compute,
             category,
             scratch=lambda: Scratch(scratch, compute.memory_mb / 2),
@@ -67,6 +68,7 @@ def run(
         gamma=options.exponent,
         method=options.method,
         params={"maps": options.to_json()},
+        backbone=saved_sha256(backbone_of_maps(options, paths)) if options.detects else None,
         files=files,
         tracker=tracker,
     )

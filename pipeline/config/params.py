@@ -112,7 +112,7 @@ class Demo(_Section):
 
 
 class Backbone(_Section):
-    """The frozen ViT."""
+    """The frozen ViT, of all stages or of the maps alone."""
 
     source: Literal["hub", "pypi", "file", "random"] = "pypi"
     name: str = "vit_small_patch14_dinov2.lvd142m"
@@ -145,6 +145,7 @@ class Maps(_Section):
     """Anomaly maps (section 3.1 of the paper)."""
 
     method: Literal["auto", "nearest", "musc", "patchcore", "precomputed", "ground_truth"] = "auto"
+    backbone: Backbone | None = None
     runs: Annotated[list[Run], Field(min_length=1)] = [[3, 1], [5, 1], [8, 1], [5, 3]]
     layers: Annotated[list[Block], Field(min_length=1)] = [5]
     neighbourhoods: Annotated[list[Side], Field(min_length=1)] = [1, 3]
@@ -183,6 +184,11 @@ class Maps(_Section):
             return self
         method = "nearest" if n_references >= ENOUGH_REFERENCES else "musc"
         return self.model_copy(update={"method": method})
+
+    @property
+    def detects(self) -> bool:
+        """Tell whether the maps are computed here, with a ViT; or they are given."""
+        return self.method not in ("precomputed", "ground_truth")
 
     @property
     def exponent(self) -> float:

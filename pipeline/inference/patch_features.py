@@ -23,6 +23,7 @@ from pipeline.detectors.features import (
 )
 from pipeline.io.backbone_weights import load_saved_vit
 from pipeline.io.devices import choose_device
+from pipeline.io.paths import ArtifactPaths
 from pipeline.mgvit.backbone import forward_features, normalization
 from pipeline.mgvit.precision import autocast_for, stores_half
 from pipeline.progress import Progress, silent
@@ -56,6 +57,11 @@ class Resources:
     def device(self) -> torch.device:
         """Return the device of `compute.device`."""
         return choose_device(self.compute.device)
+
+
+def backbone_of_maps(options: Maps, paths: ArtifactPaths) -> Path:
+    """Return the folder of the maps' ViT: that of `maps.backbone`, or the pipeline's (null)."""
+    return paths.backbone() if options.backbone is None else paths.maps_backbone()
 
 
 class PatchFeatures:

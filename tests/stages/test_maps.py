@@ -14,7 +14,7 @@ from pipeline.io import schemas
 from pipeline.io.arrays import open_arrays
 from pipeline.io.map_files import MapFileError
 from pipeline.io.paths import ArtifactError, ArtifactPaths
-from pipeline.io.tables import read_parquet, write_parquet
+from pipeline.io.tables import read_parquet, write_json, write_parquet
 from stages import maps as stage
 from tests.running import run_stage
 
@@ -41,6 +41,8 @@ def paths(tmp_path, monkeypatch, state) -> ArtifactPaths:
         "pipeline.io.backbone_weights.load_saved", lambda folder: (state, {"timm_name": VIT})
     )
     paths, rng = ArtifactPaths(tmp_path / "data"), np.random.default_rng(0)
+    for folder in (paths.backbone(), paths.maps_backbone()):
+        write_json(folder / "backbone.json", {"sha256": folder.name})
     images, masks = [], []
     for k in range(QUERIES + NORMALS):
         query = k < QUERIES
@@ -127,6 +129,21 @@ def test_detectors_find_the_defect(paths, method):
     for row in (0, 1):
         y, x = np.unravel_index(values[row].argmax(), values[row].shape)
         assert (y // 8, x // 8) == (2, 2)
+
+
+def test_the_maps_own_backbone_makes_them(paths, monkeypatch, state):
+    """And its hash goes with them."""
+    other = {name: value + 0.01 * torch.randn_like(value) for name, value in state.items()}
+    monkeypatch.setattr(
+        "pipeline.io.backbone_weights.load_saved",
+        lambda folder: (other if folder == paths.maps_backbone() else state, {"timm_name": VIT}),
+    )
+    plain, _, attributes = _run(paths, method="nearest")
+    assert attributes["backbone_sha256"] == "backbone"
+    own = {"source": "random", "name": VIT}
+    values, _, attributes = _run(paths, method="nearest", backbone=own)
+    assert attributes["backbone_sha256"] == "maps_backbone"
+    assert not np.array_equal(plain, values)
 
 
 @pytest.mark.parametrize("method", ["musc", "patchcore"])
