@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.config.params import Compute, Key, Maps
 from pipeline.detectors.base import Detector
+from pipeline.detectors.grids import median_aspect
 from pipeline.inference.detectors import new_detector
 from pipeline.inference.given_maps import GivenMaps
 from pipeline.inference.map_artifacts import make_maps
@@ -75,12 +76,16 @@ def run(
 
 
 def _settled(category: str, options: Maps, paths: ArtifactPaths) -> Maps:
-    """Return the section with the method that suits the references of the manifest."""
+    """Return the section as it is for the images of the manifest, without `auto`."""
     images = read_parquet(paths.manifest(category) / "images.parquet", schemas.IMAGES)
     n_references = int((images["split"] == "normal").sum())
-    settled = options.for_set(n_references)
-    if settled != options:
-        log.info("maps %s: %s, with %d references", category, settled.method, n_references)
+    aspect = median_aspect(zip(images["height"], images["width"], strict=True))
+    settled = options.for_set(n_references, aspect)
+    if settled.detects:
+        log.info(
+            "maps %s: %s, with %d references; aspect %g",
+            *(category, settled.method, n_references, settled.aspect),
+        )
     return settled
 
 

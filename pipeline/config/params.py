@@ -150,6 +150,7 @@ class Maps(_Section):
     layers: Annotated[list[Block], Field(min_length=1)] = [5]
     neighbourhoods: Annotated[list[Side], Field(min_length=1)] = [1, 3]
     resolution: Annotated[int, Field(gt=0, le=4096)] = 448
+    aspect: Literal["auto"] | Annotated[float, Field(ge=0.05, le=20)] = "auto"
     map_size: Annotated[int, Field(gt=0, le=8192)] = 512
     image_score: Literal["contrast", "maximum", "published"] = "contrast"
     gamma: Annotated[float, Field(gt=0, le=10)] = 0.5
@@ -175,15 +176,16 @@ class Maps(_Section):
             raise ValueError("neighbourhood sizes, the second of each pair, are odd numbers")
         return runs
 
-    def for_set(self, n_references: int) -> Maps:
-        """Return the section with `method` as it is for a set with so many normal references.
+    def for_set(self, n_references: int, aspect: float = 1.0) -> Maps:
+        """Return the section without ``auto``, as it is for a set of images.
 
-        ``auto`` is the nearest normal patch from 10 references on, else MuSc.
+        `method`: the nearest normal patch from 10 references on, else MuSc. `aspect`: that of the
+        set, height / width.
         """
-        if self.method != "auto":
-            return self
         method = "nearest" if n_references >= ENOUGH_REFERENCES else "musc"
-        return self.model_copy(update={"method": method})
+        found = {"method": method, "aspect": aspect}
+        settled = {name: value for name, value in found.items() if getattr(self, name) == "auto"}
+        return self.model_copy(update=settled)
 
     @property
     def detects(self) -> bool:

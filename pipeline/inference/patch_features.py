@@ -19,7 +19,7 @@ from pipeline.detectors.features import (
     Features,
     allocate_memory,
     extract,
-    squash,
+    resize,
 )
 from pipeline.io.backbone_weights import load_saved_vit
 from pipeline.io.devices import choose_device
@@ -65,19 +65,27 @@ def backbone_of_maps(options: Maps, paths: ArtifactPaths) -> Path:
 
 
 class PatchFeatures:
-    """Patch tokens of images by the frozen ViT, at section `maps`' resolution."""
+    """Patch tokens of images by the frozen ViT, on the grid of section `maps`.
+
+    The grid has about as many patches as a square of `maps.resolution` pixels, in the proportions
+    of `maps.aspect`; every image is resized to it.
+    """
 
     def __init__(self, options: Maps, resources: Resources, layers: Sequence[int]) -> None:
         self._options, self._resources, self._layers = options, resources, layers
 
     @cached_property
     def _vit(self) -> VisionTransformer:
-        vit = load_saved_vit(self._resources.backbone, image_size=self._options.resolution)
+        vit = load_saved_vit(
+            self._resources.backbone,
+            image_size=self._options.resolution,
+            aspect=1.0 if self._options.aspect == "auto" else self._options.aspect,
+        )
         return vit.to(self._resources.device).eval()
 
     def __call__(self, images: Images, what: str, allocate: Allocate) -> Features:
         """Run the ViT over images; `what` they are is shown with the progress."""
-        vit, options, device = self._vit, self._options, self._resources.device
+        vit, device = self._vit, self._resources.device
         dtype = self._resources.compute.dtype
         mean, std = normalization(vit)
 
@@ -88,8 +96,9 @@ class PatchFeatures:
         with self._resources.tracker(f"features of {what}") as progress:
             return extract(
                 encode,
-                (squash(image, options.resolution) for image in images),
+                (resize(image, vit.patch_embed.img_size) for image in images),
                 len(images),
+                vit.patch_embed.grid_size,
                 mean=mean,
                 std=std,
                 device=device,

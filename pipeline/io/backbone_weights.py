@@ -176,13 +176,14 @@ def load_saved(folder: Path) -> tuple[State, Info]:
     return load_file(path), info
 
 
-def load_saved_vit(folder: Path, *, image_size: int) -> VisionTransformer:
-    """Return the backbone of `folder` for square inputs of `image_size` pixels.
+def load_saved_vit(folder: Path, *, image_size: int, aspect: float = 1.0) -> VisionTransformer:
+    """Return the backbone of `folder` for inputs of about `image_size` ** 2 pixels.
 
-    Raises `ArtifactError`, also if it cannot take that size.
+    `aspect` is their height / width, as nearly as whole patches allow. Raises `ArtifactError`, also
+    if it cannot take that size.
     """
     state, info = load_saved(folder)
     try:
-        return create_vit(str(info["timm_name"]), state, image_size=image_size)
+        return create_vit(str(info["timm_name"]), state, image_size=image_size, aspect=aspect)
     except ValueError as error:
         raise ArtifactError(f"{folder}: {error}; or run the stage '{folder.name}' again") from error

@@ -43,6 +43,7 @@ def test_the_paper_uses_the_heads() -> None:
         "maps.layers=[5,11,17,23]",
         "maps.neighbourhoods=[1,3,5]",
         "maps.resolution=518",
+        "maps.aspect=1.0",
         "maps.image_score=published",
         "maps.gamma=1.0",
         "maps.skip=0.0",

@@ -48,7 +48,7 @@ def test_neighbourhood_mean_refuses_even_sizes_and_wrong_grids():
 def _encode(pixels: Tensor) -> tuple[list[Tensor], Tensor]:
     """Tokens of 2 x 2 quadrants: the mean colour, and twice as much."""
     b = len(pixels)
-    tokens = torch.nn.functional.avg_pool2d(pixels, pixels.shape[-1] // 2)
+    tokens = torch.nn.functional.avg_pool2d(pixels, (pixels.shape[-2] // 2, pixels.shape[-1] // 2))
     tokens = tokens.permute(0, 2, 3, 1).reshape(b, 4, 3)
     return [tokens, tokens * 2 + 1], tokens.mean(1)
 
@@ -66,6 +66,7 @@ def test_extract_keeps_order_over_batches_and_normalises_colours(half):
         _encode,
         iter(images),
         35,
+        (2, 2),
         mean=mean,
         std=std,
         half=half,
@@ -88,27 +89,32 @@ def test_extract_uses_the_given_arrays():
         made.append(np.empty(shape, dtype))
         return made[-1]
 
-    out = f.extract(_encode, _images(3), 3, mean=[0] * 3, std=[1] * 3, allocate=allocate)
+    out = f.extract(_encode, _images(3), 3, (2, 2), mean=[0] * 3, std=[1] * 3, allocate=allocate)
     assert [a is b for a, b in zip(made, out.layers, strict=True)] == [True, True]
 
 
 @pytest.mark.parametrize("count", [0, 2, 4])
 def test_extract_refuses_a_wrong_count(count):
     with pytest.raises(ValueError, match="images"):
-        f.extract(_encode, _images(3), count, mean=[0] * 3, std=[1] * 3)
+        f.extract(_encode, _images(3), count, (2, 2), mean=[0] * 3, std=[1] * 3)
 
 
-def test_squash_averages_when_shrinking_and_keeps_the_right_size():
+def test_extract_refuses_tokens_that_do_not_fill_the_grid():
+    with pytest.raises(ValueError, match="grid of 2 x 3"):
+        f.extract(_encode, _images(3), 3, (2, 3), mean=[0] * 3, std=[1] * 3)
+
+
+def test_resize_averages_when_shrinking_and_keeps_the_right_size():
     image = np.zeros((8, 4, 3), np.uint8)
     image[:4] = 100
     image[0, 0] = 228  # one of the 2 x 1 pixels of the first output pixel
-    small = f.squash(image, 4)
+    small = f.resize(image, (4, 4))
     assert small.shape == (4, 4, 3)
     assert small[0, 0, 0] == 164
     assert small[1, 1, 0] == 100
     assert small[3, 3, 0] == 0
-    assert f.squash(image, 16).shape == (16, 16, 3)
-    assert f.squash(image[:4], 4) is not None
+    assert f.resize(image, (12, 16)).shape == (12, 16, 3)
+    assert f.resize(image, (8, 4)) is image
 
 
 def test_upsample_keeps_patch_centres_in_place():
@@ -118,3 +124,12 @@ def test_upsample_keeps_patch_centres_in_place():
     np.testing.assert_allclose(out[0, [1, 1, 4, 4], [1, 4, 1, 4]], [0, 1, 2, 3], atol=1e-6)
     assert out.min() == 0
     assert out.max() == 3
+
+
+def test_upsample_of_a_wide_grid_is_relative_to_the_sides():
+    scores = np.arange(12, dtype=np.float32)[None]
+    out = f.upsample(scores, (2, 6), 12)  # patches of 6 x 2 map pixels
+    assert out.shape == (1, 12, 12)
+    np.testing.assert_allclose(out[0, :3, 4:6].mean(), 2, atol=1e-5)
+    assert out[0, 0, 0] == 0
+    assert out[0, -1, -1] == 11

@@ -77,3 +77,26 @@ def test_the_whole_clip_takes_the_paper_s_size_and_blocks() -> None:
 
 def test_clip_has_its_own_normalisation() -> None:
     assert normalization(CLIP)[0] == pytest.approx((0.4815, 0.4578, 0.4082), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("aspect", "grid"), [(1.0, (4, 4)), (0.25, (2, 8)), (4.0, (8, 2)), (1.7, (5, 3)), (20, (18, 1))]
+)
+def test_inputs_keep_an_aspect_at_about_as_many_patches(aspect: float, grid: Any) -> None:
+    """The positions are those of the whole grid, squeezed as the image is."""
+    state = create_vit("test_vit", None, image_size=160).state_dict()
+    vit = create_vit("test_vit", state, image_size=64, aspect=aspect)
+    assert vit.patch_embed.grid_size == grid
+    rows, columns = grid
+    pixels = torch.randn(2, 3, 16 * rows, 16 * columns, generator=torch.Generator().manual_seed(0))
+    tokens, head = forward_features(vit, pixels, layers=[1])
+    assert tokens[0].shape == (2, rows * columns, 64)
+    old = state["pos_embed"][:, 1:].reshape(1, 10, 10, 64).permute(0, 3, 1, 2)
+    new = nn.functional.interpolate(old, grid, mode="bicubic", align_corners=False)
+    torch.testing.assert_close(vit.pos_embed[:, 1:], new.flatten(2).transpose(1, 2))
+    plain = timm.create_model("test_vit", num_classes=0, img_size=pixels.shape[2:]).eval()
+    plain.load_state_dict({**state, "pos_embed": vit.pos_embed})
+    with torch.inference_mode():
+        (expected,), class_token = by_timm(plain, pixels, [1])
+    torch.testing.assert_close(tokens[0], expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(head, class_token, atol=1e-5, rtol=1e-4)

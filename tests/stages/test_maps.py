@@ -14,7 +14,7 @@ from pipeline.io import schemas
 from pipeline.io.arrays import open_arrays
 from pipeline.io.map_files import MapFileError
 from pipeline.io.paths import ArtifactError, ArtifactPaths
-from pipeline.io.tables import read_parquet, write_json, write_parquet
+from pipeline.io.tables import read_metadata, read_parquet, write_json, write_parquet
 from stages import maps as stage
 from tests.running import run_stage
 
@@ -146,6 +146,29 @@ def test_the_maps_own_backbone_makes_them(paths, monkeypatch, state):
     assert not np.array_equal(plain, values)
 
 
+@pytest.mark.parametrize("method", ["musc", "patchcore", "nearest"])
+def test_wide_images_are_seen_as_wide_as_they_are(paths, method):
+    """On 2 x 8 patches of 16 pixels; the map is square, and a defect lies where it lies."""
+    table = paths.manifest(CATEGORY) / "images.parquet"
+    images = read_parquet(table, schemas.IMAGES)
+    rng = np.random.default_rng(1)
+    for row in images.itertuples():
+        pixels = rng.integers(90, 110, (32, 128, 3), dtype=np.uint8)
+        if row.sample_id in ("id0", "id3"):
+            pixels[16:32, 80:96] = 255 - 80 * int(row.sample_id[2:])  # patch (1, 5)
+        _save(paths.root.parent, row.path, pixels)
+    write_parquet(table, images.assign(height=32, width=128), schemas.IMAGES)
+    values, frame, _ = _run(paths, method=method, layers=[0], runs=[[0, 1]])
+    assert (
+        read_metadata(paths.maps(CATEGORY) / "scores.parquet")["params"]["maps"]["aspect"] == 0.25
+    )
+    assert values.shape == (6, 32, 32)
+    assert frame["score"][:2].min() > frame["score"][2:].max()
+    for amap in values[:2]:
+        y, x = np.unravel_index(amap.argmax(), amap.shape)
+        assert (y // 16, x // 4) == (1, 5)
+
+
 @pytest.mark.parametrize("method", ["musc", "patchcore"])
 def test_normal_references_score_as_good_images_do(paths, method):
     _, frame, _ = _run(paths, method=method, layers=[0])
@@ -169,6 +192,7 @@ def test_maps_without_a_detector_have_no_reference_scores(paths):
         {"layers": [2]},
         {"neighbourhoods": [3]},
         {"resolution": 48},
+        {"aspect": 4.0},
         {"fraction": 1.0},
         {"skip": 0.5, "fraction": 1.0},
         {"gamma": 1.0},
@@ -233,6 +257,7 @@ def test_gamma_is_the_power_of_the_stored_maps(paths, method):
         {"coreset_max": 2},
         {"coreset_max": 2, "seed": 1},
         {"resolution": 48},
+        {"aspect": 0.25},
     ],
 )
 def test_every_parameter_of_nearest_counts(paths, change):
