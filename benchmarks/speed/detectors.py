@@ -59,7 +59,7 @@ def patches_of(inputs: Inputs, split: str, limit: int) -> Patches:
     images = read_parquet(folder / "images.parquet", IMAGES)
     images = images[images["split"] == split]
     images = images.iloc[spread(len(images), limit)]
-    vit = inputs.vit(options.resolution)
+    vit = inputs.vit(options.geometry[0])
 
     def encode(pixels: Tensor) -> tuple[Sequence[Tensor], Tensor]:
         with autocast_for(torch.device("cpu"), inputs.params.compute.dtype):

@@ -88,7 +88,7 @@ def map_misfits(params: Params, patch: int, depth: int) -> list[str]:
     """Return what of section `maps` does not fit the backbone of the maps, as `misfits` does."""
     maps, predict = params.maps, params.predict
     problems: list[str | None] = []
-    if maps.detects:
+    if maps.detects and maps.resolution != "auto":
         problems += [_size("maps.resolution", maps.resolution, patch)]
     if maps.image_score == "published" and predict.normal == "scores":
         problems += [

@@ -23,6 +23,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.config.validation import explain
+from pipeline.detectors.grids import LEAST, choose_side, choose_tiles, tile_side
 from pipeline.errors import AnomalyNCDError
 
 
@@ -149,7 +150,9 @@ class Maps(_Section):
     runs: Annotated[list[Run], Field(min_length=1)] = [[3, 1], [5, 1], [8, 1], [5, 3]]
     layers: Annotated[list[Block], Field(min_length=1)] = [5]
     neighbourhoods: Annotated[list[Side], Field(min_length=1)] = [1, 3]
-    resolution: Annotated[int, Field(gt=0, le=4096)] = 448
+    resolution: Literal["auto"] | Annotated[int, Field(gt=0, le=4096)] = "auto"
+    smallest_defect: Annotated[float, Field(ge=0.001, le=1)] = 0.032
+    tiles: Literal["auto"] | Annotated[int, Field(gt=0, le=16)] = "auto"
     aspect: Literal["auto"] | Annotated[float, Field(ge=0.05, le=20)] = "auto"
     map_size: Annotated[int, Field(gt=0, le=8192)] = 512
     image_score: Literal["contrast", "maximum", "published"] = "contrast"
@@ -176,16 +179,37 @@ class Maps(_Section):
             raise ValueError("neighbourhood sizes, the second of each pair, are odd numbers")
         return runs
 
-    def for_set(self, n_references: int, aspect: float = 1.0) -> Maps:
+    def for_set(
+        self,
+        n_references: int,
+        *,
+        aspect: float = 1.0,
+        image_side: int = LEAST,
+        patch: int | None = None,
+    ) -> Maps:
         """Return the section without ``auto``, as it is for a set of images.
 
         `method`: the nearest normal patch from 10 references on, else MuSc. `aspect`: that of the
-        set, height / width.
+        set, height / width. `resolution` and `tiles`: by `smallest_defect` and the images' side in
+        pixels, for patches of `patch` pixels (None: not known); one tile at a given resolution.
         """
         method = "nearest" if n_references >= ENOUGH_REFERENCES else "musc"
-        found = {"method": method, "aspect": aspect}
+        found: dict[str, object] = {"method": method, "aspect": aspect, "tiles": 1}
+        if self.resolution == "auto" and patch is not None:
+            side = choose_side(self.smallest_defect, image_side, patch)
+            tiles = choose_tiles(side, patch) if self.tiles == "auto" else self.tiles
+            found |= {"resolution": tile_side(side, tiles) * patch, "tiles": tiles}
         settled = {name: value for name, value in found.items() if getattr(self, name) == "auto"}
         return self.model_copy(update=settled)
+
+    @property
+    def geometry(self) -> tuple[int, float, int]:
+        """Return resolution, aspect and tiles; 448 px, a square and one tile if no set gave any."""
+        return (
+            LEAST if self.resolution == "auto" else self.resolution,
+            1.0 if self.aspect == "auto" else self.aspect,
+            1 if self.tiles == "auto" else self.tiles,
+        )
 
     @property
     def detects(self) -> bool:

@@ -418,8 +418,9 @@ ELSEWHERE = {
     "manifest": ("stages/test_manifest", "normal_list normal_root bits"),
     "maps": (
         "stages/test_maps",
-        "method backbone runs layers neighbourhoods resolution aspect map_size image_score gamma "
-        "skip fraction references coreset_ratio coreset_max precomputed_root seed",
+        "method backbone runs layers neighbourhoods resolution smallest_defect tiles aspect "
+        "map_size image_score gamma skip fraction references coreset_ratio coreset_max "
+        "precomputed_root seed",
     ),
     "base": ("stages/test_base", "root layout normal_label"),
     "train": ("config/test_every_parameter", "fold_layerscale"),

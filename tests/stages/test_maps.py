@@ -42,7 +42,7 @@ def paths(tmp_path, monkeypatch, state) -> ArtifactPaths:
     )
     paths, rng = ArtifactPaths(tmp_path / "data"), np.random.default_rng(0)
     for folder in (paths.backbone(), paths.maps_backbone()):
-        write_json(folder / "backbone.json", {"sha256": folder.name})
+        write_json(folder / "backbone.json", {"sha256": folder.name, "patch_size": 16})
     images, masks = [], []
     for k in range(QUERIES + NORMALS):
         query = k < QUERIES
@@ -144,6 +144,57 @@ def test_the_maps_own_backbone_makes_them(paths, monkeypatch, state):
     values, _, attributes = _run(paths, method="nearest", backbone=own)
     assert attributes["backbone_sha256"] == "maps_backbone"
     assert not np.array_equal(plain, values)
+
+
+def test_the_resolution_follows_from_the_smallest_defect(paths, monkeypatch):
+    """In patches of 16 pixels; images of 64 pixels are enlarged to 448, and no further."""
+    table = paths.manifest(CATEGORY) / "images.parquet"
+    images = read_parquet(table, schemas.IMAGES)
+
+    def settled(side: int, **maps: object) -> tuple[object, object]:
+        write_parquet(table, images.assign(height=side, width=side), schemas.IMAGES)
+        options = _params(paths, resolution="auto", **maps).maps
+        found = stage._settled(CATEGORY, options, paths)
+        return found.resolution, found.tiles
+
+    assert settled(64) == (448, 1)
+    assert settled(64, smallest_defect=0.01) == (448, 1)
+    assert settled(2000) == (512, 1)
+    assert settled(2000, smallest_defect=0.025) == (640, 1)
+    assert settled(2000, smallest_defect=0.01) == (36 * 16, 3)
+    assert settled(2000, smallest_defect=0.01, tiles=1) == (1600, 1)
+    assert settled(2000, smallest_defect=0.01, tiles=2) == (52 * 16, 2)
+    assert settled(700, smallest_defect=0.01) == (24 * 16, 2)
+    given = stage._settled(CATEGORY, _params(paths, smallest_defect=0.01).maps, paths)
+    assert (given.resolution, given.tiles) == (64, 1)
+
+
+@pytest.mark.parametrize("tiles", [2, 3])
+def test_a_defect_on_the_seam_of_tiles_is_found_once(paths, tiles):
+    """And nothing else: normal images, a repeated pattern, are flat over the seams."""
+    table = paths.manifest(CATEGORY) / "images.parquet"
+    side = 16 * (4 * tiles - 2 * (tiles - 1))  # tiles of 4 x 4 patches that share 2
+    seam = 16 * 3
+    rng = np.random.default_rng(2)
+    for row in read_parquet(table, schemas.IMAGES).itertuples():
+        pattern = 100 + 40 * (np.indices((side, side)).sum(0) // 8 % 2)
+        pixels = pattern[..., None] + rng.integers(-3, 3, (side, side, 3))
+        if row.sample_id in ("id0", "id3"):
+            pixels[seam - 8 : seam + 8, seam - 8 : seam + 8] = 230
+        _save(paths.root.parent, row.path, pixels.astype(np.uint8))
+    values, frame, _ = _run(
+        paths, method="nearest", runs=[[0, 1]], tiles=tiles, gamma=1.0, map_size=side
+    )
+    assert frame["score"][:2].min() > 2 * frame["score"][2:].max()
+    for amap in values[:2]:
+        count, _, boxes, _ = cv2.connectedComponentsWithStats((amap > 0.5).astype(np.uint8))
+        assert count == 2  # the background and the defect
+        x, y, width, height, _ = boxes[1]
+        assert x < seam < x + width
+        assert y < seam < y + height
+    normal = values[2:].mean(0)
+    at_seam = normal[:, seam - 8 : seam + 8].mean()
+    assert at_seam < 1.2 * normal.mean()
 
 
 @pytest.mark.parametrize("method", ["musc", "patchcore", "nearest"])
@@ -258,6 +309,7 @@ def test_gamma_is_the_power_of_the_stored_maps(paths, method):
         {"coreset_max": 2, "seed": 1},
         {"resolution": 48},
         {"aspect": 0.25},
+        {"tiles": 2},
     ],
 )
 def test_every_parameter_of_nearest_counts(paths, change):
