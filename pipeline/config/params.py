@@ -23,7 +23,14 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.config.validation import explain
-from pipeline.detectors.grids import LEAST, choose_side, choose_tiles, tile_side
+from pipeline.detectors.grids import (
+    LEAST,
+    MOST_TILES,
+    STRETCH,
+    choose_side,
+    choose_tiles,
+    tile_side,
+)
 from pipeline.errors import AnomalyNCDError
 
 
@@ -140,6 +147,8 @@ class Manifest(_Section):
 Run = Annotated[list[Block], Field(min_length=2, max_length=2)]
 """A block of the ViT and a neighbourhood size."""
 ENOUGH_REFERENCES = 10
+_MOST_PIXELS = 4096
+"""Side of what a ViT is given, at most."""
 
 
 class Maps(_Section):
@@ -150,10 +159,10 @@ class Maps(_Section):
     runs: Annotated[list[Run], Field(min_length=1)] = [[3, 1], [5, 1], [8, 1], [5, 3]]
     layers: Annotated[list[Block], Field(min_length=1)] = [5]
     neighbourhoods: Annotated[list[Side], Field(min_length=1)] = [1, 3]
-    resolution: Literal["auto"] | Annotated[int, Field(gt=0, le=4096)] = "auto"
+    resolution: Literal["auto"] | Annotated[int, Field(gt=0, le=_MOST_PIXELS)] = "auto"
     smallest_defect: Annotated[float, Field(ge=0.001, le=1)] = 0.032
-    tiles: Literal["auto"] | Annotated[int, Field(gt=0, le=16)] = "auto"
-    aspect: Literal["auto"] | Annotated[float, Field(ge=0.05, le=20)] = "auto"
+    tiles: Literal["auto"] | Annotated[int, Field(gt=0, le=MOST_TILES)] = "auto"
+    aspect: Literal["auto"] | Annotated[float, Field(ge=1 / STRETCH, le=STRETCH)] = "auto"
     map_size: Annotated[int, Field(gt=0, le=8192)] = 512
     image_score: Literal["contrast", "maximum", "published"] = "contrast"
     gamma: Annotated[float, Field(gt=0, le=10)] = 0.5
@@ -198,7 +207,8 @@ class Maps(_Section):
         if self.resolution == "auto" and patch is not None:
             side = choose_side(self.smallest_defect, image_side, patch)
             tiles = choose_tiles(side, patch) if self.tiles == "auto" else self.tiles
-            found |= {"resolution": tile_side(side, tiles) * patch, "tiles": tiles}
+            tile = min(tile_side(side, tiles), _MOST_PIXELS // patch)
+            found |= {"resolution": tile * patch, "tiles": tiles}
         settled = {name: value for name, value in found.items() if getattr(self, name) == "auto"}
         return self.model_copy(update=settled)
 

@@ -113,7 +113,7 @@ def tiled(encode: Encoder, tile: Grid, tiles: int, patch: int) -> Encoder:
             inside = slice(above.start - top, above.stop - top)
             within = slice(beside.start - left, beside.stop - left)
             for layer, part in zip(whole, tokens, strict=True):
-                seen = part.unflatten(1, tile)  # (B, rows, columns, D) of the tile
+                seen = part.reshape(len(part), *tile, -1)  # (B, rows, columns, D) of the tile
                 layer[:, above, beside] = seen[:, inside, within].float()
             heads.append(head.float())
         return [layer.flatten(1, 2) for layer in whole], torch.stack(heads).mean(0)

@@ -15,14 +15,19 @@ MOST = 644
 """Pixels a side beyond which an image is better cut into tiles: ViTs were trained at fewer."""
 OVERLAP = 4
 """Patches that neighbouring tiles share."""
+MOST_TILES = 16
+"""Tiles a side, at most."""
+STRETCH = 20.0
+"""The longer side over the shorter one, at most: images are stretched beyond."""
 
 
 def median_aspect(sizes: Iterable[tuple[int, int]]) -> float:
-    """Return the median of height / width of images (H, W), to three digits.
+    """Return the median of height / width of images (H, W), to three digits, within `STRETCH`.
 
     Raises ValueError (`StatisticsError`) for no images.
     """
-    return round(median(height / width for height, width in sizes), 3)
+    found = round(median(height / width for height, width in sizes), 3)
+    return min(max(found, 1 / STRETCH), STRETCH)
 
 
 def median_side(sizes: Iterable[tuple[int, int]]) -> int:
@@ -44,9 +49,12 @@ def choose_side(smallest_defect: float, image_side: int, patch: int) -> int:
 
 
 def choose_tiles(side: int, patch: int) -> int:
-    """Return the fewest tiles a side that see `side` patches with `MOST` pixels each at most."""
+    """Return the fewest tiles a side that see `side` patches with `MOST` pixels each at most.
+
+    At most `MOST_TILES`.
+    """
     most = max(MOST // patch, OVERLAP + 1)
-    return max(1, ceil((side - OVERLAP) / (most - OVERLAP)))
+    return min(max(1, ceil((side - OVERLAP) / (most - OVERLAP))), MOST_TILES)
 
 
 def tile_side(side: int, tiles: int) -> int:
