@@ -183,7 +183,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 def main(options: argparse.Namespace) -> None:
     """Run and print one table, or all that can be run."""
     content = load_tables()
-    tables, data = content["tables"], content["data"]
+    tables = content["tables"]
+    data = {name: {**content["common"], **own} for name, own in content["data"].items()}
     if options.list or options.table is None:
         print(*(f"{number:3d}  {table['title']}" for number, table in tables.items()), sep="\n")
         print("data:", ", ".join(data))

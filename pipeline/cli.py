@@ -42,6 +42,7 @@ PER_CATEGORY = {
 WHOLE = {
     "demo": "Generate the demo images (two products, four defects each).",
     "backbone": "Fetch the weights of the frozen ViT.",
+    "maps_backbone": "Fetch the weights of the maps' own ViT (maps.backbone).",
     "base": "Cut the labelled base set (D_l) out of its masks.",
     "report": "Write the summary, data/report/index.html and the review pages.",
 }
@@ -53,8 +54,8 @@ app = typer.Typer(
         "Usually you run `dvc repro`, which runs every stage below whose inputs changed. Each "
         "stage also runs alone: it reads params.yaml and the artifacts of the stages before it, "
         "and writes its own under data/STAGE/.\n\n"
-        "Order: demo, backbone, base | manifest, maps, mebin, crops, classes, views, train, "
-        "predict, merge, evaluate | report. Example: `anomalyncd mebin metal`."
+        "Order: demo, backbone, maps_backbone, base | manifest, maps, mebin, crops, classes, "
+        "views, train, predict, merge, evaluate | report. Example: `anomalyncd mebin metal`."
     ),
     no_args_is_help=True,
     add_completion=False,
@@ -120,7 +121,7 @@ def _whole(stage: str) -> Callable[..., None]:
     return command
 
 
-_ORDER = ("demo", "backbone", "base", *PER_CATEGORY, "report")
+_ORDER = ("demo", "backbone", "maps_backbone", "base", *PER_CATEGORY, "report")
 for _stage in _ORDER:
     if _stage in WHOLE:
         app.command(_stage, help=WHOLE[_stage])(_whole(_stage))

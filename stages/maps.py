@@ -12,15 +12,18 @@ from numpy.typing import NDArray
 
 from pipeline.config.params import Compute, Key, Maps
 from pipeline.detectors.base import Detector
+from pipeline.detectors.grids import median_aspect, median_side
 from pipeline.inference.detectors import new_detector
 from pipeline.inference.given_maps import GivenMaps
 from pipeline.inference.map_artifacts import make_maps
-from pipeline.inference.patch_features import Resources
+from pipeline.inference.patch_features import Resources, backbone_of_maps
 from pipeline.io import schemas
+from pipeline.io.backbone_weights import saved_sha256
 from pipeline.io.images import read_mask
 from pipeline.io.map_files import find_maps, mask_to_map, read_map, resize_map
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.scratch import Scratch
+from pipeline.io.stored import read_object
 from pipeline.io.tables import read_parquet
 from pipeline.progress import Progress, track
 
@@ -50,7 +53,7 @@ def run(
         if options.method == "ground_truth":
             return _masks(category, Path(root) / category, options.map_size, paths)
         resources = Resources(
-            paths.backbone(),
+            backbone_of_maps(options, paths),
             compute,
             category,
             scratch=lambda: Scratch(scratch, compute.memory_mb / 2),
@@ -67,19 +70,38 @@ def run(
         gamma=options.exponent,
         method=options.method,
         params={"maps": options.to_json()},
+        backbone=saved_sha256(backbone_of_maps(options, paths)) if options.detects else None,
         files=files,
         tracker=tracker,
     )
 
 
 def _settled(category: str, options: Maps, paths: ArtifactPaths) -> Maps:
-    """Return the section with the method that suits the references of the manifest."""
+    """Return the section as it is for the images of the manifest, without `auto`."""
     images = read_parquet(paths.manifest(category) / "images.parquet", schemas.IMAGES)
     n_references = int((images["split"] == "normal").sum())
-    settled = options.for_set(n_references)
-    if settled != options:
-        log.info("maps %s: %s, with %d references", category, settled.method, n_references)
+    sizes = list(zip(images["height"], images["width"], strict=True))
+    settled = options.for_set(
+        n_references,
+        aspect=median_aspect(sizes),
+        image_side=median_side(sizes),
+        patch=_patch(options, paths),
+    )
+    if settled.detects:
+        resolution, aspect, tiles = settled.geometry
+        log.info(
+            "maps %s: %s, with %d references; %d px, height / width %g, %d x %d tiles",
+            *(category, settled.method, n_references, resolution, aspect, tiles, tiles),
+        )
     return settled
+
+
+def _patch(options: Maps, paths: ArtifactPaths) -> int | None:
+    """Return the side of the patches, if the resolution hangs on it."""
+    if options.resolution != "auto" or not options.detects:
+        return None
+    path = backbone_of_maps(options, paths) / "backbone.json"
+    return int(read_object(path, {"patch_size": (int,)})["patch_size"])
 
 
 def _map_files(category: str, options: Maps, paths: ArtifactPaths) -> dict[str, Path]:

@@ -53,6 +53,7 @@ def run(category: str, options: Mebin, paths: ArtifactPaths) -> None:
         "raw_max": group.attrs.get("raw_max"),
         "gamma": group.attrs.get("gamma", 1.0),
         "bank_sha256": group.attrs.get("bank_sha256"),
+        "backbone_sha256": group.attrs.get("backbone_sha256"),
         "params": {**params_of(source / "scores.parquet"), "mebin": _shaping(options)},
     }
     with replacing_folder(paths.mebin(category)) as folder:

@@ -93,7 +93,9 @@ def rerun(*, file: str = "", key: str = "") -> set[str]:
 
 
 FROM_TRAIN = {"train", "predict", "merge", "evaluate", "report"}
-COMPUTED_BEFORE = {"backbone", "base", "manifest", "maps", "mebin", "crops", "classes", "views"}
+COMPUTED_BEFORE = {
+    "backbone", "maps_backbone", "base", "manifest", "maps", "mebin", "crops", "classes", "views",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("module", ["losses", "training"])
@@ -130,6 +132,7 @@ def test_new_options_rerun_nothing() -> None:
         ({"key": "classes.count"}, {"crops", "views"}),
         ({"key": "views.seed"}, {"crops", "classes", "base"}),
         ({"key": "predict.normal"}, {"crops", "views"}),
+        ({"key": "maps.backbone"}, {"backbone", "base", "manifest"}),
         ({"key": "merge.temperature"}, COMPUTED_BEFORE | {"train", "predict"}),
     ],
     ids=lambda value: "-".join(sorted(value.values() if isinstance(value, dict) else value)),
@@ -138,6 +141,13 @@ def test_what_a_change_spares(change: dict[str, str], spared: set[str]) -> None:
     again = rerun(**change)
     assert again
     assert not again & spared
+
+
+def test_the_maps_own_backbone_is_all_that_maps_depends_on() -> None:
+    """What the pipeline's weights change in it without `maps.backbone`, is in its folder."""
+    weights = {dep for dep in NODES["maps"]["deps"] if "backbone" in dep and not is_code(dep)}
+    assert weights == set(outputs("maps_backbone")) == {"data/maps_backbone"}
+    assert "data/backbone/backbone.json" in NODES["maps_backbone"]["deps"]
 
 
 def test_labels_are_a_dependency_of_evaluate_and_report_alone() -> None:

@@ -16,7 +16,7 @@ from benchmarks.speed.inputs import Inputs, spread
 from pipeline.config.params import Evaluate
 from pipeline.detectors import musc as our_musc
 from pipeline.detectors import patchcore
-from pipeline.detectors.features import Array, extract, squash, upsample
+from pipeline.detectors.features import Array, extract, resize, upsample
 from pipeline.detectors.normalise import rescale
 from pipeline.evaluation.localization import ProCurve
 from pipeline.io.images import read_image, read_mask
@@ -59,15 +59,16 @@ def patches_of(inputs: Inputs, split: str, limit: int) -> Patches:
     images = read_parquet(folder / "images.parquet", IMAGES)
     images = images[images["split"] == split]
     images = images.iloc[spread(len(images), limit)]
-    vit = inputs.vit(options.resolution)
+    vit = inputs.vit(options.geometry[0])
 
     def encode(pixels: Tensor) -> tuple[Sequence[Tensor], Tensor]:
         with autocast_for(torch.device("cpu"), inputs.params.compute.dtype):
             return forward_features(vit, pixels, layers=options.layers)
 
     mean, std = normalization(vit)
-    pixels = (squash(read_image(inputs.root / path), options.resolution) for path in images["path"])
-    found = extract(encode, pixels, len(images), mean=mean, std=std)
+    size, grid = vit.patch_embed.img_size, vit.patch_embed.grid_size
+    pixels = (resize(read_image(inputs.root / path), size) for path in images["path"])
+    found = extract(encode, pixels, len(images), grid, mean=mean, std=std)
     table = read_parquet(folder / "masks.parquet", MASKS)
     files = dict(zip(table["sample_id"], table["mask_path"], strict=True))
     masks = [

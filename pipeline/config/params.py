@@ -23,6 +23,14 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.config.validation import explain
+from pipeline.detectors.grids import (
+    LEAST,
+    MOST_TILES,
+    STRETCH,
+    choose_side,
+    choose_tiles,
+    tile_side,
+)
 from pipeline.errors import AnomalyNCDError
 
 
@@ -112,7 +120,7 @@ class Demo(_Section):
 
 
 class Backbone(_Section):
-    """The frozen ViT."""
+    """The frozen ViT, of all stages or of the maps alone."""
 
     source: Literal["hub", "pypi", "file", "random"] = "pypi"
     name: str = "vit_small_patch14_dinov2.lvd142m"
@@ -139,16 +147,22 @@ class Manifest(_Section):
 Run = Annotated[list[Block], Field(min_length=2, max_length=2)]
 """A block of the ViT and a neighbourhood size."""
 ENOUGH_REFERENCES = 10
+_MOST_PIXELS = 4096
+"""Side of what a ViT is given, at most."""
 
 
 class Maps(_Section):
     """Anomaly maps (section 3.1 of the paper)."""
 
     method: Literal["auto", "nearest", "musc", "patchcore", "precomputed", "ground_truth"] = "auto"
+    backbone: Backbone | None = None
     runs: Annotated[list[Run], Field(min_length=1)] = [[3, 1], [5, 1], [8, 1], [5, 3]]
     layers: Annotated[list[Block], Field(min_length=1)] = [5]
     neighbourhoods: Annotated[list[Side], Field(min_length=1)] = [1, 3]
-    resolution: Annotated[int, Field(gt=0, le=4096)] = 448
+    resolution: Literal["auto"] | Annotated[int, Field(gt=0, le=_MOST_PIXELS)] = "auto"
+    smallest_defect: Annotated[float, Field(ge=0.001, le=1)] = 0.032
+    tiles: Literal["auto"] | Annotated[int, Field(gt=0, le=MOST_TILES)] = "auto"
+    aspect: Literal["auto"] | Annotated[float, Field(ge=1 / STRETCH, le=STRETCH)] = "auto"
     map_size: Annotated[int, Field(gt=0, le=8192)] = 512
     image_score: Literal["contrast", "maximum", "published"] = "contrast"
     gamma: Annotated[float, Field(gt=0, le=10)] = 0.5
@@ -174,15 +188,43 @@ class Maps(_Section):
             raise ValueError("neighbourhood sizes, the second of each pair, are odd numbers")
         return runs
 
-    def for_set(self, n_references: int) -> Maps:
-        """Return the section with `method` as it is for a set with so many normal references.
+    def for_set(
+        self,
+        n_references: int,
+        *,
+        aspect: float = 1.0,
+        image_side: int = LEAST,
+        patch: int | None = None,
+    ) -> Maps:
+        """Return the section without ``auto``, as it is for a set of images.
 
-        ``auto`` is the nearest normal patch from 10 references on, else MuSc.
+        `method`: the nearest normal patch from 10 references on, else MuSc. `aspect`: that of the
+        set, height / width. `resolution` and `tiles`: by `smallest_defect` and the images' side in
+        pixels, for patches of `patch` pixels (None: not known); one tile at a given resolution.
         """
-        if self.method != "auto":
-            return self
         method = "nearest" if n_references >= ENOUGH_REFERENCES else "musc"
-        return self.model_copy(update={"method": method})
+        found: dict[str, object] = {"method": method, "aspect": aspect, "tiles": 1}
+        if self.resolution == "auto" and patch is not None:
+            side = choose_side(self.smallest_defect, image_side, patch)
+            tiles = choose_tiles(side, patch) if self.tiles == "auto" else self.tiles
+            tile = min(tile_side(side, tiles), _MOST_PIXELS // patch)
+            found |= {"resolution": tile * patch, "tiles": tiles}
+        settled = {name: value for name, value in found.items() if getattr(self, name) == "auto"}
+        return self.model_copy(update=settled)
+
+    @property
+    def geometry(self) -> tuple[int, float, int]:
+        """Return resolution, aspect and tiles; 448 px, a square and one tile if no set gave any."""
+        return (
+            LEAST if self.resolution == "auto" else self.resolution,
+            1.0 if self.aspect == "auto" else self.aspect,
+            1 if self.tiles == "auto" else self.tiles,
+        )
+
+    @property
+    def detects(self) -> bool:
+        """Tell whether the maps are computed here, with a ViT; or they are given."""
+        return self.method not in ("precomputed", "ground_truth")
 
     @property
     def exponent(self) -> float:

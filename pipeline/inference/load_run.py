@@ -22,8 +22,9 @@ from pipeline.detectors.base import Detector
 from pipeline.inference.detectors import new_detector
 from pipeline.inference.map_artifacts import BANK
 from pipeline.inference.new_images import ImageClassifier, RunOptions, See
-from pipeline.inference.patch_features import Resources
+from pipeline.inference.patch_features import Resources, backbone_of_maps
 from pipeline.inference.region_classes import Seen, load_network, seen_by_heads
+from pipeline.io.backbone_weights import saved_sha256
 from pipeline.io.devices import Autocast, choose_device
 from pipeline.io.networks import JSON as MODEL_JSON
 from pipeline.io.networks import load_vit
@@ -110,7 +111,7 @@ def load_classifier(
     bank = read_tensors(bank_path)
     check_sha256(bank_path, raw.get("bank_sha256"), model_json)
     if detector is None and options.maps.method != "precomputed":
-        detector = new_detector(options.maps, Resources(paths.backbone(), compute, category))
+        detector = _detector(paths, category, options.maps, compute, raw.get("backbone_sha256"))
     if detector is not None:
         try:
             detector.load(bank)
@@ -127,6 +128,18 @@ def load_classifier(
         model,
         names,
     )
+
+
+def _detector(
+    paths: ArtifactPaths, category: str, options: Maps, compute: Compute, backbone: object
+) -> Detector:
+    """Return the run's detector; its ViT must have the SHA-256 `backbone` (None: any may be it)."""
+    folder = backbone_of_maps(options, paths)
+    if backbone is not None and saved_sha256(folder) != backbone:
+        raise damaged(
+            paths.maps(category) / BANK, f"made by other weights than those in {folder} now"
+        )
+    return new_detector(options, Resources(folder, compute, category))
 
 
 def _options(path: Path, stored: dict[str, Any], merge: Merge | None) -> RunOptions:

@@ -41,6 +41,7 @@ def make_maps(
     gamma: float = 1.0,
     method: str,
     params: Mapping[str, object] | None = None,
+    backbone: str | None = None,
     files: Mapping[str, Path] | None = None,
     tracker: Tracker = untracked,
 ) -> None:
@@ -58,6 +59,8 @@ def make_maps(
         Pixels a side of the maps; the power of the rescaled maps that is stored.
     method, params
         Name of the detector and parameters, kept with the maps for the stages that follow.
+    backbone
+        The SHA-256 of the detector's ViT, if it has one: new images need the same.
     files
         The map file of each sample id, for detectors that read them: named in warnings.
 
@@ -89,6 +92,7 @@ def make_maps(
                 category=category,
                 method=method,
                 params=sections,
+                backbone=backbone,
                 files=files,
                 tracker=tracker,
             )
@@ -111,6 +115,7 @@ def write_maps(
     category: str,
     method: str,
     params: Mapping[str, object],
+    backbone: str | None = None,
     files: Mapping[str, Path] | None = None,
     tracker: Tracker = untracked,
 ) -> None:
@@ -132,6 +137,7 @@ def write_maps(
         "raw_max": high,
         "gamma": gamma,
         "bank_sha256": sha256_of(folder / BANK),
+        "backbone_sha256": backbone,
     }
     largest = _write_zarr(folder / "maps.zarr", scores, len(names), map_size, attributes, tracker)
     columns = {"sample_id": names, "score": largest, "image_score": scores.image_scores(maxima)}

@@ -67,11 +67,10 @@ class NearestPatches(Detector):
             for k, (layer, size) in enumerate(self._runs)
         ]
         some = some_references(len(normals), self._options.seed, _REFERENCES)
-        chosen = Features(
-            tuple(layer[some] for layer in features.layers),
-            features.class_tokens[some],
-            features.grid,
-        )
+        chosen = features
+        if len(some) < len(normals):  # a copy in memory, of tokens that may lie in files
+            layers = tuple(layer[some] for layer in features.layers)
+            chosen = Features(layers, features.class_tokens[some], features.grid)
         del features
         held_out = self._distances(chosen, "comparing normal references", parts=some)
         compared = np.all([np.isfinite(run).all(axis=1) for run in held_out], axis=0)

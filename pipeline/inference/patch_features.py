@@ -19,13 +19,19 @@ from pipeline.detectors.features import (
     Features,
     allocate_memory,
     extract,
-    squash,
+    resize,
+    tiled,
 )
+from pipeline.detectors.grids import tiled_grid
 from pipeline.io.backbone_weights import load_saved_vit
 from pipeline.io.devices import choose_device
+from pipeline.io.paths import ArtifactPaths
 from pipeline.mgvit.backbone import forward_features, normalization
 from pipeline.mgvit.precision import autocast_for, stores_half
 from pipeline.progress import Progress, silent
+
+_BATCH = 16
+"""Images of one tile that go through the ViT together."""
 
 Tracker = Callable[[str], AbstractContextManager[Progress]]
 """Shows the progress of a step, given its name."""
@@ -58,22 +64,36 @@ class Resources:
         return choose_device(self.compute.device)
 
 
+def backbone_of_maps(options: Maps, paths: ArtifactPaths) -> Path:
+    """Return the folder of the maps' ViT: that of `maps.backbone`, or the pipeline's (null)."""
+    return paths.backbone() if options.backbone is None else paths.maps_backbone()
+
+
 class PatchFeatures:
-    """Patch tokens of images by the frozen ViT, at section `maps`' resolution."""
+    """Patch tokens of images by the frozen ViT, on the grid of section `maps`.
+
+    The ViT sees about as many patches as a square of `maps.resolution` pixels has, in the
+    proportions of `maps.aspect`. `maps.tiles` of these along each side make the grid, to which
+    every image is resized.
+    """
 
     def __init__(self, options: Maps, resources: Resources, layers: Sequence[int]) -> None:
         self._options, self._resources, self._layers = options, resources, layers
+        self._tiles = options.geometry[2]
 
     @cached_property
     def _vit(self) -> VisionTransformer:
-        vit = load_saved_vit(self._resources.backbone, image_size=self._options.resolution)
+        resolution, aspect, _ = self._options.geometry
+        vit = load_saved_vit(self._resources.backbone, image_size=resolution, aspect=aspect)
         return vit.to(self._resources.device).eval()
 
     def __call__(self, images: Images, what: str, allocate: Allocate) -> Features:
         """Run the ViT over images; `what` they are is shown with the progress."""
-        vit, options, device = self._vit, self._options, self._resources.device
+        vit, device = self._vit, self._resources.device
         dtype = self._resources.compute.dtype
         mean, std = normalization(vit)
+        tile, patch, tiles = vit.patch_embed.grid_size, vit.patch_embed.patch_size[0], self._tiles
+        grid = tiled_grid(tile, tiles)
 
         def encode(pixels: Tensor) -> tuple[Sequence[Tensor], Tensor]:
             with autocast_for(device, dtype):
@@ -81,13 +101,15 @@ class PatchFeatures:
 
         with self._resources.tracker(f"features of {what}") as progress:
             return extract(
-                encode,
-                (squash(image, options.resolution) for image in images),
+                tiled(encode, tile, tiles, patch),
+                (resize(image, (patch * grid[0], patch * grid[1])) for image in images),
                 len(images),
+                grid,
                 mean=mean,
                 std=std,
                 device=device,
                 half=stores_half(device, dtype),
+                batch=max(1, _BATCH // tiles**2),
                 allocate=allocate,
                 progress=progress,
             )

@@ -91,7 +91,7 @@ def describe_training(
     }
 
 
-_MAPS = ("raw_min", "raw_max", "gamma", "bank_sha256")
+_MAPS = ("raw_min", "raw_max", "gamma", "bank_sha256", "backbone_sha256")
 
 
 def _score_ranges(category: str, paths: ArtifactPaths) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_
 from torch import Tensor
 
 from pipeline.io.files import replacing
-from pipeline.io.paths import ArtifactError
+from pipeline.io.paths import ArtifactError, damaged, missing
 from pipeline.io.pypi_backbone import Info, State, WeightsError, from_pypi
 from pipeline.io.stored import read_object, sha256_of
 from pipeline.io.tables import write_json
@@ -154,24 +154,36 @@ def save(folder: Path, state: State, info: Info) -> None:
     write_json(folder / "backbone.json", {"schema_version": 1, **info, "sha256": sha256_of(path)})
 
 
+def save_reference(folder: Path, weights: Path) -> None:
+    """Write a `backbone.json` without weights, which has the SHA-256 of those in `weights`."""
+    content = {"schema_version": 1, "same_as": weights.name, "sha256": saved_sha256(weights)}
+    write_json(folder / "backbone.json", content)
+
+
+def saved_sha256(folder: Path) -> str:
+    """Return the SHA-256 of the weights that `save` wrote, as their description has it."""
+    return str(read_object(folder / "backbone.json", {"sha256": (str,)})["sha256"])
+
+
 def load_saved(folder: Path) -> tuple[State, Info]:
     """Read what `save` wrote; a missing, changed or half-written pair is an `ArtifactError`."""
     info: Info = read_object(folder / "backbone.json", {"timm_name": (str,)})
     path = folder / "weights.safetensors"
     if not path.exists():
-        raise ArtifactError(f"{path} does not exist: run the stage 'backbone' first")
+        raise missing(path)
     if sha256_of(path) != info.get("sha256"):
-        raise ArtifactError(f"{path}: not the file that backbone.json describes; run 'backbone'")
+        raise damaged(path, "not the file that backbone.json describes")
     return load_file(path), info
 
 
-def load_saved_vit(folder: Path, *, image_size: int) -> VisionTransformer:
-    """Return the backbone of `folder` for square inputs of `image_size` pixels.
+def load_saved_vit(folder: Path, *, image_size: int, aspect: float = 1.0) -> VisionTransformer:
+    """Return the backbone of `folder` for inputs of about `image_size` ** 2 pixels.
 
-    Raises `ArtifactError`, also if it cannot take that size.
+    `aspect` is their height / width, as nearly as whole patches allow. Raises `ArtifactError`, also
+    if it cannot take that size.
     """
     state, info = load_saved(folder)
     try:
-        return create_vit(str(info["timm_name"]), state, image_size=image_size)
+        return create_vit(str(info["timm_name"]), state, image_size=image_size, aspect=aspect)
     except ValueError as error:
-        raise ArtifactError(f"{folder}: {error}; or run the stage 'backbone' again") from error
+        raise ArtifactError(f"{folder}: {error}; or run the stage '{folder.name}' again") from error

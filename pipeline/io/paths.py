@@ -49,6 +49,10 @@ class ArtifactPaths:
         """`weights.safetensors` and `backbone.json`."""
         return self.root / "backbone"
 
+    def maps_backbone(self) -> Path:
+        """The same of the maps' own backbone, or `backbone.json` alone, with the hash of that."""
+        return self.root / "maps_backbone"
+
     def base(self) -> Path:
         """`crops.parquet` and `crops.zarr` of the labelled base set."""
         return self.root / "base"

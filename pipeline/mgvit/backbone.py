@@ -24,11 +24,13 @@ def create_vit(
     state: Mapping[str, Tensor] | None,
     *,
     image_size: int | None = None,
+    aspect: float = 1.0,
     seed: int = 0,
 ) -> VisionTransformer:
     """Return the timm model `name` for square inputs of `image_size` pixels, frozen, without head.
 
-    `image_size` None keeps the size that the model was made for, or the grid of `state`.
+    `image_size` None keeps the size that the model was made for, or the grid of `state`. With
+    another `aspect` than 1 the inputs have about as many patches, and about this height / width.
     `state` is a timm state dict, loaded strictly; its position grid may have any size and is
     resampled (bicubic without antialiasing, as DINO and DINOv2 do it). `state` None gives random
     weights drawn from `seed`; the global random state is left as it was. Raises ValueError for an
@@ -45,8 +47,8 @@ def create_vit(
         raise ValueError(f"an image size of {image_size} is no multiple of {name}'s patch, {patch}")
     if state is not None:
         _load(vit, state, name)
-    if image_size is not None and vit.patch_embed.img_size != (image_size, image_size):
-        _resize(vit, image_size)
+    if image_size is not None:
+        _resize(vit, _grid(image_size // patch, aspect))
     return vit.requires_grad_(False).eval()
 
 
@@ -98,10 +100,18 @@ def _load(vit: VisionTransformer, state: Mapping[str, Tensor], name: str) -> Non
     vit.load_state_dict(state, strict=True)
 
 
-def _resize(vit: VisionTransformer, image_size: int) -> None:
+def _grid(side: int, aspect: float) -> tuple[int, int]:
+    """Return rows and columns of about `side` ** 2 patches with rows / columns near `aspect`."""
+    root = aspect**0.5
+    return max(1, round(side * root)), max(1, round(side / root))
+
+
+def _resize(vit: VisionTransformer, grid: tuple[int, int]) -> None:
     """Set the input size and resample the positions; timm's own way differs by its antialiasing."""
-    old, old_grid = vit.pos_embed, vit.patch_embed.grid_size
-    vit.set_input_size(img_size=(image_size, image_size))
+    old, old_grid, patch = vit.pos_embed, vit.patch_embed.grid_size, vit.patch_embed.patch_size[0]
+    if grid == old_grid and vit.patch_embed.img_size == (grid[0] * patch, grid[1] * patch):
+        return
+    vit.set_input_size(img_size=(grid[0] * patch, grid[1] * patch))
     if old is not None and vit.patch_embed.grid_size != old_grid:
         positions = resample_abs_pos_embed(
             old.detach(),

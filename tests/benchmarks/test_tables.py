@@ -17,7 +17,8 @@ from pipeline.config.presets import read_preset, with_overrides
 from tests.graph import ROOT
 
 CONTENT = tables.load_tables()
-TABLES, DATA = CONTENT["tables"], CONTENT["data"]
+TABLES = CONTENT["tables"]
+DATA = {name: {**CONTENT["common"], **own} for name, own in CONTENT["data"].items()}
 PARAMS = load_params(ROOT / "params.yaml")
 HEADS_ONLY = {4, 5, 7, 9, 15}
 MIXTURE = {"predict.classifier": "mixture", "predict.normal": "scores"}

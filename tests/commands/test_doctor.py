@@ -100,6 +100,8 @@ def test_precomputed_maps_are_those_of_the_manifest(project: Path) -> None:
         ({"compute": "{device: quantum}"}, "device", "'quantum' cannot be used here"),
         ({"backbone": "{source: file, path: w.pth}"}, "weights", "w.pth is not a file"),
         ({"backbone": "{name: vit_of_mine}"}, "weights", "not a timm model"),
+        ({"maps": "{backbone: {name: vit_of_mine}}"}, "maps.weights", "not a timm model"),
+        ({"maps": "{backbone: {name: resnet18.a1_in1k}}"}, "backbone", "maps.backbone.name: resne"),
         ({"backbone": "{name: resnet18.a1_in1k}"}, "backbone", "backbone.name: resnet18"),
         ({"views": "{image_size: 225}"}, "backbone", "views.image_size: 225 is no multiple"),
         ({"maps": "{layers: [5, 12]}"}, "backbone", "maps.layers: [5, 12]"),

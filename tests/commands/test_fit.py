@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.cli import app
-from pipeline.commands.fit import architecture, misfits
+from pipeline.commands.fit import architecture, check_fit, map_misfits, misfits
 from pipeline.config.params import ConfigError, parse_params
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.tables import write_json
@@ -25,7 +25,8 @@ FITTING: dict[str, dict[str, Any]] = {
 
 def found(**change: dict[str, Any]) -> list[str]:
     content = {name: {**FITTING.get(name, {}), **values} for name, values in change.items()}
-    return misfits(parse_params({**FITTING, **content}), PATCH, DEPTH)
+    params = parse_params({**FITTING, **content})
+    return misfits(params, PATCH, DEPTH) + map_misfits(params, PATCH, DEPTH)
 
 
 def test_what_fits_is_no_problem() -> None:
@@ -82,6 +83,24 @@ def test_no_stage_runs_with_what_does_not_fit(tmp_path: Path, stage: str) -> Non
         "params.yaml",
         "backbone.json",
     ]
+
+
+def test_the_maps_answer_to_their_own_backbone(tmp_path: Path) -> None:
+    """Patches of 14 pixels and 12 blocks, where the pipeline's has patches of 16 and 6 blocks."""
+    paths, own = ArtifactPaths(tmp_path), "vit_small_patch14_dinov2.lvd142m"
+    content: dict[str, Any] = {**FITTING, "backbone": {"name": "test_vit.r160_in1k"}}
+    maps = {"runs": [[11, 1]], "resolution": 28, "backbone": {"name": own}}
+    info = {"timm_name": "test_vit.r160_in1k", "patch_size": PATCH, "depth": DEPTH}
+    write_json(paths.backbone() / "backbone.json", info)
+    wrong = parse_params({**content, "maps": {**maps, "resolution": 64}})
+    check_fit(wrong, "maps", paths)  # its weights are not there yet
+    with pytest.raises(ConfigError, match=r"maps\.resolution: 64 .* 14 pixels: use 70"):
+        check_fit(wrong, "maps_backbone", paths)
+    info = {"timm_name": own, "patch_size": 14, "depth": 12}
+    write_json(paths.maps_backbone() / "backbone.json", info)
+    check_fit(parse_params({**content, "maps": maps}), "maps", paths)
+    with pytest.raises(ConfigError, match=r"maps\.resolution: 64 .* 14 pixels: use 70"):
+        check_fit(wrong, "maps", paths)
 
 
 def test_weights_of_another_backbone_say_nothing(tmp_path: Path) -> None:

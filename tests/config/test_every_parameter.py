@@ -403,7 +403,7 @@ def test_parameters_travel_with_what_they_made(made: Path) -> None:
     assert read_json(predict / "classifier.json")["params"].keys() - stored.keys() == {"predict"}
     for section in ("crops", "views", "train"):
         assert stored[section] == getattr(given, section).to_json()
-    assert stored["maps"] == given.maps.for_set(2).to_json()
+    assert stored["maps"] == given.maps.for_set(2, aspect=0.667).to_json()
     assert stored["manifest"] == {"bits": given.manifest.bits}
     assert stored["compute"] == {"dtype": given.compute.dtype}
     expected = given.mebin.to_json()
@@ -418,8 +418,9 @@ ELSEWHERE = {
     "manifest": ("stages/test_manifest", "normal_list normal_root bits"),
     "maps": (
         "stages/test_maps",
-        "method runs layers neighbourhoods resolution map_size image_score gamma skip fraction "
-        "references coreset_ratio coreset_max precomputed_root seed",
+        "method backbone runs layers neighbourhoods resolution smallest_defect tiles aspect "
+        "map_size image_score gamma skip fraction references coreset_ratio coreset_max "
+        "precomputed_root seed",
     ),
     "base": ("stages/test_base", "root layout normal_label"),
     "train": ("config/test_every_parameter", "fold_layerscale"),

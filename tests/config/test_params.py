@@ -9,6 +9,7 @@ import pytest
 from pipeline.config.params import ConfigError, Params, load_params, parse_params
 from pipeline.config.presets import with_overrides
 from pipeline.config.validation import MOVED
+from pipeline.detectors.grids import median_aspect
 from tests.graph import ROOT
 
 
@@ -72,3 +73,15 @@ def test_missing_and_broken_files(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("a: [")
     with pytest.raises(ConfigError, match="not valid YAML"):
         load_params(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize("patch", [8, 14, 32])
+@pytest.mark.parametrize("tiles", ["auto", 1, 16])
+@pytest.mark.parametrize("side", [10, 30_000])
+def test_what_is_settled_for_a_set_is_possible(patch: int, tiles: int | str, side: int) -> None:
+    """It is stored, and parsed again for new images."""
+    maps = parse_params({"maps": {"smallest_defect": 0.001, "tiles": tiles}}).maps
+    found = maps.for_set(50, aspect=median_aspect([(10, 3000)]), image_side=side, patch=patch)
+    assert parse_params({"maps": found.to_json()}).maps == found
+    assert "auto" not in (found.method, found.resolution, found.aspect, found.tiles)
+    assert found.geometry == (found.resolution, found.aspect, found.tiles)

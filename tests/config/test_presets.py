@@ -10,6 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from typer.testing import CliRunner
 
 from pipeline.cli import app
+from pipeline.commands.fit import architecture, map_misfits, misfits
 from pipeline.config.params import ConfigError, Params, load_params
 from pipeline.config.presets import as_override, read_preset, with_overrides
 from tests.graph import ROOT
@@ -35,10 +36,14 @@ def test_the_paper_uses_the_heads() -> None:
     code, text = preset(ROOT / "params" / "paper.yaml")
     assert code == 0
     assert text.split(" -S ") == [
-        "-S maps.method=musc",
-        "maps.layers=[5,8]",
+        "-S backbone.source=hub",
+        "backbone.name=vit_base_patch8_224.dino",
+        "maps.method=musc",
+        "maps.backbone={source:hub,name:vit_large_patch14_clip_quickgelu_336.openai}",
+        "maps.layers=[5,11,17,23]",
         "maps.neighbourhoods=[1,3,5]",
-        "maps.resolution=224",
+        "maps.resolution=518",
+        "maps.aspect=1.0",
         "maps.image_score=published",
         "maps.gamma=1.0",
         "maps.skip=0.0",
@@ -46,7 +51,16 @@ def test_the_paper_uses_the_heads() -> None:
         "predict.classifier=heads",
         "predict.normal=none\n",
     ]
-    assert read_preset(ROOT / "params" / "paper_backbone.yaml")["backbone.source"] == "hub"
+
+
+def test_the_paper_s_parameters_fit_both_of_its_backbones() -> None:
+    params = with_overrides(Params(), read_preset(ROOT / "params" / "paper.yaml"))
+    assert params.maps.backbone is not None
+    found = architecture(params.backbone.name), architecture(params.maps.backbone.name)
+    assert found == ((8, 12), (14, 24))
+    assert not misfits(params, *found[0])
+    assert not map_misfits(params, *found[1])
+    assert map_misfits(params, *found[0])  # 518 px and block 23 are CLIP's
 
 
 @pytest.mark.parametrize(

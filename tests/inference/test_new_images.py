@@ -16,12 +16,13 @@ from safetensors.numpy import save_file
 from pipeline.config.params import ConfigError
 from pipeline.inference import Classification, ImageClassifier, load_classifier, new_images
 from pipeline.io.arrays import open_arrays
+from pipeline.io.backbone_weights import load_backbone, save
 from pipeline.io.images import read_image
 from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.schemas import CLASSIFIED, CROPS, MAP_SCORES, MERGED, REGIONS
 from pipeline.io.tables import read_json, read_parquet, write_json
 from tests.commands.test_classify import classify, make_run
-from tests.config.test_every_parameter import CATEGORY
+from tests.config.test_every_parameter import CATEGORY, settings
 
 
 @pytest.fixture(scope="module")
@@ -193,3 +194,23 @@ def test_the_package_loads_torch_only_when_asked() -> None:
     code = "import sys, pipeline.inference; print({'torch', 'timm'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_new_images_are_seen_by_the_backbone_of_the_maps(
+    made: Path, tmp_path: Path, result: Classification
+) -> None:
+    """The same weights as the run's in a folder of their own, none there, and others."""
+    data = copy(made, tmp_path)
+    paths = ArtifactPaths(data)
+    path = paths.predict(CATEGORY) / "classifier.json"
+    content = read_json(path)
+    content["params"]["maps"]["backbone"] = settings(made)["backbone"]
+    write_json(path, content)
+    with pytest.raises(ArtifactError, match="run the stage 'maps_backbone' first"):
+        load_classifier(data, CATEGORY)
+    shutil.copytree(paths.backbone(), paths.maps_backbone())
+    found = load_classifier(data, CATEGORY)(files(made / "mixed"))
+    np.testing.assert_array_equal(found.maps, result.maps)
+    save(paths.maps_backbone(), *load_backbone("random", "test_vit.r160_in1k", Path(), seed=1))
+    with pytest.raises(ArtifactError, match=r"bank\.safetensors: made by other weights than"):
+        load_classifier(data, CATEGORY)

@@ -18,14 +18,14 @@ from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from pipeline.config.params import Backbone, Params
+from pipeline.config.params import Backbone, Maps, Params
 from pipeline.io import backbone_weights as weights
 from pipeline.io import pypi_backbone
 from pipeline.io.backbone_weights import load_backbone
 from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.pypi_backbone import PYPI_MODEL, WeightsError, dinov2_from_onnx
 from pipeline.mgvit.backbone import create_vit
-from stages import backbone
+from stages import backbone, maps_backbone
 from tests.running import run_stage
 
 NAME = "test_vit"
@@ -269,6 +269,7 @@ def test_saved_weights_come_back(tmp_path: Path, state: dict[str, Tensor]) -> No
 
 
 def test_missing_or_mixed_files_are_refused(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    tmp_path = tmp_path / "backbone"
     with pytest.raises(ArtifactError, match=r"backbone\.json does not exist"):
         weights.load_saved(tmp_path)
     weights.save(tmp_path, state, {"timm_name": NAME})
@@ -290,6 +291,35 @@ def test_stage_writes_both_files(tmp_path: Path) -> None:
     info = json.loads((paths.backbone() / "backbone.json").read_text())
     state, _ = weights.load_saved(paths.backbone())
     create_vit(info["timm_name"], state, image_size=64)
+
+
+def test_the_maps_backbone_goes_to_its_own_folder(tmp_path: Path) -> None:
+    paths, own = ArtifactPaths(tmp_path), Backbone(source="random", name="vit_tiny_patch16_224")
+    run_stage(maps_backbone, None, Params(maps=Maps(backbone=own)), paths)
+    assert weights.load_saved(paths.maps_backbone())[1]["timm_name"] == own.name
+    assert not paths.backbone().exists()
+    mine = Backbone(source="file", name=NAME, path="mine.pth")
+    with pytest.raises(WeightsError, match=r"^maps\.backbone: backbone\.path: .* is not a file"):
+        run_stage(maps_backbone, None, Params(maps=Maps(backbone=mine)), paths)
+
+
+def test_without_a_backbone_of_the_maps_the_folder_changes_with_the_pipelines(
+    tmp_path: Path, state: dict[str, Tensor]
+) -> None:
+    """So that DVC, which knows this folder as the dependency of `maps`, reruns it."""
+    paths, found = ArtifactPaths(tmp_path), []
+    with pytest.raises(ArtifactError, match="run the stage 'backbone' first"):
+        run_stage(maps_backbone, None, Params(), paths)
+    for change in (0, 0, 1):
+        weights.save(
+            paths.backbone(),
+            {**state, "norm.bias": state["norm.bias"] + change},
+            {"timm_name": NAME},
+        )
+        run_stage(maps_backbone, None, Params(), paths)
+        (file,) = paths.maps_backbone().iterdir()
+        found.append(file.read_bytes())
+    assert found[0] == found[1] != found[2]
 
 
 def test_stage_takes_the_file_at_the_path(tmp_path: Path, state: dict[str, Tensor]) -> None:

@@ -225,6 +225,16 @@ def test_metrics_and_plots_are_known_to_dvc(project: Project) -> None:
     assert "loss_total" in (project.root / "plots_out" / "index.html").read_text()
 
 
+def test_a_backbone_of_the_maps_reruns_maps_but_not_the_pipelines(project: Project) -> None:
+    own = "maps.backbone={source:random,name:vit_tiny_patch16_224}"
+    ran = words(stages_run(project.run("dvc", "exp", "run", "-S", own, "maps@a b")))
+    assert ran == {"maps_backbone", "maps"}
+    attributes = open_arrays(project.root / "data/maps/a b/maps.zarr").attrs
+    info = read_json(project.root / "data/maps_backbone/backbone.json")
+    assert attributes["backbone_sha256"] == info["sha256"]
+    assert info["timm_name"] == "vit_tiny_patch16_224"
+
+
 def test_a_flat_folder_without_labels(project: Project) -> None:
     flat = project.root / "flat" / "mine"
     flat.mkdir(parents=True)

@@ -14,7 +14,7 @@ from pipeline.io import schemas
 from pipeline.io.arrays import open_arrays
 from pipeline.io.map_files import MapFileError
 from pipeline.io.paths import ArtifactError, ArtifactPaths
-from pipeline.io.tables import read_parquet, write_parquet
+from pipeline.io.tables import read_metadata, read_parquet, write_json, write_parquet
 from stages import maps as stage
 from tests.running import run_stage
 
@@ -41,6 +41,8 @@ def paths(tmp_path, monkeypatch, state) -> ArtifactPaths:
         "pipeline.io.backbone_weights.load_saved", lambda folder: (state, {"timm_name": VIT})
     )
     paths, rng = ArtifactPaths(tmp_path / "data"), np.random.default_rng(0)
+    for folder in (paths.backbone(), paths.maps_backbone()):
+        write_json(folder / "backbone.json", {"sha256": folder.name, "patch_size": 16})
     images, masks = [], []
     for k in range(QUERIES + NORMALS):
         query = k < QUERIES
@@ -129,6 +131,95 @@ def test_detectors_find_the_defect(paths, method):
         assert (y // 8, x // 8) == (2, 2)
 
 
+def test_the_maps_own_backbone_makes_them(paths, monkeypatch, state):
+    """And its hash goes with them."""
+    other = {name: value + 0.01 * torch.randn_like(value) for name, value in state.items()}
+    monkeypatch.setattr(
+        "pipeline.io.backbone_weights.load_saved",
+        lambda folder: (other if folder == paths.maps_backbone() else state, {"timm_name": VIT}),
+    )
+    plain, _, attributes = _run(paths, method="nearest")
+    assert attributes["backbone_sha256"] == "backbone"
+    own = {"source": "random", "name": VIT}
+    values, _, attributes = _run(paths, method="nearest", backbone=own)
+    assert attributes["backbone_sha256"] == "maps_backbone"
+    assert not np.array_equal(plain, values)
+
+
+def test_the_resolution_follows_from_the_smallest_defect(paths, monkeypatch):
+    """In patches of 16 pixels; images of 64 pixels are enlarged to 448, and no further."""
+    table = paths.manifest(CATEGORY) / "images.parquet"
+    images = read_parquet(table, schemas.IMAGES)
+
+    def settled(side: int, **maps: object) -> tuple[object, object]:
+        write_parquet(table, images.assign(height=side, width=side), schemas.IMAGES)
+        options = _params(paths, resolution="auto", **maps).maps
+        found = stage._settled(CATEGORY, options, paths)
+        return found.resolution, found.tiles
+
+    assert settled(64) == (448, 1)
+    assert settled(64, smallest_defect=0.01) == (448, 1)
+    assert settled(2000) == (512, 1)
+    assert settled(2000, smallest_defect=0.025) == (640, 1)
+    assert settled(2000, smallest_defect=0.01) == (36 * 16, 3)
+    assert settled(2000, smallest_defect=0.01, tiles=1) == (1600, 1)
+    assert settled(2000, smallest_defect=0.01, tiles=2) == (52 * 16, 2)
+    assert settled(700, smallest_defect=0.01) == (24 * 16, 2)
+    given = stage._settled(CATEGORY, _params(paths, smallest_defect=0.01).maps, paths)
+    assert (given.resolution, given.tiles) == (64, 1)
+
+
+@pytest.mark.parametrize("tiles", [2, 3])
+def test_a_defect_on_the_seam_of_tiles_is_found_once(paths, tiles):
+    """And nothing else: normal images, a repeated pattern, are flat over the seams."""
+    table = paths.manifest(CATEGORY) / "images.parquet"
+    side = 16 * (4 * tiles - 2 * (tiles - 1))  # tiles of 4 x 4 patches that share 2
+    seam = 16 * 3
+    rng = np.random.default_rng(2)
+    for row in read_parquet(table, schemas.IMAGES).itertuples():
+        pattern = 100 + 40 * (np.indices((side, side)).sum(0) // 8 % 2)
+        pixels = pattern[..., None] + rng.integers(-3, 3, (side, side, 3))
+        if row.sample_id in ("id0", "id3"):
+            pixels[seam - 8 : seam + 8, seam - 8 : seam + 8] = 230
+        _save(paths.root.parent, row.path, pixels.astype(np.uint8))
+    values, frame, _ = _run(
+        paths, method="nearest", runs=[[0, 1]], tiles=tiles, gamma=1.0, map_size=side
+    )
+    assert frame["score"][:2].min() > 2 * frame["score"][2:].max()
+    for amap in values[:2]:
+        count, _, boxes, _ = cv2.connectedComponentsWithStats((amap > 0.5).astype(np.uint8))
+        assert count == 2  # the background and the defect
+        x, y, width, height, _ = boxes[1]
+        assert x < seam < x + width
+        assert y < seam < y + height
+    normal = values[2:].mean(0)
+    at_seam = normal[:, seam - 8 : seam + 8].mean()
+    assert at_seam < 1.2 * normal.mean()
+
+
+@pytest.mark.parametrize("method", ["musc", "patchcore", "nearest"])
+def test_wide_images_are_seen_as_wide_as_they_are(paths, method):
+    """On 2 x 8 patches of 16 pixels; the map is square, and a defect lies where it lies."""
+    table = paths.manifest(CATEGORY) / "images.parquet"
+    images = read_parquet(table, schemas.IMAGES)
+    rng = np.random.default_rng(1)
+    for row in images.itertuples():
+        pixels = rng.integers(90, 110, (32, 128, 3), dtype=np.uint8)
+        if row.sample_id in ("id0", "id3"):
+            pixels[16:32, 80:96] = 255 - 80 * int(row.sample_id[2:])  # patch (1, 5)
+        _save(paths.root.parent, row.path, pixels)
+    write_parquet(table, images.assign(height=32, width=128), schemas.IMAGES)
+    values, frame, _ = _run(paths, method=method, layers=[0], runs=[[0, 1]])
+    assert (
+        read_metadata(paths.maps(CATEGORY) / "scores.parquet")["params"]["maps"]["aspect"] == 0.25
+    )
+    assert values.shape == (6, 32, 32)
+    assert frame["score"][:2].min() > frame["score"][2:].max()
+    for amap in values[:2]:
+        y, x = np.unravel_index(amap.argmax(), amap.shape)
+        assert (y // 16, x // 4) == (1, 5)
+
+
 @pytest.mark.parametrize("method", ["musc", "patchcore"])
 def test_normal_references_score_as_good_images_do(paths, method):
     _, frame, _ = _run(paths, method=method, layers=[0])
@@ -152,6 +243,7 @@ def test_maps_without_a_detector_have_no_reference_scores(paths):
         {"layers": [2]},
         {"neighbourhoods": [3]},
         {"resolution": 48},
+        {"aspect": 4.0},
         {"fraction": 1.0},
         {"skip": 0.5, "fraction": 1.0},
         {"gamma": 1.0},
@@ -216,6 +308,8 @@ def test_gamma_is_the_power_of_the_stored_maps(paths, method):
         {"coreset_max": 2},
         {"coreset_max": 2, "seed": 1},
         {"resolution": 48},
+        {"aspect": 0.25},
+        {"tiles": 2},
     ],
 )
 def test_every_parameter_of_nearest_counts(paths, change):
