@@ -374,6 +374,17 @@ class Params(_Section):
     report: Report = Report()
     compute: Compute = Compute()
 
+    @model_validator(mode="after")
+    def _crops_hold_views(self) -> Params:
+        """Refuse views that would enlarge the stored crops (`augmentation.resized_side`)."""
+        size, needed = self.views.image_size, round(self.views.image_size * 256 / 224)
+        if needed > self.crops.size:
+            raise ValueError(
+                f"views.image_size {size} is cut out of {needed} pixels and crops.size stores "
+                f"{self.crops.size}: set crops.size to {needed} or more"
+            )
+        return self
+
 
 def read_yaml(path: Path) -> object:
     """Return what a YAML 1.2 file holds; raise `ConfigError` if it cannot be read."""
