@@ -298,6 +298,7 @@ class Train(_Section):
     seed: Seed = 3407
     lambda_: Annotated[Unit, Field(alias="lambda")] = 0.3
     mu: NotNegative = 4.0
+    views_summed: bool = False
     plc_threshold: Unit | None = 0.5
     student_temperature: PositiveFloat = 0.1
     teacher_temperature_start: PositiveFloat = 0.07

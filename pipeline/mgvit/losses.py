@@ -311,6 +311,7 @@ def total_loss(
     lambda_: float,
     mu: float,
     plc_threshold: float | None,
+    views_summed: bool = False,
 ) -> LossTerms:
     """Return ``lambda (L_rep_l + L_cls_l) + (1 - lambda) (L_rep + L_cls_u + mu L_reg)``, Eq. 4.
 
@@ -328,6 +329,8 @@ def total_loss(
         (B,) anomaly scores in [0, 1], used for unlabelled samples alone.
     labels
         (B,) int64, a base class in [0, n_base) or `UNLABELLED`.
+    views_summed
+        L_cls_l and L_cls_u are sums over the two views, as Eqs. 11 and 12 are written, not means.
 
     Returns
     -------
@@ -379,6 +382,8 @@ def total_loss(
             student_temperature=student_temperature,
             contrast_temperature=contrast_temperature_labelled,
         )
+        if views_summed:
+            cls, cls_l = 2 * cls, 2 * cls_l
         per_head = cls + mu * reg
         total = lambda_ * (rep_l + cls_l.mean()) + (1 - lambda_) * (rep + per_head.mean())
     terms = (rep, cls.mean(), reg.mean(), rep_l, cls_l.mean(), per_head)

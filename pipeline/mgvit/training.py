@@ -36,6 +36,7 @@ class TrainingSettings:
     heads: int
     lambda_: float
     mu: float
+    views_summed: bool
     plc_threshold: float | None
     student_temperature: float
     teacher_temperature_start: float
@@ -246,6 +247,7 @@ def _losses(
         lambda_=settings.lambda_,
         mu=settings.mu,
         plc_threshold=settings.plc_threshold,
+        views_summed=settings.views_summed,
     )
 
 

@@ -390,6 +390,19 @@ def test_total_loss_without_labelled_samples_keeps_the_factor() -> None:
     assert float(terms.total) == pytest.approx(total)
 
 
+def test_views_are_summed_if_asked() -> None:
+    mean, summed = (
+        losses.total_loss(*batch(5), **OPTIONS, views_summed=flag) for flag in (False, True)
+    )
+    labelled, rest = OPTIONS["lambda_"], 1 - OPTIONS["lambda_"]
+    more = labelled * mean.cls_labelled + rest * mean.cls
+    assert more > 0.1
+    torch.testing.assert_close(summed.total - mean.total, more)
+    torch.testing.assert_close(summed.cls, 2 * mean.cls)
+    torch.testing.assert_close(summed.cls_labelled, 2 * mean.cls_labelled)
+    torch.testing.assert_close(summed.reg, mean.reg)
+
+
 def test_total_loss_of_one_head_takes_two_axes() -> None:
     logits, z, scores, labels = batch(9)
     one = losses.total_loss(logits[0], z, scores, labels, **OPTIONS)
