@@ -159,7 +159,7 @@ def _stacks(heights: NDArray[np.float64], starts: Sequence[float], bottom: int) 
             "".join(
                 f"M{starts[i]:.1f},{base[i]:.1f}H{starts[i + 1] - 1:.1f}v{own[i]:.1f}"
                 f"H{starts[i]:.1f}z"
-                for i in np.flatnonzero(own)
+                for i in np.flatnonzero(own).tolist()
             )
         )
     return paths

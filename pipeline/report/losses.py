@@ -33,7 +33,8 @@ def loss_chart(path: Path) -> Markup:
         for column, label in _CURVES.items()
         if (history[column] != 0).any()
     }
-    heads = [name for name in history.select_dtypes("number") if name.startswith("loss_head_")]
+    numbers = [str(name) for name in history.select_dtypes("number")]
+    heads = [name for name in numbers if name.startswith("loss_head_")]
     return line_chart(curves) + _head_chart({name: history[name].tolist() for name in heads})
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from benchmarks import tables
 from benchmarks.tables import Run, runs_of
+from pipeline.commands.fit import misfits
 from pipeline.config.params import ConfigError, load_params
 from pipeline.config.presets import read_preset, with_overrides
 from tests.graph import ROOT
@@ -24,7 +25,11 @@ PARAMS = load_params(ROOT / "params.yaml")
 HEADS_ONLY = {4, 5, 7, 9, 10, 15}
 OF_PRODUCTS = {10, 17}
 """Tables whose rows are of one product of MVTec AD each."""
-MIXTURE = {"predict.classifier": "mixture", "predict.normal": "scores"}
+MIXTURE = {
+    "predict.classifier": "mixture",
+    "predict.normal": "scores",
+    "maps.image_score": "contrast",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -156,6 +161,9 @@ def test_the_mixture_is_refused_where_only_the_heads_differ(number: int) -> None
     else:
         wanted = {"predict.classifier=mixture", "predict.normal=scores"}
         assert all(wanted <= set(run.options) for run in runs(number, "bottle", **extra))
+        paper = read_preset(ROOT / "params" / "paper.yaml")
+        params = with_overrides(PARAMS, {**paper, **DATA["bottle"], **MIXTURE})
+        assert misfits(params, 14, 12) == []  # those of the default backbone
 
 
 def test_the_markdown_of_a_table() -> None:
