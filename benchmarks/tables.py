@@ -149,7 +149,11 @@ def execute(runs: Sequence[Run]) -> None:
         if missing := run.missing_base():
             print(f"left out: {run.row}: there is no folder {missing}", file=sys.stderr)
             continue
-        print(f"[{k}/{len(runs)}] {run.row}, seed {run.seed}", file=sys.stderr, flush=True)
+        print(
+            f"[{k}/{len(runs)}] {run.row}, {run.category}, seed {run.seed}",
+            file=sys.stderr,
+            flush=True,
+        )
         try:
             subprocess.run(run.command(), stdout=sys.stderr.fileno(), check=False)
         finally:
