@@ -19,8 +19,9 @@ from torch import Tensor
 
 from pipeline.errors import AnomalyNCDError
 from pipeline.mgvit.heads import parameter_groups
-from pipeline.mgvit.losses import UNLABELLED, LossTerms, teacher_temperature, total_loss
+from pipeline.mgvit.losses import UNLABELLED, LossTerms, total_loss
 from pipeline.mgvit.network import Network
+from pipeline.mgvit.self_distillation import teacher_temperature
 from pipeline.progress import Progress, silent
 
 Index = NDArray[np.int64]
