@@ -20,11 +20,11 @@ from tests.graph import ROOT
 
 CONTENT = tables.load_tables()
 TABLES, DATA = CONTENT["tables"], CONTENT["data"]
-PRODUCTS = {row["category"] for row in TABLES[17]["rows"]}
 PARAMS = load_params(ROOT / "params.yaml")
 HEADS_ONLY = {4, 5, 7, 9, 10, 15}
 OF_PRODUCTS = {10, 17}
 """Tables whose rows are of one product of MVTec AD each."""
+PRODUCTS = {row["category"] for row in TABLES[17]["rows"]}
 MIXTURE = {
     "predict.classifier": "mixture",
     "predict.normal": "scores",
