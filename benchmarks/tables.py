@@ -1,7 +1,8 @@
-"""Redo the paper's ablation tables: python -m benchmarks.tables 6 --data metal --seeds 0 1 2
+"""Redo the paper's tables: python -m benchmarks.tables 6 --data metal --seeds 0 1 2
 
-Each row and seed of tables.yaml is one `dvc exp run` of what `evaluate` needs: DVC reruns only what
-the row changes, and keeps the metrics. An experiment that exists at this commit is not run again.
+Each row, seed and category of tables.yaml is one `dvc exp run` of what `evaluate` needs: DVC reruns
+only what the row changes, and keeps the metrics. An experiment that exists at this commit is not
+run again. With several categories their means are printed.
 Run it in the root of a checkout; docs/ablations.md has the details.
 """
 
@@ -23,6 +24,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from benchmarks.paper_rows import expand
 from pipeline.config.params import ConfigError, Params, load_params
 from pipeline.config.presets import as_override, read_preset, with_overrides
 from pipeline.errors import AnomalyNCDError
@@ -48,11 +50,17 @@ class Run:
         options = [part for option in self.options for part in ("-S", option)]
         return ["dvc", "exp", "run", "-n", self.name, *options, f"evaluate@{self.category}"]
 
+    def missing_base(self) -> str | None:
+        """Return the folder of the labelled base set if it is set and not there."""
+        roots = [o.partition("=")[2] for o in self.options if o.startswith("base.root=")]
+        return next((root for root in roots if not Path(root).is_dir()), None)
+
 
 def load_tables(path: Path = ROOT / "benchmarks" / "tables.yaml") -> dict[str, Any]:
     """Read tables.yaml."""
     content: dict[str, Any] = YAML(typ="safe", pure=True).load(path)
-    return content
+    tables = {key: expand(table, path.parent) for key, table in content["tables"].items()}
+    return {**content, "tables": tables}
 
 
 def runs_of(
@@ -63,9 +71,10 @@ def runs_of(
     seeds: Sequence[int] = (0,),
     extra: Mapping[str, Any] | None = None,
 ) -> list[Run]:
-    """Return the runs of a table, seeds innermost; a row wins over `extra`, and that over `data`.
+    """Return the runs of a table: rows, then seeds, then categories, which change fastest.
 
-    Raises ConfigError for impossible parameters and for environment variables that are not set.
+    A row wins over `extra`, and that over `data`. Raises ConfigError for impossible parameters, for
+    environment variables that are not set, and for tables without a row of these categories.
     """
     common = {**read_preset(ROOT / "params" / "paper.yaml"), **data, **(extra or {})}
     runs = []
@@ -73,16 +82,30 @@ def runs_of(
         for seed in seeds if "set" in row else ():
             settings = {**common, **row["set"], "train.seed": seed, "predict.seed": seed}
             settings = {key: _expand(value) for key, value in settings.items()}
-            merged = with_overrides(params, settings)
-            if table.get("heads_only") and merged.predict.classifier != "heads":
+            if table.get("heads_only") and settings["predict.classifier"] != "heads":
                 raise ConfigError(f"{table['title']}: needs predict.classifier=heads")
-            (category,) = merged.dataset.categories
-            content = json.dumps(merged.model_dump(mode="json", by_alias=True), sort_keys=True)
-            digest = hashlib.sha256(content.encode()).hexdigest()[:10]
-            options = tuple(as_override(key, value) for key, value in settings.items())
-            name = f"{category}-seed{seed}-{digest}"
-            runs.append(Run(row["name"], seed, category, name, options))
+            for category in _categories(row, settings["dataset.categories"]):
+                runs.append(_run(row["name"], seed, category, settings, params))
+    if not runs:
+        raise ConfigError(f"{table['title']}: no row is of {common['dataset.categories']}")
     return runs
+
+
+def _categories(row: Mapping[str, Any], categories: list[str]) -> list[str]:
+    own = row.get("category")
+    return categories if own is None else [own] if own in categories else []
+
+
+def _run(row: str, seed: int, category: str, settings: Mapping[str, Any], params: Params) -> Run:
+    """Return the run of one category: its own number of classes, and a name by its parameters."""
+    own = {**settings, "dataset.categories": [category]}
+    if isinstance(count := own.get("classes.count"), dict) and category in count:
+        own["classes.count"] = count[category]
+    merged = with_overrides(params, own)
+    content = json.dumps(merged.model_dump(mode="json", by_alias=True), sort_keys=True)
+    digest = hashlib.sha256(content.encode()).hexdigest()[:10]
+    options = tuple(as_override(key, value) for key, value in own.items())
+    return Run(row, seed, category, f"{category}-seed{seed}-{digest}", options)
 
 
 def _expand(value: Any) -> Any:
@@ -123,7 +146,14 @@ def execute(runs: Sequence[Run]) -> None:
     for k, run in enumerate({run.name: run for run in runs}.values(), 1):
         if run.name in known:
             continue
-        print(f"[{k}/{len(runs)}] {run.row}, seed {run.seed}", file=sys.stderr, flush=True)
+        if missing := run.missing_base():
+            print(f"left out: {run.row}: there is no folder {missing}", file=sys.stderr)
+            continue
+        print(
+            f"[{k}/{len(runs)}] {run.row}, {run.category}, seed {run.seed}",
+            file=sys.stderr,
+            flush=True,
+        )
         try:
             subprocess.run(run.command(), stdout=sys.stderr.fileno(), check=False)
         finally:
@@ -136,21 +166,56 @@ def markdown(
     runs: Sequence[Run],
     known: Mapping[str, Mapping[str, Metrics]],
 ) -> str:
-    """Return a table: means over the seeds, and the standard deviation of NMI in brackets."""
+    """Return a table: means over the seeds, and the standard deviation of NMI in brackets.
+
+    The metrics of a seed are means over the categories that are known. Rows of other categories
+    than those of `runs` are left out.
+    """
     names = table.get("metrics", ["nmi", "ari", "f1"])
-    papers = [key for key in PAPERS if any(key in row for row in table["rows"])]
+    categories = sorted({run.category for run in runs})
+    rows = [row for row in table["rows"] if row.get("category") in (None, *categories)]
+    papers = [key for key in PAPERS if any(key in row for row in rows)]
     heads = ["row", "seeds", "ours", *(PAPERS[key] for key in papers)]
+    notes = [table["note"]] if "note" in table else []
+    if len(categories) > 1 and not any("category" in row for row in rows):
+        heads.insert(2, "products")
+        notes.insert(0, f"Ours are means over {', '.join(categories)}; the paper's over all 15.")
     lines = [f"### {title}", "", f"{'/'.join(names)}.", "", _line(heads), "|---" * len(heads) + "|"]
-    for row in table["rows"]:
-        own = [run for run in runs if run.row == row["name"]]
-        found = {r.seed: m for r in own if (m := known.get(r.name, {}).get(r.category))}
-        columns = {name: [m[name] for m in found.values() if name in m] for name in names}
-        means = [statistics.fmean(column) if column else None for column in columns.values()]
-        ours = _joined(means) if found else "-"
-        ours += f" ({_number(statistics.stdev(nmi))})" if len(nmi := columns["nmi"]) > 1 else ""
-        seeds = ", ".join(str(seed) for seed in found) or "-"
-        lines.append(_line([row["name"], seeds, ours, *(_joined(row.get(key)) for key in papers)]))
-    return "\n".join(lines)
+    for row in rows:
+        found = _by_seed([run for run in runs if run.row == row["name"]], known)
+        cells = [row["name"], ", ".join(map(str, found)) or "-", _ours(names, list(found.values()))]
+        if "products" in heads:
+            counts = {len(of_seed) for of_seed in found.values()}
+            cells.insert(2, f"{min(counts, default=0)} of {len(categories)}")
+        lines.append(_line([*cells, *(_joined(row.get(key)) for key in papers)]))
+    return "\n".join([*lines, *(f"\n{note}" for note in notes)])
+
+
+def _by_seed(
+    runs: Sequence[Run], known: Mapping[str, Mapping[str, Metrics]]
+) -> dict[int, list[Metrics]]:
+    """Return the metrics of the categories that are known, for each seed that has any."""
+    found: dict[int, list[Metrics]] = {}
+    for run in runs:
+        if metrics := known.get(run.name, {}).get(run.category):
+            found.setdefault(run.seed, []).append(metrics)
+    return found
+
+
+def _ours(names: Sequence[str], seeds: Sequence[Sequence[Metrics]]) -> str:
+    """Return the means over seeds of the means over categories, and the deviation of NMI."""
+    if not seeds:
+        return "-"
+    columns = {
+        name: [
+            statistics.fmean(values)
+            for of_seed in seeds
+            if (values := [m[name] for m in of_seed if m.get(name) is not None])
+        ]
+        for name in names
+    }
+    ours = _joined([statistics.fmean(column) if column else None for column in columns.values()])
+    return ours + (f" ({_number(statistics.stdev(nmi))})" if len(nmi := columns["nmi"]) > 1 else "")
 
 
 def _joined(values: Sequence[float | None] | None) -> str:
@@ -170,8 +235,9 @@ def _line(cells: Sequence[str]) -> str:
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(prog="benchmarks.tables", description="Redo ablation tables.")
-    parser.add_argument("table", nargs="?", help="number of a table, or all")
+    parser.add_argument("table", nargs="?", help="number of a table, figure6, figure9, or all")
     parser.add_argument("--data", default="metal", help="data set of tables.yaml (default: metal)")
+    parser.add_argument("--categories", nargs="+", metavar="NAME", help="some of the data set")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="default: 0")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="for all rows")
     parser.add_argument("--render", action="store_true", help="print what is known, run nothing")
@@ -186,13 +252,17 @@ def main(options: argparse.Namespace) -> None:
     tables = content["tables"]
     data = {name: {**content["common"], **own} for name, own in content["data"].items()}
     if options.list or options.table is None:
-        print(*(f"{number:3d}  {table['title']}" for number, table in tables.items()), sep="\n")
+        print(*(f"{number!s:>7}  {table['title']}" for number, table in tables.items()), sep="\n")
         print("data:", ", ".join(data))
         return
     if options.table not in ("all", *map(str, tables)) or options.data not in data:
         raise ConfigError("there is no such table or data set: --list lists them")
     yaml = YAML(typ="safe", pure=True)
     extra = {key: yaml.load(value) for key, _, value in (s.partition("=") for s in options.set)}
+    if options.categories:
+        if not set(options.categories) <= set(data[options.data]["dataset.categories"]):
+            raise ConfigError(f"{options.data} has no such category: see benchmarks/tables.yaml")
+        extra["dataset.categories"] = options.categories
     for number, table in tables.items():
         if options.table not in ("all", str(number)):
             continue
@@ -210,7 +280,8 @@ def main(options: argparse.Namespace) -> None:
             continue
         if not options.render:
             execute(runs)
-        title = f"Table {number}, {table['title']}: {options.data}"
+        label = f"Table {number}" if isinstance(number, int) else f"Figure {number[6:]}"
+        title = f"{label}, {table['title']}: {options.data}"
         print(markdown(title, table, runs, known_metrics()), end="\n\n")
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from pipeline.clustering.descriptors import l2_normalise
 from pipeline.config.params import Compute, Predict
+from pipeline.inference.plain_attention import shown_rows, write_plain_attention
 from pipeline.inference.region_artifacts import (
     report_limit,
     write_attention,
@@ -64,6 +65,9 @@ def run(category: str, options: Predict, compute: Compute, paths: ArtifactPaths)
         }
         write_regions(folder, crops, classes.probabilities, predictions, metadata)
         write_attention(folder, predictions.attention, network.blocks)
+        shown = shown_rows(classes.probabilities, predictions.attention)
+        blocks = network.blocks if options.classifier == "heads" else None
+        write_plain_attention(folder, crop_arrays(paths.crops(category)), shown, blocks)
         write_descriptors(folder, l2_normalise(np.asarray(classes.descriptors, np.float32)))
 
 

@@ -33,9 +33,9 @@ from pipeline.report.sections import (
     confusion_table,
     embeddings,
     galleries,
-    several,
     times,
 )
+from pipeline.report.several import several
 
 
 def run(params: Params, paths: ArtifactPaths, names_path: Path = NAMES) -> None:

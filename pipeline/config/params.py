@@ -340,6 +340,7 @@ class Train(_Section):
     seed: Seed = 3407
     lambda_: Annotated[Unit, Field(alias="lambda")] = 0.3
     mu: NotNegative = 4.0
+    views_summed: bool = False
     plc_threshold: Unit | None = 0.5
     student_temperature: PositiveFloat = 0.1
     teacher_temperature_start: PositiveFloat = 0.07
@@ -415,6 +416,17 @@ class Params(_Section):
     evaluate: Evaluate = Evaluate()
     report: Report = Report()
     compute: Compute = Compute()
+
+    @model_validator(mode="after")
+    def _crops_hold_views(self) -> Params:
+        """Refuse views that would enlarge the stored crops (`augmentation.resized_side`)."""
+        size, needed = self.views.image_size, round(self.views.image_size * 256 / 224)
+        if needed > self.crops.size:
+            raise ValueError(
+                f"views.image_size {size} is cut out of {needed} pixels and crops.size stores "
+                f"{self.crops.size}: set crops.size to {needed} or more"
+            )
+        return self
 
 
 def read_yaml(path: Path) -> object:

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 _LONGEST = 60
 """Characters of a value that are shown."""
+_WHOLE = "the file"
 MOVED = {
     "maps.memory_mb": "compute.memory_mb",
     "maps.precision": "compute.dtype",
@@ -56,13 +57,17 @@ def _key(location: tuple[int | str, ...], content: Any) -> str:
             break
         content = content[part]
         parts.append(str(part))
-    return ".".join(parts) or "the file"
+    return ".".join(parts) or _WHOLE
 
 
 def _explain(key: str, messages: list[str], value: object) -> str:
     if messages[0].startswith("Extra inputs"):
         return unknown_key(key)
     first, *others = [message.removeprefix("Value error, ") for message in messages]
+    if key == _WHOLE and messages[0].startswith(
+        "Value error"
+    ):  # of several sections: it names them
+        return first
     texts = [first, *(other.removeprefix("Input should be ") for other in others)]
     shown = "" if isinstance(value, dict | list) else f" (got {_shown(value)})"
     return f"{key}: {' or '.join(texts)}{shown}"

@@ -13,6 +13,7 @@ from pipeline.config.params import Evaluate
 from pipeline.evaluation.localization import ProCurve, region_rates
 from pipeline.io.arrays import open_arrays
 from pipeline.io.images import ImageError, read_mask
+from pipeline.io.map_files import mask_to_map
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.schemas import IMAGES, MAP_SCORES, MASKS
 from pipeline.io.tables import read_parquet
@@ -32,7 +33,8 @@ def mask_metrics(
 ) -> dict[str, float | None]:
     """Return the metrics of maps and regions against masks; none without masks.
 
-    An image that should have a mask and has none is left out of them.
+    A true mask comes to the size of the maps without losing thin regions (`mask_to_map`). An image
+    that should have a mask and has none is left out.
     """
     table = read_parquet(paths.manifest(category) / "masks.parquet", MASKS)
     if len(table) == 0:
@@ -48,7 +50,7 @@ def mask_metrics(
     true_boxes, predicted_boxes = [], []
     with track(f"evaluating {category}") as progress:
         for i, sample_id, mask in _true_masks(ids, root, mask_of, label_of, shapes, normal):
-            curve.add(maps[i], resize_mask(mask, maps.shape[1:]))
+            curve.add(maps[i], mask_to_map(mask, maps.shape[1]))
             predicted = resize_mask(np.asarray(binary[i], bool), shapes[sample_id])
             true_boxes.append(find_regions(mask).boxes)
             predicted_boxes.append(find_regions(predicted).boxes)

@@ -79,8 +79,9 @@ def patch_keep(masks: Tensor, patch: int, *, threshold: float) -> Tensor:
 def visible_keys(vit: VisionTransformer, keep: Tensor, *, mask_on: MaskOn) -> Tensor:
     """Return (B, N) bool: the keys that the class token's query sees in a masked layer.
 
-    All of them unless the mask is on the class token ('class', 'all'): then the prefix tokens
-    (the class token itself among them) and the kept patches of `keep` (B, P).
+    All of them unless the mask is on the class token ('class', 'all'): then the class token itself
+    and the kept patches of `keep` (B, P). Registers are hidden like patches outside the mask: they
+    have seen those.
     """
     if mask_on in ("class", "all"):
         return _masked_keys(vit, keep)
@@ -88,7 +89,8 @@ def visible_keys(vit: VisionTransformer, keep: Tensor, *, mask_on: MaskOn) -> Te
 
 
 def _masked_keys(vit: VisionTransformer, keep: Tensor) -> Tensor:
-    return F.pad(keep, (int(vit.num_prefix_tokens), 0), value=True)  # (B, N)
+    with_registers = F.pad(keep, (int(vit.num_prefix_tokens) - 1, 0), value=False)
+    return F.pad(with_registers, (1, 0), value=True)  # (B, N)
 
 
 def frozen_tokens(
@@ -98,9 +100,10 @@ def frozen_tokens(
 
     `images` (B, 3, S, S) are normalised, `keep` (B, P) is of `patch_keep`. In the last
     `mask_layers` of all layers, the trainable last one included (more than there are: in all), the
-    masked queries see the prefix tokens and the kept patches alone. Masked are the class token's
-    query ('class'), the patches' ('patch'), both ('all') or none; registers see everything. A patch
-    that is not kept does not even see itself. Raises ValueError when `keep` does not fit.
+    masked queries see the class token and the kept patches alone. Masked are the class token's
+    query ('class'), the patches' ('patch'), both ('all') or none; registers see everything and are
+    hidden from masked queries. A patch that is not kept does not even see itself. Raises ValueError
+    when `keep` does not fit.
     """
     if mask_layers < 1:
         raise ValueError(f"mask_layers must be at least 1, got {mask_layers}")

@@ -1,5 +1,7 @@
 """The training objective (AnomalyNCD sections 3.3.2 and appendix A): one equation, one function.
 
+Its contrastive terms are in `contrastive`, pseudo-labels and L_cls_u in `self_distillation`.
+
 Shapes: B samples of a batch, C = C_l + C_u classes (the C_l base classes first, then the novel
 ones, of which the first is normal), E the width of the contrastive embedding. Wherever logits or
 probabilities are ``(..., B, C)``, the leading axes are kept: logits of H heads, (H, B, C), give one
@@ -11,164 +13,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pipeline.mgvit.contrastive import info_nce, supervised_contrastive
+from pipeline.mgvit.precision import full
+from pipeline.mgvit.self_distillation import check_novel, discovery_loss
+
 UNLABELLED = -1
 """Label of a sample that has none."""
-
-
-def teacher_temperature(epoch: int, *, warm: float, final: float, steps: int, hold: int) -> float:
-    """Return the teacher's temperature tau_t of an epoch (appendix B).
-
-    Parameters
-    ----------
-    epoch
-        From 0.
-    warm, final, steps, hold
-        `steps` values spaced linearly from `warm` to `final`, each for `hold` epochs, then `final`.
-
-    Raises
-    ------
-    ValueError
-        For a negative epoch, and `steps` or `hold` below 1.
-
-    Examples
-    --------
-    >>> schedule = {"warm": 0.07, "final": 0.04, "steps": 10, "hold": 4}
-    >>> teacher_temperature(0, **schedule), teacher_temperature(100, **schedule)
-    (0.07, 0.04)
-    """
-    if epoch < 0 or steps < 1 or hold < 1:
-        raise ValueError(
-            f"epoch must be >= 0, steps and hold >= 1, not {epoch}, {steps} and {hold}"
-        )
-    step = epoch // hold
-    return final if step >= steps else float(np.linspace(warm, final, steps)[step])
-
-
-def pseudo_labels(
-    logits: Tensor,
-    scores: Tensor,
-    *,
-    temperature: float,
-    n_base: int,
-    plc_threshold: float | None,
-) -> Tensor:
-    """Return the pseudo-labels q of the teacher, Eq. 9, corrected by the anomaly scores, Eq. 5.
-
-    ``q = softmax(logits / temperature)`` over the novel classes, 0 for the `n_base` base classes;
-    then ``q <- w e + (1 - w) q`` with ``w = max(plc_threshold - scores, 0)`` and e one-hot at the
-    first novel class.
-
-    Parameters
-    ----------
-    logits
-        (..., B, C), base classes first.
-    scores
-        (B,) anomaly scores in [0, 1].
-    plc_threshold
-        None leaves q uncorrected.
-
-    Returns
-    -------
-    (..., B, C) without gradient, rows summing to 1.
-
-    Raises
-    ------
-    ValueError
-        When `n_base` leaves no novel class.
-
-    Examples
-    --------
-    >>> logits, scores = torch.zeros(2, 2), torch.tensor([0.0, 1.0])
-    >>> labels = pseudo_labels(logits, scores, temperature=0.1, n_base=0, plc_threshold=0.5)
-    >>> labels.tolist()
-    [[0.75, 0.25], [0.5, 0.5]]
-    """
-    _check_novel(logits, n_base)
-    novel = torch.softmax(_full(logits.detach())[..., n_base:] / temperature, dim=-1)
-    q = F.pad(novel, (n_base, 0))  # (..., B, C)
-    if plc_threshold is None:
-        return q
-    w = (plc_threshold - scores.detach().to(q)).clamp_min(0).unsqueeze(-1)  # (B, 1)
-    q = (1 - w) * q
-    q[..., n_base] += w.squeeze(-1)
-    return q
-
-
-def soft_cross_entropy(q: Tensor, logits: Tensor, temperature: float) -> Tensor:
-    """Return ``-sum_c q_c log p_c`` with ``p = softmax(logits / temperature)``, mean over B.
-
-    Parameters
-    ----------
-    q, logits
-        (..., B, C). A class with q = 0 adds nothing, even where its logit is -inf.
-
-    Returns
-    -------
-    (...), one value for each of the leading axes.
-
-    Examples
-    --------
-    >>> q = torch.tensor([[0.5, 0.5]])
-    >>> round(float(soft_cross_entropy(q, torch.zeros(1, 2), 0.1)), 4)
-    0.6931
-    """
-    log_p = F.log_softmax(_full(logits) / temperature, dim=-1)
-    return -(q * log_p.masked_fill(q == 0, 0.0)).sum(-1).mean(-1)
-
-
-def discovery_loss(
-    first: Tensor,
-    second: Tensor,
-    scores: Tensor,
-    *,
-    student_temperature: float,
-    teacher_temperature: float,
-    n_base: int,
-    plc_threshold: float | None,
-) -> Tensor:
-    """Return L_cls_u: the pseudo-labels of each view supervise the other view, Eq. 12.
-
-    Parameters
-    ----------
-    first, second
-        (..., B, C) logits of the two views of the unlabelled samples.
-    scores
-        (B,) anomaly scores in [0, 1].
-
-    Returns
-    -------
-    (...), the mean of the two directions (Eq. 12 writes their sum).
-
-    Examples
-    --------
-    >>> view = torch.tensor([[9.0, 0.0]])
-    >>> temperatures = {"student_temperature": 1.0, "teacher_temperature": 1.0}
-    >>> loss = discovery_loss(
-    ...     view, view, torch.ones(1), n_base=0, plc_threshold=0.5, **temperatures
-    ... )
-    >>> round(float(loss), 4)
-    0.0012
-    """
-    directions = [
-        soft_cross_entropy(
-            pseudo_labels(
-                teacher,
-                scores,
-                temperature=teacher_temperature,
-                n_base=n_base,
-                plc_threshold=plc_threshold,
-            ),
-            student,
-            student_temperature,
-        )
-        for teacher, student in ((first, second), (second, first))
-    ]
-    return (directions[0] + directions[1]) / 2
 
 
 def mean_entropy_regulariser(p: Tensor) -> Tensor:
@@ -188,7 +42,7 @@ def mean_entropy_regulariser(p: Tensor) -> Tensor:
     >>> float(mean_entropy_regulariser(torch.eye(2)))
     0.0
     """
-    mean = _full(p).mean(-2)  # (..., C)
+    mean = full(p).mean(-2)  # (..., C)
     log_mean = mean.clamp_min(torch.finfo(mean.dtype).tiny).log()
     return math.log(mean.shape[-1]) + (mean * log_mean).sum(-1)
 
@@ -212,69 +66,9 @@ def supervised_cross_entropy(logits: Tensor, labels: Tensor, temperature: float)
     >>> round(float(supervised_cross_entropy(torch.zeros(3, 4), torch.tensor([0, 1, 2]), 0.1)), 4)
     1.3863
     """
-    log_p = F.log_softmax(_full(logits) / temperature, dim=-1)
+    log_p = F.log_softmax(full(logits) / temperature, dim=-1)
     index = labels.expand(log_p.shape[:-1]).unsqueeze(-1)  # (..., B, 1)
     return -log_p.gather(-1, index).squeeze(-1).mean(-1)
-
-
-def info_nce(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
-    """Return L_rep: each of the 2B views against the 2B - 1 others, its partner included, Eq. 7.
-
-    Parameters
-    ----------
-    z1, z2
-        (B, E) L2-normalised embeddings of the two views of *all* samples of the batch, labelled and
-        unlabelled, in the same order.
-
-    Returns
-    -------
-    A scalar.
-
-    Examples
-    --------
-    >>> z = torch.eye(2)
-    >>> round(float(info_nce(z, z, 1.0)), 4)
-    0.5514
-    """
-    n = len(z1)
-    similarity = _similarity(torch.cat([z1, z2]), temperature)  # (2B, 2B)
-    partner = torch.arange(2 * n, device=z1.device).roll(n)
-    return F.cross_entropy(similarity, partner)
-
-
-def supervised_contrastive(z: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """Return L_rep_l: each labelled view against the other labelled views, Eq. 8.
-
-    For each anchor the mean of ``-log softmax`` over its positives, the other rows of its label
-    (its second view and both views of other samples); then the mean over anchors. An anchor without
-    a positive cannot occur with both views; rows given singly that have none are left out of the
-    mean, and without any positive pair the loss is 0.
-
-    Parameters
-    ----------
-    z
-        (M, E) L2-normalised, the two views concatenated.
-    labels
-        (M,), concatenated too.
-
-    Returns
-    -------
-    A scalar.
-
-    Examples
-    --------
-    >>> z = torch.eye(2).repeat(2, 1)
-    >>> round(float(supervised_contrastive(z, torch.tensor([0, 1, 0, 1]), 1.0)), 4)
-    0.5514
-    """
-    positive = labels[:, None] == labels[None, :]  # (M, M)
-    positive.fill_diagonal_(False)
-    count = positive.sum(1)
-    if not bool(count.any()):
-        return _full(z).sum() * 0.0
-    log_p = F.log_softmax(_similarity(z, temperature), dim=1)
-    per_anchor = -log_p.masked_fill(~positive, 0.0).sum(1) / count.clamp_min(1)
-    return per_anchor[count > 0].mean()
 
 
 @dataclass(frozen=True)
@@ -311,6 +105,7 @@ def total_loss(
     lambda_: float,
     mu: float,
     plc_threshold: float | None,
+    views_summed: bool = False,
 ) -> LossTerms:
     """Return ``lambda (L_rep_l + L_cls_l) + (1 - lambda) (L_rep + L_cls_u + mu L_reg)``, Eq. 4.
 
@@ -328,6 +123,8 @@ def total_loss(
         (B,) anomaly scores in [0, 1], used for unlabelled samples alone.
     labels
         (B,) int64, a base class in [0, n_base) or `UNLABELLED`.
+    views_summed
+        L_cls_l and L_cls_u are sums over the two views, as Eqs. 11 and 12 are written, not means.
 
     Returns
     -------
@@ -379,6 +176,8 @@ def total_loss(
             student_temperature=student_temperature,
             contrast_temperature=contrast_temperature_labelled,
         )
+        if views_summed:
+            cls, cls_l = 2 * cls, 2 * cls_l
         per_head = cls + mu * reg
         total = lambda_ * (rep_l + cls_l.mean()) + (1 - lambda_) * (rep + per_head.mean())
     terms = (rep, cls.mean(), reg.mean(), rep_l, cls_l.mean(), per_head)
@@ -404,7 +203,7 @@ def _unlabelled_terms(
         n_base=n_base,
         plc_threshold=plc_threshold,
     )
-    p = torch.softmax(_full(novel.flatten(1, 2)) / student_temperature, dim=-1)
+    p = torch.softmax(full(novel.flatten(1, 2)) / student_temperature, dim=-1)
     return cls, mean_entropy_regulariser(p)
 
 
@@ -420,7 +219,7 @@ def _labelled_terms(
     labelled = labels != UNLABELLED
     twice = labels[labelled].repeat(2)
     if len(twice) == 0:
-        zero = _full(z).new_zeros(())
+        zero = full(z).new_zeros(())
         return zero, zero.expand(len(views))
     rep = supervised_contrastive(z[labelled.repeat(2)], twice, contrast_temperature)
     of_labelled = views[:, :, labelled].flatten(1, 2)  # (H, 2 B_l, C)
@@ -439,28 +238,10 @@ def _check_batch(
             f"a batch of {n} labels needs {n} scores, logits (H, {2 * n}, C) and z ({2 * n}, E), "
             f"not {len(scores)} scores, {tuple(logits.shape)} and {tuple(z.shape)}"
         )
-    _check_novel(logits, n_base)
+    check_novel(logits, n_base)
     unlabelled = labels == UNLABELLED
     if not bool(unlabelled.any()):
         raise ValueError("the batch has no unlabelled sample: skip such batches")
     if bool((((labels < 0) | (labels >= n_base)) & ~unlabelled).any()):
         raise ValueError(f"labels must be base classes in [0, {n_base}) or {UNLABELLED}")
     return logits.reshape(len(logits), 2, n, -1), unlabelled
-
-
-def _check_novel(logits: Tensor, n_base: int) -> None:
-    if not 0 <= n_base < logits.shape[-1]:
-        raise ValueError(f"n_base is {n_base}: {logits.shape[-1]} logits leave no novel class")
-
-
-def _similarity(z: Tensor, temperature: float) -> Tensor:
-    """Return the scaled inner products of all rows, -inf on the diagonal."""
-    z = _full(z)
-    similarity = z @ z.T / temperature
-    itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
-    return similarity.masked_fill(itself, float("-inf"))
-
-
-def _full(x: Tensor) -> Tensor:
-    """Return half-precision tensors as float32, others as they are."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

@@ -1,4 +1,4 @@
-"""The dtype that the frozen blocks compute in, and that patch tokens are kept in."""
+"""The dtypes that frozen blocks and losses compute in, and that patch tokens are kept in."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 
@@ -42,3 +43,8 @@ def _has_bfloat16(device: torch.device) -> bool:
         return False
     # Private in torch, so it may be missing.
     return bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
+
+
+def full(x: Tensor) -> Tensor:
+    """Return half-precision tensors as float32, others as they are."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

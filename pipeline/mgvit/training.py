@@ -19,8 +19,9 @@ from torch import Tensor
 
 from pipeline.errors import AnomalyNCDError
 from pipeline.mgvit.heads import parameter_groups
-from pipeline.mgvit.losses import UNLABELLED, LossTerms, teacher_temperature, total_loss
+from pipeline.mgvit.losses import UNLABELLED, LossTerms, total_loss
 from pipeline.mgvit.network import Network
+from pipeline.mgvit.self_distillation import teacher_temperature
 from pipeline.progress import Progress, silent
 
 Index = NDArray[np.int64]
@@ -36,6 +37,7 @@ class TrainingSettings:
     heads: int
     lambda_: float
     mu: float
+    views_summed: bool
     plc_threshold: float | None
     student_temperature: float
     teacher_temperature_start: float
@@ -246,6 +248,7 @@ def _losses(
         lambda_=settings.lambda_,
         mu=settings.mu,
         plc_threshold=settings.plc_threshold,
+        views_summed=settings.views_summed,
     )
 
 

@@ -40,6 +40,13 @@ class Category:
     bits: int = 16
 
 
+def class_label(names: ClassNames, number: int) -> str:
+    """Return the heading of a class: "class 3", with its name "class 3: scratch"."""
+    if number in names.names:
+        return f"class {number}: {names[number]}"
+    return f"class {number}" + (f" ({names[0]})" if number == 0 else "")
+
+
 def read_category(name: str, folder: Path, artifacts: ArtifactPaths, names_path: Path) -> Category:
     """Read the tables of a category.
 

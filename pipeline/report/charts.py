@@ -86,15 +86,9 @@ def score_histogram(
         f'<text x="{width - right}" y="{height - 8}" text-anchor="end">{edges[-1]:.3g}</text>'
         f'<text x="{left - 6}" y="{top + 4}" text-anchor="end">{tallest}</text>',
     ]
-    base = np.full(_BINS, float(height - bottom))
-    for (number, name, side), heights in zip(sides, counts / tallest * room, strict=True):
-        base -= heights
-        starts = [across(edge) + 0.5 for edge in edges.tolist()]
-        boxes = "".join(
-            f"M{starts[i]:.1f},{base[i]:.1f}H{starts[i + 1] - 1:.1f}v{heights[i]:.1f}"
-            f"H{starts[i]:.1f}z"
-            for i in np.flatnonzero(heights)
-        )
+    starts = [across(edge) + 0.5 for edge in edges.tolist()]
+    stacks = _stacks(counts / tallest * room, starts, height - bottom)
+    for (number, name, side), boxes in zip(sides, stacks, strict=True):
         parts.append(
             f'<path d="{boxes}" fill="{class_colour(number)}"/><text x="{left + 170 * number}" '
             f'y="14" style="fill:{class_colour(number)}">{int(side.sum())} {name}</text>'
@@ -107,6 +101,72 @@ def score_histogram(
             f'<text x="{x:.1f}" y="{height - 8}" text-anchor="middle">limit {limit:.3g}</text>'
         )
     return Markup("".join([*parts, "</svg>"]))
+
+
+def class_histogram(
+    scores: NDArray[np.float64],
+    numbers: Sequence[int],
+    names: Mapping[int, str],
+    *,
+    title: str,
+    width: int = 720,
+    height: int = 220,
+) -> Markup:
+    """Return an SVG histogram of scores (N,), stacked in the colours of their `numbers` (N,).
+
+    `names` gives the order and the legend; numbers without a score are left out. `title` names the
+    picture. Raises ValueError for no scores.
+    """
+    if len(scores) == 0:
+        raise ValueError("a histogram needs scores")
+    values = np.asarray(numbers)
+    present = [number for number in names if (values == number).any()]
+    left, right, top, bottom = 40, 150, 12, 28
+    height = max(height, 28 + 18 * len(present))
+    low, high = float(scores.min()), float(scores.max())
+    edges = np.linspace(low, high if high > low else low + 1, _BINS + 1)
+    counts = np.array([np.histogram(scores[values == k], edges)[0] for k in present])
+    tallest = max(int(counts.sum(0).max()), 1)
+    parts = [
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}" '
+        f'style="max-width:{width}px;width:100%"><title>{escape(title)}</title>',
+        f'<line class="axis" x1="{left}" y1="{height - bottom}" x2="{width - right}" '
+        f'y2="{height - bottom}"/>',
+        f'<text x="{left}" y="{height - 8}">{edges[0]:.3g}</text>'
+        f'<text x="{width - right}" y="{height - 8}" text-anchor="end">{edges[-1]:.3g}</text>'
+        f'<text x="{left - 6}" y="{top + 4}" text-anchor="end">{tallest}</text>',
+    ]
+    starts = np.linspace(left + 0.5, width - right + 0.5, _BINS + 1).tolist()
+    stacks = _stacks(counts / tallest * (height - top - bottom), starts, height - bottom)
+    for row, (number, boxes) in enumerate(zip(present, stacks, strict=True)):
+        name, y = names[number], 18 + 18 * row
+        parts.append(
+            f'<path d="{boxes}" fill="{class_colour(number)}"><title>{escape(name)}</title></path>'
+            f'<path d="{_marker("square", width - 136, y)}" fill="{class_colour(number)}"/>'
+            f'<text x="{width - 126}" y="{y + 4}">{escape(_short(name))}'
+            f"<title>{escape(name)}</title></text>"
+        )
+    return Markup("".join([*parts, "</svg>"]))
+
+
+def _stacks(heights: NDArray[np.float64], starts: Sequence[float], bottom: int) -> list[str]:
+    """Return path data of bars (K, bins), each on top of those before; `starts` has bins + 1."""
+    base = np.full(heights.shape[1], float(bottom))
+    paths = []
+    for own in heights:
+        base = base - own
+        paths.append(
+            "".join(
+                f"M{starts[i]:.1f},{base[i]:.1f}H{starts[i + 1] - 1:.1f}v{own[i]:.1f}"
+                f"H{starts[i]:.1f}z"
+                for i in np.flatnonzero(own).tolist()
+            )
+        )
+    return paths
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _CUT else name[: _CUT - 1] + "\u2026"
 
 
 def _outline(
@@ -170,10 +230,10 @@ def scatter(
             f"<title>{escape(name)}: {len(members)}</title></path>"
         )
         x, y = width - 136, 18 + 18 * row
-        short = name if len(name) <= _CUT else name[: _CUT - 1] + "\u2026"
         parts.append(
             f'<path d="{_marker(class_marker(number), x, y)}" fill="{colour}"/>'
-            f'<text x="{x + 10}" y="{y + 4}">{escape(short)}<title>{escape(name)}</title></text>'
+            f'<text x="{x + 10}" y="{y + 4}">{escape(_short(name))}'
+            f"<title>{escape(name)}</title></text>"
         )
     return Markup("".join([*parts, "</svg>"]))
 

@@ -21,7 +21,9 @@ _CURVES = {
 
 
 def loss_chart(path: Path) -> Markup:
-    """Return an SVG chart of the losses in history.csv; curves of zeros are left out.
+    """Return SVG charts of the losses in history.csv: the terms, and those of each head.
+
+    Terms that are zero throughout are left out.
 
     Raises `ArtifactError` for a missing or damaged file.
     """
@@ -31,7 +33,22 @@ def loss_chart(path: Path) -> Markup:
         for column, label in _CURVES.items()
         if (history[column] != 0).any()
     }
-    return line_chart(curves)
+    numbers = [str(name) for name in history.select_dtypes("number")]
+    heads = [name for name in numbers if name.startswith("loss_head_")]
+    return line_chart(curves) + _head_chart({name: history[name].tolist() for name in heads})
+
+
+def _head_chart(heads: dict[str, list[float]]) -> Markup:
+    """Return the loss of each head, by which the one for inference is chosen; "" without heads."""
+    if not heads:
+        return Markup("")
+    best = min(heads, key=lambda name: heads[name][-1])
+    labels = {name: name.replace("loss_head_", "head ") for name in heads}
+    note = Markup(
+        '<p class="note">Pseudo-labels + mu x mean entropy of each head; {} ends lowest.</p>'
+    )
+    chart = line_chart({labels[name]: losses for name, losses in heads.items()})
+    return note.format(labels[best]) + chart
 
 
 def _read(path: Path) -> pd.DataFrame:

@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from pipeline.curation.names import ClassNames
 from pipeline.evaluation.clustering import contingency, match_clusters
+from pipeline.report.category import class_label
 from pipeline.report.scores import ScoreSection
 from pipeline.report.timing import TimeRow
 
@@ -36,11 +37,12 @@ METRICS = {
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A picture as a data URI, with its caption."""
+    """A picture as a data URI, with its caption, and lines of details."""
 
     uri: str
     caption: str
     note: str = ""
+    details: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -169,13 +171,6 @@ class ReportPage:
     params: str
     times: Sequence[TimeRow] = ()
     metric_names: Sequence[str] = tuple(METRICS.values())
-
-
-def class_label(names: ClassNames, number: int) -> str:
-    """Return the heading of a class: "class 3", with its name "class 3: scratch"."""
-    if number in names.names:
-        return f"class {number}: {names[number]}"
-    return f"class {number}" + (f" ({names[0]})" if number == 0 else "")
 
 
 def render(page: ReportPage) -> str:

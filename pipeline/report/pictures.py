@@ -119,18 +119,25 @@ def outline_path(mask: AnyMask, size: tuple[int, int]) -> str:
 
 
 def attention_thumbnail(
-    image: Image, mask: AnyMask, attention: NDArray[np.floating], *, side: int = 112
+    image: Image,
+    mask: AnyMask,
+    attention: NDArray[np.floating],
+    plain: NDArray[np.floating] | None = None,
+    *,
+    side: int = 112,
 ) -> str:
-    """Return a view with its mask outlined and, to its right, the attention over it.
+    """Return a view with its mask outlined and, to its right, attention maps over it.
 
-    `image` (S, S, 3) and `mask` (S, S) as the network sees them, `attention` (h, w) >= 0; the
-    hottest patch is the one with the largest weight.
+    `image` (S, S, 3) and `mask` (S, S) as the network sees them, `attention` (h, w) >= 0, and
+    behind it `plain` (h, w), if given. The hottest patch of each map has its largest weight.
     """
     small = shrunk(image, side)
     inside = shrunk_mask(mask, (side, side))
-    heat = attention.astype(np.float32) / max(float(attention.max()), 1e-12)
-    overlay = outlined(heat_overlay(small, heat, smooth=False), inside)
-    return data_uri(np.concatenate([outlined(small, inside), overlay], axis=1))
+    pictures = [outlined(small, inside)]
+    for weights in (attention,) if plain is None else (attention, plain):
+        heat = weights.astype(np.float32) / max(float(weights.max()), 1e-12)
+        pictures.append(outlined(heat_overlay(small, heat, smooth=False), inside))
+    return data_uri(np.concatenate(pictures, axis=1))
 
 
 def boxed(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from markupsafe import Markup
+from numpy.typing import NDArray
 
 from pipeline.io.scores import scores_of_references
 from pipeline.io.stored import NONE, NUMBER, read_object
-from pipeline.report.category import Category
-from pipeline.report.charts import score_histogram
+from pipeline.report.category import Category, class_label
+from pipeline.report.charts import class_histogram, score_histogram
+from pipeline.report.label_numbers import label_numbers
 
 _SHOWN = 6
 _FIELDS = {
@@ -24,11 +27,15 @@ _FIELDS = {
 
 @dataclass(frozen=True)
 class ScoreSection:
-    """The histogram of image scores, what the limit rests on, and the images next to it."""
+    """The histogram of image scores, what the limit rests on, and the images next to it.
+
+    `by_class` are histograms by discovered class and, where there are labels, by label.
+    """
 
     note: str
     chart: Markup
     at_the_limit: list[tuple[str, float]]
+    by_class: Sequence[Markup] = ()
 
 
 def score_section(category: Category) -> ScoreSection:
@@ -49,7 +56,25 @@ def score_section(category: Category) -> ScoreSection:
     if rule == "scores":
         note = _note(stored["score_limit_basis"], stored["false_alarms"], stored["separation"])
     at_the_limit = rows if np.isfinite(limit) else []
-    return ScoreSection(note, score_histogram(scores, references, limit), at_the_limit)
+    chart = score_histogram(scores, references, limit)
+    return ScoreSection(note, chart, at_the_limit, _by_class(category, ids, scores))
+
+
+def _by_class(category: Category, ids: list[str], scores: NDArray[np.float64]) -> list[Markup]:
+    """Return stacked histograms of image scores, by discovered class and by label if any."""
+    found = dict(zip(category.merged["sample_id"], category.merged["class"].tolist(), strict=True))
+    classes = [found[sample_id] for sample_id in ids]
+    names = {k: class_label(category.names, k) for k in sorted(set(classes))}
+    title = f"{category.name}: image scores by "
+    charts = [class_histogram(scores, classes, names, title=f"{title}discovered class")]
+    known = np.array([sample_id in category.labels for sample_id in ids])
+    if known.any():
+        labels = [category.labels[sample_id] for sample_id in ids if sample_id in category.labels]
+        numbers = label_numbers(category, labels)
+        legend = {number: label for label, number in sorted(numbers.items())}
+        coloured = [numbers[label] for label in labels]
+        charts.append(class_histogram(scores[known], coloured, legend, title=f"{title}true label"))
+    return charts
 
 
 def _note(basis: str, false_alarms: float | None, separation: float | None) -> str:

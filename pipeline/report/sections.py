@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from pipeline.binarization.thresholds import binarize_fixed, binarize_otsu
 from pipeline.config.params import Mebin
-from pipeline.evaluation.clustering import match_clusters
 from pipeline.io.arrays import open_arrays
 from pipeline.io.images import ImageError, read_image, read_mask
 from pipeline.io.paths import ArtifactError
@@ -18,8 +17,9 @@ from pipeline.io.provenance import last_run
 from pipeline.io.schemas import MEBIN_IMAGES
 from pipeline.io.tables import read_metadata, read_parquet
 from pipeline.mgvit.augmentation import plain_view
-from pipeline.report.category import Category
+from pipeline.report.category import Category, class_label
 from pipeline.report.charts import scatter
+from pipeline.report.label_numbers import label_numbers
 from pipeline.report.page import (
     ClassGallery,
     ClassPictures,
@@ -28,20 +28,15 @@ from pipeline.report.page import (
     PanelRow,
     PanelTable,
     Scatters,
-    SeveralClasses,
     Thumbnail,
-    class_label,
     confusion,
 )
-from pipeline.report.pictures import attention_thumbnail, boxed, crop_thumbnail, panels
+from pipeline.report.pictures import attention_thumbnail, crop_thumbnail, panels
 from pipeline.report.projection import subsample, tsne
 from pipeline.report.timing import IN_TOTAL, PER_IMAGE, TimeRow, time_row
 
 ATTENDED = 4
 """Crops per class whose attention is shown."""
-
-SEVERAL = 12
-"""Images shown that have several defect classes."""
 
 MOST_POINTS = 3000
 """Largest number of regions for t-SNE; more are subsampled."""
@@ -94,8 +89,9 @@ def attended(category: Category) -> list[ClassPictures]:
     """Return the attention of the class token in the most confident crops of each class.
 
     Each picture is the view of the network beside the weights of the last block, mean over heads
-    (AnomalyNCD section 3.3.1). Crops without a patch under their mask are left out: there the class
-    token sees only itself. Raises `ArtifactError` if attention.zarr is of other regions.
+    (AnomalyNCD section 3.3.1), and those of the backbone as it came, without a mask. Crops without
+    a patch under their mask are left out: there the class token sees only itself. Raises
+    `ArtifactError` if attention.zarr is of other regions.
     """
     folder = category.artifacts.predict(category.name)
     group = open_arrays(folder / "attention.zarr")
@@ -105,6 +101,7 @@ def attended(category: Category) -> list[ClassPictures]:
     size = int(str(group.attrs["image_size"]))
     crops = open_arrays(category.artifacts.crops(category.name) / "crops.zarr")
     visible = category.regions[attention.sum((1, 2)) > 0]
+    plain = _plain_attention(category)
     classes = []
     for number in sorted(set(visible["class"].tolist())):
         shown = most_confident(visible, number, ATTENDED)
@@ -113,42 +110,18 @@ def attended(category: Category) -> list[ClassPictures]:
             image, mask = plain_view(
                 np.asarray(crops["images"][i]), np.asarray(crops["masks"][i]), size=size
             )
-            uri = attention_thumbnail(image, mask >= 0.5, attention[i])
+            uri = attention_thumbnail(image, mask >= 0.5, attention[i], plain.get(i))
             share = f"{attention[i].sum():.0%} on the patches"
             thumbnails.append(Thumbnail(uri, category.paths[sample_id], share))
         classes.append(ClassPictures(int(number), thumbnails))
     return classes
 
 
-def several(category: Category, metrics: Mapping[str, float | None]) -> SeveralClasses:
-    """Return the images with the most defect classes among their regions (section 3.4).
-
-    Each region's square has the colour of its class. `metrics` are those of `evaluate`. Unreadable
-    images are left out.
-    """
-    merged, regions = category.merged, category.regions
-    sizes = merged["class_set"].map(len)
-    n_several = int((sizes >= 2).sum())
-    note = f"{n_several} of {len(merged)} images have regions of two or more defect classes."
-    count, share = metrics.get("combined_n"), metrics.get("combined_multi")
-    if count is not None and share is not None:
-        note += f" Of the {count:.0f} images labelled as combined it is {share:.0%}."
-    thumbnails = []
-    shown = sizes[sizes >= 2].sort_values(ascending=False, kind="stable").index[:SEVERAL]
-    for i in shown.tolist():
-        sample_id = str(merged["sample_id"][i])
-        path = category.paths[sample_id]
-        try:
-            image = read_image(category.folder / path, category.bits)
-        except ImageError:
-            continue
-        own = (regions["sample_id"] == sample_id).to_numpy()
-        columns = category.crops.loc[own, ["x0", "y0", "side"]].to_numpy().tolist()
-        boxes = [(int(x0), int(y0), int(side)) for x0, y0, side in columns]
-        uri = boxed(image, boxes, regions.loc[own, "class"].tolist())
-        classes = ", ".join(str(k) for k in merged["class_set"][i])
-        thumbnails.append(Thumbnail(uri, path, f"classes {classes}; merged {merged['class'][i]}"))
-    return SeveralClasses(note, thumbnails)
+def _plain_attention(category: Category) -> dict[int, NDArray[np.float32]]:
+    """Return the attention without a mask, of the regions that have it."""
+    group = open_arrays(category.artifacts.predict(category.name) / "plain_attention.zarr")
+    maps = np.asarray(group["attention"], np.float32)
+    return dict(zip(np.asarray(group["rows"]).tolist(), maps, strict=True))
 
 
 def embeddings(category: Category) -> Scatters:
@@ -174,7 +147,7 @@ def embeddings(category: Category) -> Scatters:
     labelled = regions["sample_id"].isin(category.labels.keys()).to_numpy()
     if labelled.any():
         labels = [category.labels[s] for s in regions["sample_id"][labelled]]
-        numbers = _label_numbers(category, labels)
+        numbers = label_numbers(category, labels)
         charts.append(
             scatter(
                 points[labelled],
@@ -186,30 +159,19 @@ def embeddings(category: Category) -> Scatters:
     return Scatters(note, charts)
 
 
-def _label_numbers(category: Category, labels: Sequence[str]) -> dict[str, int]:
-    """Return the class matched with each label over the images, or an unused number."""
-    merged = category.merged[category.merged["sample_id"].isin(category.labels.keys())]
-    true = [category.labels[s] for s in merged["sample_id"]]
-    matched = match_clusters(true, merged["class"].tolist())
-    numbers = {str(label): int(k) for k, label in matched.items()}
-    free = max([*numbers.values(), *category.regions["class"].tolist()]) + 1
-    for label in sorted(set(labels) - numbers.keys()):
-        numbers[label] = free
-        free += 1
-    return numbers
-
-
 def binarized(category: Category, options: Mebin, limit: int) -> PanelTable:
-    """Return `limit` images, evenly spread over the scores, under three binarizations.
+    """Return `limit` images, evenly spread over the scores, under several binarizations.
 
-    Otsu's threshold and the fixed one of `options` are applied to the stored map; the masks of the
-    last column are those of the run (AnomalyNCD section 3.2). Unreadable images are left out.
+    Otsu's threshold and fixed ones, `mebin.fixed_threshold` and .2 below and above it, are applied
+    to the stored map; the masks of the last column are those of the run (AnomalyNCD section 3.2).
+    Unreadable images are left out.
     """
     name, artifacts = category.name, category.artifacts
     table = artifacts.mebin(name) / "images.parquet"
     frame = read_parquet(table, MEBIN_IMAGES)
     method = str(read_metadata(table).get("method"))
-    columns = ["image", "anomaly map", "Otsu", f"fixed {options.fixed_threshold:g}"]
+    fixed = _fixed_thresholds(options)
+    columns = ["image", "anomaly map", "Otsu", *(f"fixed {threshold:g}" for threshold in fixed)]
     columns.append(_METHODS.get(method, method.replace("_", " ")))
     maps = open_arrays(artifacts.maps(name) / "maps.zarr")["maps"]
     masks = open_arrays(artifacts.mebin(name) / "masks.zarr")["masks"]
@@ -220,7 +182,7 @@ def binarized(category: Category, options: Mebin, limit: int) -> PanelTable:
             image = read_image(category.folder / category.paths[sample_id], category.bits)
         except ImageError:
             continue
-        cuts = _cuts(np.asarray(maps[i]), options)
+        cuts = _cuts(np.asarray(maps[i]), fixed, options.erode_px)
         chosen = np.asarray(masks[i], np.bool_)
         cuts.append((chosen, float(frame["threshold"][i]), int(frame["n_regions"][i])))
         uris = panels(
@@ -249,11 +211,14 @@ _Cut = tuple[NDArray[np.bool_], float, int]
 """A mask, its threshold (NaN: none) and its number of regions."""
 
 
-def _cuts(amap: NDArray[np.float32], options: Mebin) -> list[_Cut]:
-    cuts = (
-        binarize_otsu(amap, erode_px=options.erode_px),
-        binarize_fixed(amap, threshold=options.fixed_threshold, erode_px=options.erode_px),
-    )
+def _fixed_thresholds(options: Mebin) -> list[float]:
+    around = (options.fixed_threshold + step for step in (-0.2, 0.0, 0.2))
+    return sorted({round(min(max(threshold, 0.0), 1.0), 3) for threshold in around})
+
+
+def _cuts(amap: NDArray[np.float32], fixed: Sequence[float], erode_px: int) -> list[_Cut]:
+    cuts = [binarize_otsu(amap, erode_px=erode_px)]
+    cuts += [binarize_fixed(amap, threshold=t, erode_px=erode_px) for t in fixed]
     return [(cut.mask, cut.threshold, cut.n_regions) for cut in cuts]
 
 

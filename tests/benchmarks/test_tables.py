@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import pytest
 
 from benchmarks import tables
 from benchmarks.tables import Run, runs_of
+from pipeline.commands.fit import misfits
 from pipeline.config.params import ConfigError, load_params
 from pipeline.config.presets import read_preset, with_overrides
 from tests.graph import ROOT
@@ -20,8 +22,15 @@ CONTENT = tables.load_tables()
 TABLES = CONTENT["tables"]
 DATA = {name: {**CONTENT["common"], **own} for name, own in CONTENT["data"].items()}
 PARAMS = load_params(ROOT / "params.yaml")
-HEADS_ONLY = {4, 5, 7, 9, 15}
-MIXTURE = {"predict.classifier": "mixture", "predict.normal": "scores"}
+HEADS_ONLY = {4, 5, 7, 9, 10, 15}
+OF_PRODUCTS = {10, 17}
+"""Tables whose rows are of one product of MVTec AD each."""
+PRODUCTS = {row["category"] for row in TABLES[17]["rows"]}
+MIXTURE = {
+    "predict.classifier": "mixture",
+    "predict.normal": "scores",
+    "maps.image_score": "contrast",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -39,27 +48,68 @@ def runs(
 @pytest.mark.parametrize("data", DATA)
 @pytest.mark.parametrize("number", TABLES)
 def test_every_row_has_valid_parameters_of_its_own(number: int, data: str) -> None:
+    categories = DATA[data]["dataset.categories"]
+    if number in OF_PRODUCTS and not {*categories} <= PRODUCTS:
+        with pytest.raises(ConfigError, match="no row is of"):
+            runs(number, data)
+        return
     found = runs(number, data)
     assert len({run.name for run in found}) == len(found)
-    assert [run.row for run in found] == [r["name"] for r in TABLES[number]["rows"] if "set" in r]
-    assert {run.category for run in found} == {data}
+    assert {run.category for run in found} == {*categories}
+    rows = [row for row in TABLES[number]["rows"] if "set" in row]
+    expected = [(row["name"], c) for row in rows for c in [row.get("category", categories)]]
+    flat = [(n, c) for n, own in expected for c in (own if isinstance(own, list) else [own])]
+    assert [(run.row, run.category) for run in found] == [
+        (n, c) for n, c in flat if c in categories
+    ]
 
 
 def test_the_tables_are_the_papers() -> None:
-    assert set(TABLES) == {2, 3, 4, 5, 6, 7, 8, 9, 14, 15, 16}
+    numbers = {2, 3, 4, 5, 6, 7, 8, 9, 10, 14, 15, 16, 17}
+    assert set(TABLES) == {*numbers, "figure6", "figure9"}
     assert {n for n, table in TABLES.items() if table.get("heads_only")} == HEADS_ONLY
     for table in TABLES.values():
         n = len(table.get("metrics", ["nmi", "ari", "f1"]))
         for row in table["rows"]:
-            assert row.keys() <= {"name", "set", "mvtec", "mtd"}
+            assert row.keys() <= {"name", "set", "mvtec", "mtd", "category"}
             assert all(len(row[paper]) == n for paper in ("mvtec", "mtd") if paper in row)
 
 
-@pytest.mark.parametrize("number", set(TABLES) - {14})
+def test_rows_of_products_have_the_papers_means() -> None:
+    """Their means over products are what the paper prints below them, and in table 2."""
+    by_detector: dict[str, list[list[float]]] = {}
+    for row in TABLES[17]["rows"]:
+        by_detector.setdefault(row["name"].partition(", ")[2], []).append(row["mvtec"])
+    means = {
+        detector: [statistics.fmean(column) for column in zip(*rows, strict=True)]
+        for detector, rows in by_detector.items()
+    }
+    assert len(by_detector["CPR"]) == 15
+    for row in TABLES[2]["rows"]:
+        assert means[row["name"]] == pytest.approx(row["mvtec"], abs=6e-4)
+    assert len(TABLES[10]["rows"]) == 14 * 14
+    onto_pill = [row["mvtec"] for row in TABLES[10]["rows"] if row["category"] == "pill"]
+    means_of_pill = [statistics.fmean(column) for column in zip(*onto_pill, strict=True)]
+    assert means_of_pill == pytest.approx([0.426, 0.292, 0.485], abs=6e-4)
+
+
+def test_a_product_has_its_own_number_of_classes_and_another_its_defects_as_base() -> None:
+    (run,) = (run for run in runs(10, "mvtec") if run.row == "pill to bottle")
+    wanted = {"dataset.categories=[bottle]", "classes.count=4", "base.layout=mvtec"}
+    assert {*wanted, "base.root=/data/mvtec/pill"} < set(run.options)
+    assert run.missing_base() == "/data/mvtec/pill"
+    assert run.command()[-1] == "evaluate@bottle"
+    assert runs(6, "mvtec")[0].missing_base() is None
+    some = runs(6, "mvtec", dataset__categories=["pill", "zipper"])
+    assert [run.category for run in some] == ["pill", "zipper"] * 3
+    assert "classes.count=7" in some[0].options
+
+
+@pytest.mark.parametrize("number", [n for n in TABLES if n not in {14, *OF_PRODUCTS}])
 def test_each_table_has_the_papers_own_setting_once(number: int) -> None:
     """.613/.526/.712 (MTD .268/.228/.509) is AnomalyNCD with MuSc in all of them."""
     rows = TABLES[number]["rows"]
-    own = [row for row in rows if row["mvtec"][-3:] == [0.613, 0.526, 0.712]]
+    own = [row for row in rows if row.get("mvtec", [])[-3:] == [0.613, 0.526, 0.712]]
     assert len(own) == 1
     assert own[0].get("mtd", [0.268, 0.228, 0.509]) == [0.268, 0.228, 0.509]
     if number != 9:  # the paper has a base set, we have none
@@ -108,10 +158,13 @@ def test_the_mixture_is_refused_where_only_the_heads_differ(number: int) -> None
     extra = {key.replace(".", "__"): value for key, value in MIXTURE.items()}
     if number in HEADS_ONLY:
         with pytest.raises(ConfigError, match=r"needs predict\.classifier=heads"):
-            runs(number, **extra)
+            runs(number, "bottle", **extra)
     else:
         wanted = {"predict.classifier=mixture", "predict.normal=scores"}
-        assert all(wanted <= set(run.options) for run in runs(number, **extra))
+        assert all(wanted <= set(run.options) for run in runs(number, "bottle", **extra))
+        paper = read_preset(ROOT / "params" / "paper.yaml")
+        params = with_overrides(PARAMS, {**paper, **DATA["bottle"], **MIXTURE})
+        assert misfits(params, 14, 12) == []  # those of the default backbone
 
 
 def test_the_markdown_of_a_table() -> None:
@@ -137,6 +190,37 @@ def test_the_markdown_of_a_table() -> None:
         "| x | 0, 1 | .500/-.013/1.000 (.141) | .600/.500/.700 | .100/.200/.300 |",
         "| y | - | - | .600/.500/.750 | - |",
         "| theirs | - | - | .500/.400/.600 | - |",
+    ]
+
+
+def test_means_over_products() -> None:
+    table = {"note": "Mind.", "rows": [{"name": "x", "set": {}, "mvtec": [0.6, 0.5, None]}]}
+    found = [Run("x", seed, c, f"{c}{seed}", ()) for seed in (0, 1) for c in ("b", "a", "c")]
+    known: dict[str, dict[str, dict[str, float]]] = {
+        f"{c}{seed}": {c: {"nmi": nmi + seed / 10, "ari": None, "f1": 0.5}}  # type: ignore[dict-item]
+        for c, nmi in (("a", 0.2), ("b", 0.4))
+        for seed in (0, 1)
+    }
+    assert tables.markdown("T", table, found, known).splitlines()[4:] == [
+        "| row | seeds | products | ours | paper, MVTec AD |",
+        "|---|---|---|---|---|",
+        "| x | 0, 1 | 2 of 3 | .350/-/.500 (.071) | .600/.500/- |",
+        "",
+        "Ours are means over a, b, c; the paper's over all 15.",
+        "",
+        "Mind.",
+    ]
+
+
+def test_rows_of_products_stand_alone() -> None:
+    rows = [{"name": f"{c}, x", "category": c, "set": {}, "mvtec": [0.1] * 3} for c in "abc"]
+    found = [Run(f"{c}, x", 0, c, f"{c}0", ()) for c in "ab"]
+    text = tables.markdown("T", {"rows": rows}, found, {"a0": {"a": {"nmi": 0.5}}})
+    assert text.splitlines()[4:] == [
+        "| row | seeds | ours | paper, MVTec AD |",
+        "|---|---|---|---|",
+        "| a, x | 0 | .500/-/- | .100/.100/.100 |",
+        "| b, x | - | - | .100/.100/.100 |",
     ]
 
 
@@ -218,7 +302,16 @@ def test_the_command_line(
     monkeypatch.delenv("ANOMALYNCD_DATA")
     text = command(capsys, "all", "--dry-run")
     assert text.count("left out: table 9: set ANOMALYNCD_DATA") == 1
-    assert text.count("left out:") == 1
+    assert text.count("left out: table 10: set ANOMALYNCD_DATA") == 1
+    assert "left out: table 17: products: no row is of ['metal']" in text
+    assert text.count("left out:") == 3
     for arguments in (("five",), ("6", "--data", "wood")):
         with pytest.raises(ConfigError, match="--list lists them"):
             command(capsys, *arguments)
+    monkeypatch.setenv("ANOMALYNCD_DATA", "/data")
+    text = command(
+        capsys, "figure9", "--dry-run", "--data", "mvtec", "--categories", "pill", "tile"
+    )
+    assert text.count("evaluate@pill") == text.count("evaluate@tile") == 4
+    with pytest.raises(ConfigError, match="mvtec has no such category"):
+        command(capsys, "6", "--data", "mvtec", "--categories", "metal")

@@ -229,6 +229,7 @@ CASES = [
     Case(("train",), "train", {"seed": 1}, under={"train": {"lr": 1e-60}}),  # the first weights
     Case(("train",), "train", {"lambda": 0.5}),
     Case(("train",), "train", {"mu": 1.0}),
+    Case(("train",), "train", {"views_summed": True}),
     Case(("train",), "train", {"plc_threshold": 0.9}),
     Case(("classes",), "classes", {"count": "auto"}),
     Case(("train",), "train", {"student_temperature": 0.2}),

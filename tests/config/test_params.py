@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.config.params import ConfigError, Params, load_params, parse_params
 from pipeline.config.presets import with_overrides
 from pipeline.config.validation import MOVED
 from pipeline.detectors.grids import median_aspect
+from pipeline.mgvit.augmentation import resized_side
 from tests.graph import ROOT
 
 
@@ -37,12 +40,24 @@ def test_the_file_in_the_repository_states_every_default() -> None:
         ({"dataset": {"categories": ["a", "a"]}}, "dataset.categories: .*twice"),
         ({"dataset": {"categories": ["../x"]}}, "dataset.categories: .*not the name of a folder"),
         ({"backbone": {"source": "file"}}, "backbone: .*path must name"),
+        ({"views": {"image_size": 392}}, "^params: views.image_size 392 .*crops.size to 448 or"),
+        ({"views": {"image_size": 225}}, "set crops.size to 257 or more"),
         ([], "the file"),
     ],
 )
 def test_what_is_wrong_is_named(content: object, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_params(content)
+
+
+@given(st.integers(1, 2048), st.integers(256, 4096))
+def test_crops_are_never_enlarged(image_size: int, size: int) -> None:
+    content = {"views": {"image_size": image_size}, "crops": {"size": size}}
+    if resized_side(image_size) <= size:
+        assert parse_params(content).crops.size == size
+    else:
+        with pytest.raises(ConfigError, match=f"crops.size to {resized_side(image_size)} or more"):
+            parse_params(content)
 
 
 def test_numbers_are_read_as_dvc_writes_them(tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from typer.testing import CliRunner
 
@@ -13,6 +15,7 @@ from pipeline.cli import app
 from pipeline.commands.fit import architecture, map_misfits, misfits
 from pipeline.config.params import ConfigError, Params, load_params
 from pipeline.config.presets import as_override, read_preset, with_overrides
+from pipeline.mgvit.attention import patch_keep
 from tests.graph import ROOT
 
 PRESETS = sorted((ROOT / "params").glob("*.yaml"))
@@ -61,6 +64,45 @@ def test_the_paper_s_parameters_fit_both_of_its_backbones() -> None:
     assert not misfits(params, *found[0])
     assert not map_misfits(params, *found[1])
     assert map_misfits(params, *found[0])  # 518 px and block 23 are CLIP's
+
+
+def after_paper(name: str) -> Params:
+    """The defaults under params/paper.yaml and another preset."""
+    both = {**read_preset(ROOT / "params/paper.yaml"), **read_preset(ROOT / "params" / name)}
+    return with_overrides(Params(), both)
+
+
+@pytest.mark.parametrize("name", ["reference.yaml", "paper_text.yaml"])
+def test_code_and_text_have_fresh_views_in_full_precision(name: str) -> None:
+    params = after_paper(name)
+    assert (params.views.count, params.compute.dtype) == (0, "float32")
+    assert (params.maps.image_score, params.maps.gamma, params.maps.skip) == ("published", 1, 0)
+    assert (params.predict.classifier, params.predict.normal) == ("heads", "none")
+    assert params.mebin.rule == {"reference.yaml": "reference", "paper_text.yaml": "paper"}[name]
+
+
+def test_where_the_text_differs_from_the_code() -> None:
+    code, text = (after_paper(name).model_dump() for name in ("reference.yaml", "paper_text.yaml"))
+    differ = {
+        f"{section}.{key}"
+        for section, keys in code.items()
+        for key, value in keys.items()
+        if text[section][key] != value
+    }
+    assert differ == {
+        *("mebin.rule", "crops.smallest_side", "crops.merge_distance", "crops.keep"),
+        *("views.mask_threshold", "train.views_summed"),
+        *("train.contrast_temperature", "train.contrast_temperature_labelled"),
+    }
+
+
+def test_the_text_keeps_patches_above_a_half() -> None:
+    """A mean of exactly .5 is not above it; the smallest float32 above it is."""
+    threshold = after_paper("paper_text.yaml").views.mask_threshold
+    above = np.nextafter(np.float32(0.5), np.float32(1))
+    masks = torch.tensor([[[0.5, float(above)], [0.25, 1.0]]])
+    assert patch_keep(masks, 1, threshold=threshold).tolist() == [[False, True, False, True]]
+    assert patch_keep(masks, 1, threshold=Params().views.mask_threshold)[0, 0]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.mgvit import losses
+from pipeline.mgvit import contrastive, losses, self_distillation
 
 SEEDS = st.integers(0, 2**16)
 
@@ -71,19 +71,22 @@ def test_teacher_temperature_steps_down_every_four_epochs_then_holds() -> None:
     # linspace(0.07, 0.04, 10) has steps of 0.03 / 9
     expected = [0.07 - 0.03 / 9 * (epoch // 4) for epoch in range(40)] + [0.04] * 20
     schedule = {"warm": 0.07, "final": 0.04, "steps": 10, "hold": 4}
-    given = [losses.teacher_temperature(e, **schedule) for e in range(60)]
+    given = [self_distillation.teacher_temperature(e, **schedule) for e in range(60)]
     assert given == pytest.approx(expected, abs=1e-12)
 
 
 def test_teacher_temperature_takes_its_constants() -> None:
-    given = [losses.teacher_temperature(e, warm=1, final=0.5, steps=2, hold=1) for e in range(4)]
+    given = [
+        self_distillation.teacher_temperature(e, warm=1, final=0.5, steps=2, hold=1)
+        for e in range(4)
+    ]
     assert given == [1.0, 0.5, 0.5, 0.5]
 
 
 @pytest.mark.parametrize(("epoch", "steps", "hold"), [(-1, 10, 4), (0, 0, 4), (0, 10, 0)])
 def test_teacher_temperature_refuses_nonsense(epoch: int, steps: int, hold: int) -> None:
     with pytest.raises(ValueError, match="epoch must be"):
-        losses.teacher_temperature(epoch, warm=0.07, final=0.04, steps=steps, hold=hold)
+        self_distillation.teacher_temperature(epoch, warm=0.07, final=0.04, steps=steps, hold=hold)
 
 
 # Pseudo-labels and their correction
@@ -91,7 +94,9 @@ def test_teacher_temperature_refuses_nonsense(epoch: int, steps: int, hold: int)
 
 def test_pseudo_labels_equal_the_equations() -> None:
     logits, scores = cosines(0, 5, 7), torch.tensor([0.0, 0.2, 0.499, 0.5, 0.9]).double()
-    q = losses.pseudo_labels(logits, scores, temperature=0.07, n_base=3, plc_threshold=0.5)
+    q = self_distillation.pseudo_labels(
+        logits, scores, temperature=0.07, n_base=3, plc_threshold=0.5
+    )
     for i in range(5):
         soft = [0.0] * 3 + naive_softmax([float(v) / 0.07 for v in logits[i, 3:]])
         w = max(0.5 - float(scores[i]), 0)
@@ -102,15 +107,17 @@ def test_pseudo_labels_equal_the_equations() -> None:
 def test_pseudo_labels_without_correction_ignore_scores() -> None:
     logits = cosines(1, 4, 6)
     options = {"temperature": 0.05, "n_base": 2, "plc_threshold": None}
-    q = losses.pseudo_labels(logits, torch.zeros(4), **options)
+    q = self_distillation.pseudo_labels(logits, torch.zeros(4), **options)
     torch.testing.assert_close(q[:, 2:], torch.softmax(logits[:, 2:] / 0.05, dim=1))
-    torch.testing.assert_close(q, losses.pseudo_labels(logits, torch.ones(4), **options))
+    torch.testing.assert_close(q, self_distillation.pseudo_labels(logits, torch.ones(4), **options))
 
 
 def test_pseudo_labels_carry_no_gradient_and_leave_the_logits_alone() -> None:
     logits = cosines(2, 3, 4).requires_grad_()
     before = logits.detach().clone()
-    q = losses.pseudo_labels(logits, torch.zeros(3), temperature=0.07, n_base=0, plc_threshold=0.5)
+    q = self_distillation.pseudo_labels(
+        logits, torch.zeros(3), temperature=0.07, n_base=0, plc_threshold=0.5
+    )
     assert not q.requires_grad
     assert torch.equal(logits, before)
 
@@ -121,7 +128,7 @@ def test_pseudo_labels_are_distributions_over_novel_classes(
     seed: int, n_base: int, threshold: float, temperature: float
 ) -> None:
     scores = torch.rand(6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    q = losses.pseudo_labels(
+    q = self_distillation.pseudo_labels(
         cosines(seed, 2, 6, 5),
         scores,
         temperature=temperature,
@@ -137,7 +144,7 @@ def test_pseudo_labels_are_distributions_over_novel_classes(
 
 def test_pseudo_labels_need_a_novel_class() -> None:
     with pytest.raises(ValueError, match="no novel class"):
-        losses.pseudo_labels(
+        self_distillation.pseudo_labels(
             cosines(0, 2, 3), torch.zeros(2), temperature=0.1, n_base=3, plc_threshold=0.5
         )
 
@@ -151,12 +158,12 @@ def test_soft_cross_entropy_equals_the_sum() -> None:
     for i in range(4):
         p = naive_softmax([float(v) / 0.1 for v in logits[i]])
         expected -= sum(float(q[i, c]) * math.log(p[c]) for c in range(5)) / 4
-    assert float(losses.soft_cross_entropy(q, logits, 0.1)) == pytest.approx(expected)
+    assert float(self_distillation.soft_cross_entropy(q, logits, 0.1)) == pytest.approx(expected)
 
 
 def test_soft_cross_entropy_gradient_is_p_minus_q() -> None:
     logits, q = cosines(5, 3, 4).requires_grad_(), torch.softmax(draw(6, 3, 4), dim=1)
-    losses.soft_cross_entropy(q, logits, 0.1).backward()
+    self_distillation.soft_cross_entropy(q, logits, 0.1).backward()
     expected = (torch.softmax(logits.detach() / 0.1, dim=1) - q) / 0.1 / 3
     torch.testing.assert_close(logits.grad, expected)
 
@@ -165,11 +172,13 @@ def test_soft_cross_entropy_survives_excluded_classes() -> None:
     logits = cosines(7, 3, 5)
     logits[:, :2] = -torch.inf
     logits.requires_grad_()
-    q = losses.pseudo_labels(logits, torch.ones(3), temperature=0.1, n_base=2, plc_threshold=0.5)
-    loss = losses.soft_cross_entropy(q, logits, 0.1)
+    q = self_distillation.pseudo_labels(
+        logits, torch.ones(3), temperature=0.1, n_base=2, plc_threshold=0.5
+    )
+    loss = self_distillation.soft_cross_entropy(q, logits, 0.1)
     loss.backward()
     torch.testing.assert_close(
-        loss, losses.soft_cross_entropy(q[:, 2:], logits.detach()[:, 2:], 0.1)
+        loss, self_distillation.soft_cross_entropy(q[:, 2:], logits.detach()[:, 2:], 0.1)
     )
     assert logits.grad is not None
     assert bool(torch.isfinite(logits.grad).all())
@@ -178,11 +187,13 @@ def test_soft_cross_entropy_survives_excluded_classes() -> None:
 def test_discovery_loss_is_the_mean_of_both_directions_with_gradient_to_students_only() -> None:
     a, b = cosines(8, 4, 6).requires_grad_(), cosines(9, 4, 6).requires_grad_()
     scores = torch.tensor([0.1, 0.4, 0.6, 1.0]).double()
-    loss = losses.discovery_loss(
+    loss = self_distillation.discovery_loss(
         a, b, scores, student_temperature=0.1, teacher_temperature=0.05, n_base=2, plc_threshold=0.5
     )
     q = [
-        losses.pseudo_labels(x.detach(), scores, temperature=0.05, n_base=2, plc_threshold=0.5)
+        self_distillation.pseudo_labels(
+            x.detach(), scores, temperature=0.05, n_base=2, plc_threshold=0.5
+        )
         for x in (a, b)
     ]
     p = [torch.softmax(x.detach() / 0.1, dim=1) for x in (a, b)]
@@ -235,46 +246,50 @@ def test_mean_entropy_regulariser_gradient() -> None:
 def test_info_nce_equals_the_loops(temperature: float) -> None:
     z1, z2 = unit(13, 5, 4), unit(14, 5, 4)
     expected = naive_info_nce(torch.cat([z1, z2]).tolist(), temperature)
-    assert float(losses.info_nce(z1, z2, temperature)) == pytest.approx(expected)
+    assert float(contrastive.info_nce(z1, z2, temperature)) == pytest.approx(expected)
 
 
 def test_info_nce_of_one_sample_is_zero_and_views_may_be_swapped() -> None:
     z1, z2 = unit(15, 6, 4), unit(16, 6, 4)
-    assert float(losses.info_nce(z1[:1], z2[:1], 0.5)) == pytest.approx(0, abs=1e-12)
-    torch.testing.assert_close(losses.info_nce(z1, z2, 0.5), losses.info_nce(z2, z1, 0.5))
+    assert float(contrastive.info_nce(z1[:1], z2[:1], 0.5)) == pytest.approx(0, abs=1e-12)
+    torch.testing.assert_close(contrastive.info_nce(z1, z2, 0.5), contrastive.info_nce(z2, z1, 0.5))
 
 
 def test_info_nce_gradient() -> None:
     z1, z2 = unit(17, 3, 4).requires_grad_(), unit(18, 3, 4).requires_grad_()
-    assert torch.autograd.gradcheck(lambda a, b: losses.info_nce(a, b, 0.3), (z1, z2))
+    assert torch.autograd.gradcheck(lambda a, b: contrastive.info_nce(a, b, 0.3), (z1, z2))
 
 
 def test_supervised_contrastive_equals_the_loops_and_its_gradient() -> None:
     z, labels = unit(19, 8, 4).requires_grad_(), torch.tensor([0, 0, 1, 2, 0, 0, 1, 2])
     expected = naive_supcon(z.detach().tolist(), labels.tolist(), 0.2)
-    assert float(losses.supervised_contrastive(z, labels, 0.2).detach()) == pytest.approx(expected)
-    assert torch.autograd.gradcheck(lambda x: losses.supervised_contrastive(x, labels, 0.2), (z,))
+    assert float(contrastive.supervised_contrastive(z, labels, 0.2).detach()) == pytest.approx(
+        expected
+    )
+    assert torch.autograd.gradcheck(
+        lambda x: contrastive.supervised_contrastive(x, labels, 0.2), (z,)
+    )
 
 
 def test_supervised_contrastive_of_distinct_labels_is_info_nce() -> None:
     z1, z2 = unit(20, 4, 3), unit(21, 4, 3)
     labels = torch.arange(4).repeat(2)
     torch.testing.assert_close(
-        losses.supervised_contrastive(torch.cat([z1, z2]), labels, 0.3),
-        losses.info_nce(z1, z2, 0.3),
+        contrastive.supervised_contrastive(torch.cat([z1, z2]), labels, 0.3),
+        contrastive.info_nce(z1, z2, 0.3),
     )
 
 
 def test_supervised_contrastive_leaves_anchors_without_positives_out() -> None:
     z, labels = unit(22, 5, 3), torch.tensor([0, 1, 0, 2, 0])
     expected = naive_supcon(z.tolist(), labels.tolist(), 0.3)
-    assert float(losses.supervised_contrastive(z, labels, 0.3)) == pytest.approx(expected)
+    assert float(contrastive.supervised_contrastive(z, labels, 0.3)) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("n", [0, 1, 3])
 def test_supervised_contrastive_without_pairs_is_zero_with_zero_gradient(n: int) -> None:
     z = unit(23, n, 3).requires_grad_()
-    loss = losses.supervised_contrastive(z, torch.arange(n), 0.3)
+    loss = contrastive.supervised_contrastive(z, torch.arange(n), 0.3)
     loss.backward()
     assert float(loss.detach()) == 0
     assert torch.equal(z.grad, torch.zeros_like(z))
@@ -358,12 +373,12 @@ def test_total_loss_gradient() -> None:
     u = torch.tensor([0, 2, 5])
     k = torch.tensor([1, 3, 4, 7, 9, 10])
     y = labels.repeat(2)[k]
-    total = 0.65 * losses.info_nce(z[:6], z[6:], 0.9)
-    total = total + 0.35 * losses.supervised_contrastive(z[k], y, 0.08)
+    total = 0.65 * contrastive.info_nce(z[:6], z[6:], 0.9)
+    total = total + 0.35 * contrastive.supervised_contrastive(z[k], y, 0.08)
     for head in logits:
         p = [torch.softmax(head[u + shift] / 0.1, dim=1) for shift in (0, 6)]
         q = [
-            losses.pseudo_labels(
+            self_distillation.pseudo_labels(
                 head[u + shift], scores[u], temperature=0.06, n_base=2, plc_threshold=0.5
             )
             for shift in (0, 6)
@@ -388,6 +403,19 @@ def test_total_loss_without_labelled_samples_keeps_the_factor() -> None:
     )
     total, _ = naive_total(logits, z, scores, none)
     assert float(terms.total) == pytest.approx(total)
+
+
+def test_views_are_summed_if_asked() -> None:
+    mean, summed = (
+        losses.total_loss(*batch(5), **OPTIONS, views_summed=flag) for flag in (False, True)
+    )
+    labelled, rest = OPTIONS["lambda_"], 1 - OPTIONS["lambda_"]
+    more = labelled * mean.cls_labelled + rest * mean.cls
+    assert more > 0.1
+    torch.testing.assert_close(summed.total - mean.total, more)
+    torch.testing.assert_close(summed.cls, 2 * mean.cls)
+    torch.testing.assert_close(summed.cls_labelled, 2 * mean.cls_labelled)
+    torch.testing.assert_close(summed.reg, mean.reg)
 
 
 def test_total_loss_of_one_head_takes_two_axes() -> None:

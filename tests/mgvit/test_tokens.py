@@ -158,6 +158,8 @@ def test_fresh_views_differ_from_epoch_to_epoch(blocks: FrozenBlocks) -> None:
     assert tokens.shape[0] == visible.shape[0] == 4
     assert visible[:, 0].all()
     assert not torch.equal(tokens[:, 0], again[:, 0])
+    first, second = tokens[:2], tokens[2:]
+    assert all(not torch.equal(a, b) for a, b in zip(first[:, 0], second[:, 0], strict=True))
 
 
 def test_joined_reads_from_the_right_part() -> None:

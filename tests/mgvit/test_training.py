@@ -160,6 +160,7 @@ def test_the_final_norm_stays_frozen_and_the_block_learns(block: ClassBlock) -> 
         {"epochs": 3},
         {"batch": 16},
         {"mu": 1.0},
+        {"views_summed": True},
         {"lambda_": 0.5},
         {"plc_threshold": None},
         {"plc_threshold": 0.9},

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from pipeline.report.charts import line_chart, scatter, score_histogram
+from pipeline.report.charts import class_histogram, line_chart, scatter, score_histogram
 
 
 def test_chart_scales_to_its_values() -> None:
@@ -94,3 +94,20 @@ def test_an_infinite_limit_has_no_line() -> None:
     assert "2 above the limit" in svg
     with pytest.raises(ValueError, match="scores"):
         score_histogram(np.zeros(0), np.zeros(0), 0.0)
+
+
+def test_a_histogram_stacks_classes() -> None:
+    names = {0: "normal", 1: "<b>", 2: "nobody"}
+    svg = str(class_histogram(np.array([0.0, 0.0, 1.0, 0.0]), [0, 1, 1, 0], names, title="t"))
+    assert "<b>" not in svg
+    assert "nobody" not in svg
+    bars = re.findall(r'<path d="([^"]*)" fill="#\w+"><title>', svg)
+    boxes = [re.findall(r"M([\d.]+),([\d.]+)H[\d.]+v([\d.]+)", bar) for bar in bars]
+    ((x, top, tall),) = boxes[0]
+    low, high = boxes[1]
+    assert float(tall) == pytest.approx(2 * float(low[2]), abs=0.2)
+    assert low[0] == x  # above the bar of class 0, not before it
+    assert float(low[1]) == pytest.approx(float(top) - float(low[2]), abs=0.2)
+    assert float(high[0]) > float(x)
+    with pytest.raises(ValueError, match="scores"):
+        class_histogram(np.zeros(0), [], {}, title="t")

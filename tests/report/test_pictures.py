@@ -72,6 +72,13 @@ def test_attention_is_shown_beside_the_view_scaled_to_its_largest_weight() -> No
     patches = right.reshape(14, 8, 14, 8)[:, 2:6, :, 2:6].mean((1, 3))
     assert patches.argmax() == 3 * 14 + 10
     assert patches[9, 2] > np.median(patches) + 20
+    plain = np.zeros((14, 14), np.float32)
+    plain[5, 5] = 0.5
+    both = decoded(attention_thumbnail(image, np.zeros((224, 224), np.bool_), attention, plain))
+    assert both.shape == (112, 336, 3)
+    assert np.abs(both[:, :224].astype(int) - picture).max() < 40  # the same but for JPEG
+    third = both[:, 224:].mean(-1)
+    assert third[44, 44] > third[76, 20] + 50
     nothing = attention_thumbnail(image, np.zeros((224, 224), np.bool_), 0 * attention)
     assert decoded(nothing).shape == (112, 224, 3)
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
 
-from pipeline.config.params import Params
+from pipeline.config.params import parse_params
+from pipeline.io.arrays import ArraySpec, create_arrays
 from pipeline.io.paths import ArtifactPaths
+from pipeline.io.schemas import IMAGES as IMAGE_COLUMNS
 from pipeline.io.schemas import LABELS, MAP_SCORES, MASKS, MERGED, REGIONS
 from pipeline.io.tables import read_json, write_parquet
 from stages import evaluate
@@ -30,9 +33,9 @@ def table(path: Path, schema: pa.Schema, **columns: Any) -> None:
     write_parquet(path, pd.DataFrame({**columns, **rest}), schema)
 
 
-@pytest.fixture
-def figures(tmp_path: Path) -> dict[str, float | None]:
-    paths, ids = ArtifactPaths(tmp_path), list(LABEL_OF)
+def write_classes(paths: ArtifactPaths) -> None:
+    """Write what the stages up to `merge` say of classes; there are no masks."""
+    ids = list(LABEL_OF)
     owners = [owner for owner, _ in REGION_CLASSES]
     crop_ids = [f"{owner}-{k}" for k, owner in enumerate(owners)]
     found = [found for _, found in REGION_CLASSES]
@@ -45,9 +48,18 @@ def figures(tmp_path: Path) -> dict[str, float | None]:
     table(paths.manifest("c") / "labels.parquet", LABELS, **labels)
     table(paths.manifest("c") / "masks.parquet", MASKS, sample_id=[], mask_path=[])
     table(paths.maps("c") / "scores.parquet", MAP_SCORES, sample_id=ids)
-    run_stage(evaluate, "c", Params(), paths)
+
+
+def evaluated(paths: ArtifactPaths, root: Path) -> dict[str, float | None]:
+    run_stage(evaluate, "c", parse_params({"dataset": {"root": str(root)}}), paths)
     metrics: dict[str, float | None] = read_json(paths.evaluate("c") / "metrics.json")
     return metrics
+
+
+@pytest.fixture
+def figures(tmp_path: Path) -> dict[str, float | None]:
+    write_classes(ArtifactPaths(tmp_path))
+    return evaluated(ArtifactPaths(tmp_path), tmp_path)
 
 
 def test_figures_of_images(figures: dict[str, float | None]) -> None:
@@ -66,3 +78,58 @@ def test_figures_of_regions(figures: dict[str, float | None]) -> None:
     entropy = -sum(p * np.log(p) for p in (1 / 6, 1 / 2, 1 / 3))  # that of labels and of classes
     joint = -sum(p * np.log(p) for p in (1 / 6, 1 / 3, 1 / 6, 1 / 3))
     assert figures["region_nmi"] == pytest.approx((2 * entropy - joint) / entropy)
+
+
+TRUE = {"q": [(0, 0, 8, 8), (20, 20, 28, 28)], "r": [(11, 4, 12, 60)], "s": []}
+"""Boxes x0, y0, x1, y1 in images of 64 x 64; that of r is a hairline in column 11."""
+FOUND = {"p": [(8, 8, 12, 12)], "q": [(0, 0, 2, 2), (12, 0, 14, 3)], "r": [(2, 1, 3, 15)], "s": []}
+"""In maps of 16 x 16. Of the four, those of r and the first of q meet a true box."""
+
+
+def filled(boxes: list[tuple[int, int, int, int]], side: int) -> np.ndarray:
+    mask = np.zeros((side, side), np.uint8)
+    for x0, y0, x1, y1 in boxes:
+        mask[y0:y1, x0:x1] = 1
+    return mask
+
+
+@pytest.fixture
+def localised(tmp_path: Path) -> dict[str, float | None]:
+    paths, ids = ArtifactPaths(tmp_path), list(LABEL_OF)
+    write_classes(paths)
+    images = pd.DataFrame({"sample_id": ids, "path": ids}).assign(split="query", channels=3)
+    images = images.assign(height=64, width=64)
+    write_parquet(paths.manifest("c") / "images.parquet", images, IMAGE_COLUMNS)
+    (tmp_path / "c").mkdir()
+    for name, boxes in TRUE.items():
+        cv2.imwrite(str(tmp_path / "c" / f"{name}.png"), 255 * filled(boxes, 64))
+    names = [f"{name}.png" for name in TRUE]
+    table(paths.manifest("c") / "masks.parquet", MASKS, sample_id=list(TRUE), mask_path=names)
+    masks = np.stack([filled(FOUND[name], 16) for name in ids]).astype(bool)
+    maps = 0.5 * masks.astype(np.float32)
+    maps[2, 1:15, 2] = 1
+    for folder, name, array in (
+        (paths.maps("c"), "maps", maps),
+        (paths.mebin("c"), "masks", masks),
+    ):
+        specs = {name: ArraySpec(array.shape, str(array.dtype))}
+        with create_arrays(folder / f"{name}.zarr", specs) as arrays:
+            arrays[name][:] = array
+    return evaluated(paths, tmp_path)
+
+
+def test_rates_of_regions(localised: dict[str, float | None]) -> None:
+    """Two of four found regions are false, one of three true ones is missed."""
+    assert localised["region_fpr"] == pytest.approx(2 / 4)
+    assert localised["region_fnr"] == pytest.approx(1 / 3)
+
+
+def test_a_hairline_counts_in_the_curves(localised: dict[str, float | None]) -> None:
+    """Nearest neighbours from 64 to 16 pixels take columns 2, 6, 10, 14: r would have no region.
+
+    The hairline is found above .5, one region of q above 0, with 16 + 6 of 1002 normal pixels.
+    """
+    fpr = 22 / 1002
+    at_limit = 2 / 3 + (0.3 - fpr) / (1 - fpr) / 3
+    area = fpr * (1 / 3 + 2 / 3) / 2 + (0.3 - fpr) * (2 / 3 + at_limit) / 2
+    assert localised["aupro"] == pytest.approx(area / 0.3, abs=1e-4)

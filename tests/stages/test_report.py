@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import shutil
@@ -109,6 +110,8 @@ def write_regions(artifacts: ArtifactPaths, ids: list[str]) -> None:
     write_arrays(
         artifacts.predict(NAME) / "attention.zarr", {"attention": attention}, image_size=56
     )
+    plain = {"rows": np.array([2, 4]), "attention": np.full((2, 4, 4), 0.05, np.float16)}
+    write_arrays(artifacts.predict(NAME) / "plain_attention.zarr", plain)
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +126,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     artifacts.train(NAME).mkdir(parents=True)
     columns = ("loss_total", "loss_rep", "loss_cls_u", "loss_reg", "loss_rep_l", "loss_cls_l")
     history = pd.DataFrame({"epoch": [0, 1], **{column: [2.0, 1.0] for column in columns}})
+    history = history.assign(loss_head_0=[2.0, 1.5], loss_head_1=[2.0, 1.25])
     history.to_csv(artifacts.train(NAME) / "history.csv", index=False)
     run = {"wall_s": 0.6, "cpus": 3, "machine": "m<i>", "device": "cpu"}
     write_json(artifacts.root / "runs" / "maps" / f"{NAME}.json", run)
@@ -174,6 +178,7 @@ def test_combined_images_are_counted(made: Path, html: str) -> None:
     assert "2 images labelled as combined it is 50%" in section
     assert section.count("<img") == 1
     assert "4.png<br>classes 1, 2; merged" in section
+    assert "<br>region 2: 0.80, 0: 0.10<br>region 1: 0.80, 0: 0.10<br>image 1: 0.45" in section
 
 
 def test_the_limit_of_the_image_scores_is_explained(html: str) -> None:
@@ -186,8 +191,9 @@ def test_the_limit_of_the_image_scores_is_explained(html: str) -> None:
 def test_every_binarization_has_its_column(html: str) -> None:
     section = part(html, "Maps and masks")
     heads = re.findall(r'<th scope="col">(.*?)</th>', section)
-    assert heads[1:] == ["image", "anomaly map", "Otsu", "fixed 0.5", "MEBin"]
-    assert section.count("<img") == 6 * 5
+    fixed = ["fixed 0.3", "fixed 0.5", "fixed 0.7"]
+    assert heads[1:] == ["image", "anomaly map", "Otsu", *fixed, "MEBin"]
+    assert section.count("<img") == 6 * 7
     assert "above 0.600: 1 region<" in section
     assert section.count(">no region<") == 2
 
@@ -196,6 +202,23 @@ def test_attention_leaves_sub_images_without_patches_out(html: str) -> None:
     section = part(html, "What the class token looks at")
     assert re.findall(r'<th scope="row">(.*?)</th>', section) == ["class 1", "class 2"]
     assert section.count("50% on the patches") == 5
+    uris = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', section)
+    pixels = (np.frombuffer(base64.b64decode(uri), np.uint8) for uri in uris)
+    widths = [cv2.imdecode(data, cv2.IMREAD_COLOR).shape[1] for data in pixels]
+    assert sorted(widths) == [224] * 3 + [336] * 2  # two have the plain attention as well
+
+
+def test_each_head_has_its_curve(html: str) -> None:
+    section = part(html, "Training")
+    assert section.count("<svg") == 2
+    assert "head 1 ends lowest" in section
+    assert re.findall(r">(head \d)</text>", section) == ["head 0", "head 1"]
+
+
+def test_scores_are_shown_by_class_and_by_label(html: str) -> None:
+    section = part(html, "Image scores")
+    titles = re.findall(r'aria-label="a&lt;b: image scores by ([^"]+)"', section)
+    assert titles == ["discovered class", "true label"]
 
 
 def test_both_scatters_are_there_and_named(html: str) -> None:
@@ -235,7 +258,7 @@ def test_examples_and_gallery_are_bounded_and_the_method_is_named(
     assert section.count('<th scope="row">') == 1  # the lowest score belongs to the broken image
     assert f"{broken}.png" not in section
     assert "chosen: Otsu" in section
-    assert "fixed 0.3" in section
+    assert re.findall(r"<th scope=\"col\">fixed ([\d.]+)", section) == ["0.1", "0.3", "0.5"]
     assert part(html, "Discovered classes").count("<img") == 3
 
 
@@ -251,6 +274,7 @@ def test_without_labels_nothing_is_judged(made: Path, tmp_path: Path) -> None:
     assert "true labels" not in html
     assert "labelled as combined" not in html
     assert part(html, "Embeddings").count("<svg") == 1
+    assert part(html, "Image scores").count("<svg") == 2
     metrics = read_json(ArtifactPaths(tmp_path / "copy" / "data").evaluate(NAME) / "metrics.json")
     assert metrics["combined_n"] is metrics["combined_multi"] is None
 

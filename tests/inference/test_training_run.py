@@ -1,0 +1,106 @@
+"""What the stage `train` hands to the training: each crop with its own score, label and views."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.config.params import Params, parse_params
+from pipeline.inference import training_run
+from pipeline.io.arrays import ArraySpec, create_arrays
+from pipeline.io.networks import load_blocks, load_vit
+from pipeline.io.paths import ArtifactPaths
+from pipeline.mgvit.augmentation import plain_view
+from stages import backbone
+from tests.running import run_stage
+
+BASE_LABELS = ["scratch", "dent", "scratch", "bent"]
+SCORES = [0.1, 0.9, 0.4]
+SIZE = 64
+
+
+def write_crops(folder: Path, first: int, n: int) -> None:
+    """Crops of one grey each, `first` and brighter, all under their mask."""
+    images = np.stack([np.full((256, 256, 3), first + 20 * i, np.uint8) for i in range(n)])
+    specs = {
+        "images": ArraySpec(images.shape, "uint8"),
+        "masks": ArraySpec(images.shape[:3], "uint8"),
+    }
+    with create_arrays(folder / "crops.zarr", specs) as arrays:
+        arrays["images"][:] = images
+        arrays["masks"][:] = 1
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> ArtifactPaths:
+    return ArtifactPaths(tmp_path)
+
+
+def params() -> Params:
+    off = dict.fromkeys(
+        ("crop", "flip", "rotate", "colour", "sharpness", "blur", "posterize"), False
+    )
+    return parse_params(
+        {
+            "backbone": {"source": "random", "name": "test_vit.r160_in1k"},
+            "views": {"count": 0, "image_size": SIZE, "mask_layers": 2, "augment": off},
+            "compute": {"device": "cpu", "dtype": "float32"},
+        }
+    )
+
+
+@pytest.fixture
+def given(paths: ArtifactPaths, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The arguments of `train` for 4 base and 3 novel crops."""
+    chosen, handed = params(), {}
+    run_stage(backbone, None, chosen, paths)
+    write_crops(paths.base(), 10, 4)
+    write_crops(paths.crops("c"), 130, 3)
+
+    def record(source: Any, network: Any, **options: Any) -> None:
+        handed.update(options, source=source, network=network)
+
+    monkeypatch.setattr(training_run, "train", record)
+    training_run.train_category(
+        "c",
+        load_vit(paths, image_size=SIZE),
+        pd.DataFrame({"score": SCORES}),
+        pd.DataFrame({"label": BASE_LABELS}),
+        5,
+        chosen.train,
+        chosen.views,
+        chosen.compute,
+        paths,
+    )
+    return SimpleNamespace(**handed)
+
+
+def test_scores_and_labels_are_those_of_their_crops(given: SimpleNamespace) -> None:
+    assert given.scores.tolist() == pytest.approx(SCORES)
+    assert given.base_labels.tolist() == [2, 1, 2, 0]  # of bent, dent, scratch
+    assert given.n_base_classes == 3
+    assert given.network.heads.weight.shape[1] == 3 + 5
+
+
+def test_samples_are_the_base_crops_and_then_the_novel_ones(
+    given: SimpleNamespace, paths: ArtifactPaths
+) -> None:
+    samples = np.array([5, 0, 3, 6])
+    tokens, visible = given.source.pairs(samples, 0, np.random.default_rng(0))
+    greys = [130 + 20, 10, 10 + 60, 130 + 40]
+    views = [
+        plain_view(np.full((256, 256, 3), g, np.uint8), np.ones((256, 256), np.uint8), size=SIZE)
+        for g in greys
+    ]
+    blocks = load_blocks(paths, params().views, params().compute)
+    plain = blocks(np.stack([v for v, _ in views]), np.stack([m for _, m in views]))
+    expected, _ = plain.gather(np.arange(4))
+    assert visible.all()
+    for half in (tokens[:4], tokens[4:]):  # without augmentations both views are the plain one
+        np.testing.assert_allclose(half, expected, atol=2e-2)
+    assert abs(expected[0] - expected[1]).max() > 0.1
