@@ -88,8 +88,9 @@ def fill_distances(
 
         def compare(there: slice, group: list[slice] = group, left: list[Tensor] = left) -> None:
             right = pairs.load(others[numbers[there]])
+            room = right.new_empty(left[0].shape[:2].numel() * right.shape[:2].numel())
             for block, one in zip(group, left, strict=True):
-                table[block, there] = _nearest_right(_cosines(one, right))
+                table[block, there] = _nearest_right(_cosines(one, right, room))
 
         pairs.map(compare, blocks(0, len(numbers), pairs.step(p)))
 
@@ -107,9 +108,10 @@ def fill_mutual(table: Array, images: Array, pairs: Pairs) -> Iterator[int]:
 
         def compare(there: slice, group: list[slice] = group, left: list[Tensor] = left) -> None:
             right = pairs.load(images[there])
+            room = right.new_empty(left[0].shape[:2].numel() * right.shape[:2].numel())
             for block, one in zip(group, left, strict=True):
                 if block.start <= there.start:
-                    cosines = _cosines(one, right)
+                    cosines = _cosines(one, right, room)
                     table[block, there] = _nearest_right(cosines)
                     table[there, block] = _nearest_left(cosines)
 
@@ -126,9 +128,14 @@ def _groups(parts: list[slice], size: int) -> list[list[slice]]:
     return [parts[a : a + size] for a in range(0, len(parts), size)]
 
 
-def _cosines(left: Tensor, right: Tensor) -> Tensor:
-    """Return all cosines between the unit patches of two blocks of images, (a, P, b, P)."""
-    products = left.flatten(0, 1) @ right.flatten(0, 1).T
+def _cosines(left: Tensor, right: Tensor, room: Tensor) -> Tensor:
+    """Return all cosines between the unit patches of two blocks of images, (a, P, b, P), in `room`.
+
+    New memory for each product would take as long as the product.
+    """
+    a, b = left.flatten(0, 1), right.flatten(0, 1)
+    products = room[: len(a) * len(b)].view(len(a), len(b))
+    torch.mm(a, b.T, out=products)
     return products.view(*left.shape[:2], *right.shape[:2])
 
 
