@@ -168,7 +168,7 @@ class Maps(_Section):
     gamma: Annotated[float, Field(gt=0, le=10)] = 0.5
     skip: Literal["auto"] | Annotated[float, Field(ge=0, lt=1)] = "auto"
     fraction: Literal["auto"] | Annotated[float, Field(gt=0, le=1)] = "auto"
-    references: Annotated[int, Field(ge=2, le=1_000_000)] | None = None
+    references: Literal["auto"] | Annotated[int, Field(ge=2, le=1_000_000)] | None = "auto"
     coreset_ratio: Annotated[float, Field(gt=0, le=1)] = 0.1
     coreset_max: Annotated[int, Field(gt=0, le=10_000_000)] = 10000
     precomputed_root: FilePath = "data/raw/maps"

@@ -6,22 +6,23 @@ the number of images; memory is not, because the distances pass through a table 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.nn import functional
 
 from pipeline.detectors.features import Allocate, Array, allocate_memory, unit_vectors
+from pipeline.detectors.image_pairs import Pairs, blocks, comparing, fill_distances, fill_mutual
 from pipeline.detectors.normalise import rescale, value_range
 from pipeline.progress import Progress, silent
 
-_SIDE = {"cpu": 1536, "cuda": 16384}
-"""Rows and columns of one block of similarities: it should stay in the processor's cache."""
 _GRAPH_ROWS = 1024
+_BUDGET = 2**19
+_FEWEST = 256
 _SAME_POSE = 0.8
 _SELF = 2.0
 
@@ -33,8 +34,7 @@ def patch_scores(
     neighbourhoods: Sequence[int] = (1, 3, 5),
     fraction: float = 0.3,
     skip: float = 0.0,
-    references: int | None = None,
-    seed: int = 0,
+    references: NDArray[np.int64] | None = None,
     memory_mb: float = 1024,
     half: bool = False,
     device: torch.device | str = "cpu",
@@ -49,7 +49,6 @@ def patch_scores(
     Raises ValueError for fewer than two images (or references).
     """
     n, p, _ = layers[0].shape
-    chosen = choose_references(n, references, seed)
     runs = [(layer, size) for layer in layers for size in neighbourhoods]
     total = np.zeros((n, p), np.float32)
     prepared: Array | None = None
@@ -61,7 +60,7 @@ def patch_scores(
             prepared,
             fraction=fraction,
             skip=skip,
-            references=chosen,
+            references=references,
             memory_mb=memory_mb,
             half=half,
             device=device,
@@ -70,8 +69,14 @@ def patch_scores(
     return total / np.float32(len(runs))
 
 
-def choose_references(count: int, references: int | None, seed: int) -> NDArray[np.int64]:
-    """Return the sorted indices of the images to compare with: all, or a random `references`."""
+def choose_references(names: Sequence[str], references: int | None, seed: int) -> NDArray[np.int64]:
+    """Return the sorted indices of the images to compare with: all, or so many by name.
+
+    A name and the seed decide whether an image is taken, not the order nor, but for the last ones,
+    what other images there are. The names of the stages are hashes of the images' content. Raises
+    ValueError for fewer than two images or references.
+    """
+    count = len(names)
     if count < 2:
         raise ValueError(
             f"MuSc compares images with each other and needs at least 2, got {count}: add images "
@@ -81,8 +86,17 @@ def choose_references(count: int, references: int | None, seed: int) -> NDArray[
         return np.arange(count)
     if references < 2:
         raise ValueError(f"references must be at least 2, got {references}")
-    chosen = np.random.default_rng(seed).choice(count, references, replace=False)
-    return np.sort(chosen).astype(np.int64)
+    ranks = [hashlib.sha256(f"{seed} {name}".encode()).digest() for name in names]
+    chosen = sorted(range(count), key=ranks.__getitem__)[:references]
+    return np.sort(np.array(chosen, np.int64))
+
+
+def affordable_references(count: int) -> int:
+    """Return how many of the images to compare with: all up to 724, then fewer, but 256 at least.
+
+    The cost is count x references products of images, of which the budget is 2^19.
+    """
+    return min(count, max(_FEWEST, _BUDGET // max(count, 1)))
 
 
 def unit_features(layer: Array, grid: tuple[int, int], size: int, *, out: Array) -> None:
@@ -113,15 +127,13 @@ def pose_ratio(
         raise ValueError(f"poses are of at least 2 images, got {n}")
     unit = np.empty((n, p, d), np.float16)
     unit_features(layer, grid, 1, out=unit)
+    numbers = np.unique(np.linspace(0, n - 1, min(sample, n)).astype(int))
     ratios = []
-    for i in np.unique(np.linspace(0, n - 1, min(sample, n)).astype(int)):
-        image = _load(unit[i : i + 1], device, half)
-        squared = [
-            _nearest(_products(image, _load(unit[j : j + 1], device, half)), 3)
-            for j in range(n)
-            if j != i
-        ]
-        means = np.sqrt(np.stack(squared)).reshape(n - 1, p).mean(axis=1)
+    with comparing(device, half=half) as pairs:
+        table = np.empty((len(numbers), n, p), pairs.dtype)
+        fill_distances(table, unit[numbers], unit, np.arange(n), pairs)
+    for i, squared in zip(numbers, table, strict=True):
+        means = np.sqrt(np.delete(squared, i, axis=0).astype(np.float32)).mean(axis=1)
         ratios.append(np.quantile(means, 0.1, method="lower") / max(float(np.median(means)), 1e-6))
     return float(np.median(ratios))
 
@@ -164,15 +176,16 @@ def scores_against(
         stored, new = (np.empty(a.shape, np.float32) for a in (bank[k], layers[k]))
         unit_features(bank[k], grid, size, out=stored)
         unit_features(layers[k], grid, size, out=new)
-        step = max(1, _SIDE[torch.device(device).type] // p)
-        table = np.empty((p, r), np.float32)
-        for i in range(n):
-            image = _load(new[i : i + 1], device, half)
-            for block in _blocks(0, r, step):
-                products = _products(image, _load(stored[block], device, half))
-                table[:, block] = _nearest(products, 3)[0]
-            total[i] += _lowest_mean(table, np.zeros(r, np.bool_), fraction, skip)
-            _part(progress, done, len(runs))(i + 1, n)
+        report = _part(progress, done, len(runs))
+        with comparing(device, half=half) as pairs:
+            group = pairs.group(p)
+            table = np.empty((min(group, n), r, p), pairs.dtype)
+            for images in blocks(0, n, group):
+                part = table[: images.stop - images.start]
+                fill_distances(part, new[images], stored, np.arange(r), pairs)
+                for i, distances in enumerate(part, images.start):
+                    total[i] += _lowest_mean(distances, np.zeros(r, np.bool_), fraction, skip)
+                report(images.stop, n)
     return total / np.float32(len(runs))
 
 
@@ -207,85 +220,59 @@ def mutual_scores(
     columns = np.arange(n) if references is None else references
     if n < 2 or len(columns) < 2:
         raise ValueError(f"MuSc needs at least 2 images, got {n} with {len(columns)} references")
-    step = max(1, _SIDE[torch.device(device).type] // p)
-    rows = max(1, int(memory_mb * 2**20 / (4 * p * len(columns))))
     scores = np.empty((n, p), np.float32)
-    for first in range(0, n, rows):
-        band = range(first, min(first + rows, n))
-        table = np.empty((len(band), p, len(columns)), np.float32)
-        for done in _fill(table, features, columns, band, step, device, half):
-            progress(done, n)
-        for row in band:
-            scores[row] = _lowest_mean(table[row - first], columns == row, fraction, skip)
+    with comparing(device, half=half) as pairs:
+        rows = max(1, int(memory_mb * 2**20 / (pairs.dtype.itemsize * p * len(columns))))
+        for first in range(0, n, rows):
+            band = slice(first, min(first + rows, n))
+            table = np.empty((band.stop - first, len(columns), p), pairs.dtype)
+            for done in _fill(table, features, columns, band, pairs):
+                progress(first + done, n)
+
+            def score(block: slice, table: Array = table, first: int = first) -> None:
+                for row in range(block.start, block.stop):
+                    own = columns == row
+                    scores[row] = _lowest_mean(table[row - first], own, fraction, skip)
+
+            pairs.map(score, blocks(first, band.stop, 1))
     return scores
 
 
 def _fill(
-    table: NDArray[np.float32],
-    features: Array,
-    columns: NDArray[np.int64],
-    band: range,
-    step: int,
-    device: torch.device | str,
-    half: bool,
+    table: Array, features: Array, columns: NDArray[np.int64], band: slice, pairs: Pairs
 ) -> Iterator[int]:
-    """Fill `table` (images of `band`, P, columns) with squared nearest distances; yield progress.
+    """Fill `table` (images of `band`, columns, P) with squared distances; yield finished rows.
 
-    When every image is a column, a pair of blocks within the band is multiplied once for both.
+    When every image is a column, a pair within the band is multiplied once for both.
     """
-    mutual = len(columns) == len(features)
-    inside = _blocks(band.start, band.stop, step)
-    outside = _blocks(0, len(columns), step)
-    if mutual:
-        outside = _blocks(0, band.start, step) + _blocks(band.stop, len(columns), step)
-    for k, i in enumerate(inside):
-        left = _load(features[i], device, half)
-        here = slice(i.start - band.start, i.stop - band.start)
-        for j in outside:
-            right = _load(features[columns[j]], device, half)
-            table[here, :, j] = _nearest(_products(left, right), 3)
-        for j in inside[k:] if mutual else []:
-            products = _products(left, _load(features[j], device, half))
-            table[here, :, j] = _nearest(products, 3)
-            there = slice(j.start - band.start, j.stop - band.start)
-            table[there, :, i] = _nearest(products, 1).transpose(1, 2, 0)
-        yield i.stop
-
-
-def _blocks(start: int, stop: int, step: int) -> list[slice]:
-    return [slice(a, min(a + step, stop)) for a in range(start, stop, step)]
-
-
-def _load(block: Array, device: torch.device | str, half: bool) -> Tensor:
-    values = torch.from_numpy(np.asarray(block, np.float32)).to(device)  # (b, P, D)
-    return values.bfloat16() if half else values
-
-
-def _products(left: Tensor, right: Tensor) -> Tensor:
-    """Return all cosines between the patches of two blocks of images, (a, P, b, P)."""
-    cosines = left.flatten(0, 1) @ right.flatten(0, 1).T
-    return cosines.view(*left.shape[:2], *right.shape[:2])
-
-
-def _nearest(cosines: Tensor, dim: int) -> NDArray[np.float32]:
-    """Return squared distances of unit vectors, the smallest along `dim`."""
-    distances = (2 - 2 * cosines.amax(dim).float()).clamp_min(0)
-    return np.asarray(distances.cpu().numpy(), np.float32)
+    inside = features[band]
+    if len(columns) < len(features):
+        group = pairs.group(features.shape[1])
+        for block in blocks(0, len(inside), group):
+            fill_distances(table[block], inside[block], features, columns, pairs)
+            yield block.stop
+        return
+    done = 0
+    for stop in fill_mutual(table[:, band], inside, pairs):
+        for outside in (slice(0, band.start), slice(band.stop, len(columns))):
+            others = columns[outside]
+            fill_distances(table[done:stop, outside], inside[done:stop], features, others, pairs)
+        done = stop
+        yield stop
 
 
 def _lowest_mean(
-    table: NDArray[np.float32], own: NDArray[np.bool_], fraction: float, skip: float
+    table: Array, own: NDArray[np.bool_], fraction: float, skip: float
 ) -> NDArray[np.float32]:
-    """Mean distance to a share of the other images, the nearest that `skip` leaves.
+    """Mean distance to a share of the other images, the nearest that `skip` leaves, (P,).
 
-    `table` (P, R) is overwritten.
+    `table` (R, P) holds squared distances; images that are `own` (R,) are left out.
     """
-    table[:, own] = np.inf
-    others = int(len(own) - own.sum())
-    keep = max(1, int(fraction * others + 1e-9))
-    first = min(int(skip * others + 1e-9), keep - 1)
-    lowest = np.partition(table, sorted({first, keep - 1}), axis=1)[:, first:keep]
-    return np.asarray(np.sqrt(lowest).mean(axis=1), np.float32)
+    others = np.ascontiguousarray(table[~own].T, np.float32)  # (P, R)
+    keep = max(1, int(fraction * others.shape[1] + 1e-9))
+    first = min(int(skip * others.shape[1] + 1e-9), keep - 1)
+    others.sort(axis=1)  # vectorised, so faster than a partition
+    return np.asarray(np.sqrt(others[:, first:keep]).mean(axis=1), np.float32)
 
 
 def _part(progress: Progress, index: int, runs: int) -> Progress:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,14 +59,13 @@ class MuSc(Detector):
                 skip=self._ranks[0],
                 fraction=self._ranks[1],
                 half=self._half,
-                references=options.references,
-                seed=options.seed,
+                references=self._compared_with(images.names),
                 memory_mb=resources.compute.memory_mb / 2,
                 device=resources.device,
                 allocate=memory,
                 progress=progress,
             )
-        chosen = musc.choose_references(len(images), _BANK_IMAGES, options.seed)
+        chosen = musc.choose_references(images.names, _BANK_IMAGES, options.seed)
         self._bank = {
             f"layer_{k}": layer[chosen].astype(np.float16)
             for k, layer in enumerate(features.layers)
@@ -91,6 +90,13 @@ class MuSc(Detector):
             skip = chosen[0] if skip == "auto" else skip
             fraction = chosen[1] if fraction == "auto" else fraction
         return float(skip), float(fraction)
+
+    def _compared_with(self, names: Sequence[str]) -> NDArray[np.int64]:
+        """Return the numbers of the images that `maps.references` has the others compared with."""
+        most = self._options.references
+        if most == "auto":
+            most = musc.affordable_references(len(names))
+        return musc.choose_references(names, most, self._options.seed)
 
     def score(self, images: Images) -> Scores:
         """Compare images with the bank; image scores are maxima: re-weighting takes a set."""

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.detectors import musc
+from pipeline.detectors import image_pairs, musc
 
 
 def _unit(n: int, p: int, d: int, seed: int = 0) -> np.ndarray:
@@ -37,7 +40,7 @@ def _naive(
 @pytest.mark.parametrize("side", [8, 27, 10_000])
 def test_scores_equal_the_definition(monkeypatch, n, memory_mb, side):
     """Whatever the block and band sizes are: with p = 9 blocks of 1, 3 and all images."""
-    monkeypatch.setitem(musc._SIDE, "cpu", side)
+    monkeypatch.setitem(image_pairs._SIDE, "cpu", side)
     features = _unit(n, 9, 12)
     out = musc.mutual_scores(features, memory_mb=memory_mb)
     assert out.dtype == np.float32
@@ -76,6 +79,35 @@ def test_bfloat16_stays_within_two_hundredths():
     assert np.abs(half - exact).max() > 0
 
 
+@pytest.mark.parametrize("side", [8, 27, 10_000])
+@pytest.mark.parametrize("references", [None, 5])
+def test_bfloat16_equals_rounded_cosines(monkeypatch, side, references):
+    """Also where all cosines of a patch are negative, whose bits are in the other order."""
+    monkeypatch.setitem(image_pairs._SIDE, "cpu", side)
+    features = _unit(11, 3, 3)
+    rounded = torch.from_numpy(features).bfloat16().float()
+    cosines = torch.einsum("apd,bqd->abpq", rounded, rounded).amax(3)  # (A, B, P)
+    assert (cosines < -0.1).any()
+    gaps = (2 - 2 * cosines).clamp_min(0).sqrt().numpy()
+    columns = musc.choose_references(_names(11), references, 0)
+    expected = [np.mean([gaps[i, j] for j in columns if j != i], axis=0) for i in range(11)]
+    found = musc.mutual_scores(features, half=True, references=columns, fraction=1)
+    np.testing.assert_allclose(found, expected, atol=0.01)
+
+
+def test_threads_share_the_work_and_torch_keeps_its_own():
+    features, before = _unit(11, 9, 12), torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        out = musc.mutual_scores(features)
+        assert torch.get_num_threads() == 3
+        with ThreadPoolExecutor(1) as pool:  # a new thread
+            assert pool.submit(torch.get_num_threads).result() == 3
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_allclose(out, _naive(features, 0.3, list(range(11))), atol=1e-5)
+
+
 def test_poses_that_differ_have_a_low_ratio():
     generator = np.random.default_rng(0)
     noise = 0.3 * generator.standard_normal((60, 6, 16))
@@ -105,19 +137,41 @@ def test_float16_features_stay_within_a_thousandth():
 
 def test_references_limit_the_comparison():
     features = _unit(10, 4, 6)
-    chosen = musc.choose_references(10, 4, seed=1)
+    chosen = musc.choose_references(_names(10), 4, seed=1)
     assert len(set(chosen)) == 4
     assert list(chosen) == sorted(chosen)
     out = musc.mutual_scores(features, references=chosen, memory_mb=0.0003)
     np.testing.assert_allclose(out, _naive(features, 0.3, list(chosen)), atol=1e-5)
 
 
+def _names(count: int) -> list[str]:
+    return [f"image {number}" for number in range(count)]
+
+
 def test_references_are_seeded():
-    draws = {tuple(musc.choose_references(100, 10, seed)) for seed in range(5)}
+    names = _names(100)
+    draws = {tuple(musc.choose_references(names, 10, seed)) for seed in range(5)}
     assert len(draws) == 5
-    assert tuple(musc.choose_references(100, 10, 3)) in draws
-    assert list(musc.choose_references(5, None, 0)) == list(range(5))
-    assert list(musc.choose_references(5, 9, 0)) == list(range(5))
+    assert tuple(musc.choose_references(names, 10, 3)) in draws
+    assert list(musc.choose_references(_names(5), None, 0)) == list(range(5))
+    assert list(musc.choose_references(_names(5), 9, 0)) == list(range(5))
+
+
+def test_names_decide_which_references_are_taken():
+    names = _names(60)
+    chosen = {names[i] for i in musc.choose_references(names, 20, 0)}
+    shuffled = names[::-1]
+    assert {shuffled[i] for i in musc.choose_references(shuffled, 20, 0)} == chosen
+    more = [*names, "one more"]
+    assert len(chosen & {more[i] for i in musc.choose_references(more, 20, 0)}) >= 19
+
+
+@pytest.mark.parametrize(
+    ("count", "references"),
+    [(2, 2), (300, 300), (724, 724), (1024, 512), (2048, 256), (10**6, 256)],
+)
+def test_references_within_the_budget(count, references):
+    assert musc.affordable_references(count) == references
 
 
 @settings(max_examples=25)
@@ -162,13 +216,29 @@ def test_average_over_layers_and_neighbourhoods():
     assert calls == sorted(calls)
 
 
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("n", [1, 20])
+def test_new_images_are_compared_with_all_of_a_bank(n, half):
+    rng = np.random.default_rng(7)
+    new, bank = (rng.standard_normal((k, 6, 16)).astype(np.float32) for k in (n, 5))
+    unit = [layer / np.linalg.norm(layer, axis=-1, keepdims=True) for layer in (new, bank)]
+    gaps = np.linalg.norm(unit[0][:, None, :, None] - unit[1][None, :, None], axis=-1).min(-1)
+    expected = np.sort(gaps, axis=1)[:, 1:3].mean(1)  # (n, 6)
+    found = musc.scores_against(
+        [new], [bank], (2, 3), neighbourhoods=[1], fraction=0.6, skip=0.2, half=half
+    )
+    np.testing.assert_allclose(found, expected, atol=0.01 if half else 1e-5)
+    with pytest.raises(ValueError, match="bank of reference images is empty"):
+        musc.scores_against([new], [bank[:0]], (2, 3))
+
+
 def test_one_image_is_an_error():
-    with pytest.raises(ValueError, match="at least 2, got 1"):
+    with pytest.raises(ValueError, match="at least 2 images, got 1"):
         musc.patch_scores([np.zeros((1, 4, 3), np.float32)], (2, 2))
     with pytest.raises(ValueError, match="at least 2"):
         musc.mutual_scores(_unit(1, 4, 3))
     with pytest.raises(ValueError, match="references"):
-        musc.choose_references(5, 1, 0)
+        musc.choose_references(_names(5), 1, 0)
 
 
 def _naive_reweighted(scores: np.ndarray, tokens: np.ndarray, ks: tuple[int, ...]) -> np.ndarray:
