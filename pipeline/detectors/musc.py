@@ -34,6 +34,7 @@ def patch_scores(
     fraction: float = 0.3,
     skip: float = 0.0,
     references: int | None = None,
+    parts: NDArray[np.int64] | None = None,
     seed: int = 0,
     memory_mb: float = 1024,
     half: bool = False,
@@ -62,6 +63,7 @@ def patch_scores(
             fraction=fraction,
             skip=skip,
             references=chosen,
+            parts=parts,
             memory_mb=memory_mb,
             half=half,
             device=device,
@@ -97,6 +99,7 @@ def pose_ratio(
     layer: Array,
     grid: tuple[int, int],
     *,
+    parts: NDArray[np.int64] | None = None,
     sample: int = 24,
     half: bool = False,
     device: torch.device | str = "cpu",
@@ -106,11 +109,12 @@ def pose_ratio(
     For `sample` images, evenly spaced in a layer (N, P, D), the mean over patches of the distance
     to the nearest patch of each other image; the tenth percentile of these over the median; the
     median over the sample. Near 1 where all images show the same thing alike, lower where parts lie
-    anyhow and few images share a pose.
+    anyhow and few images share a pose. Images of its own one of `parts` (N,) are left out.
     """
     n, p, d = layer.shape
-    if n < 2:
-        raise ValueError(f"poses are of at least 2 images, got {n}")
+    shown = np.arange(n) if parts is None else parts
+    if len(np.unique(shown)) < 2:
+        raise ValueError(f"poses are of at least 2 images of different parts, got {n} images")
     unit = np.empty((n, p, d), np.float16)
     unit_features(layer, grid, 1, out=unit)
     ratios = []
@@ -118,10 +122,9 @@ def pose_ratio(
         image = _load(unit[i : i + 1], device, half)
         squared = [
             _nearest(_products(image, _load(unit[j : j + 1], device, half)), 3)
-            for j in range(n)
-            if j != i
+            for j in np.flatnonzero(shown != shown[i])
         ]
-        means = np.sqrt(np.stack(squared)).reshape(n - 1, p).mean(axis=1)
+        means = np.sqrt(np.stack(squared)).reshape(len(squared), p).mean(axis=1)
         ratios.append(np.quantile(means, 0.1, method="lower") / max(float(np.median(means)), 1e-6))
     return float(np.median(ratios))
 
@@ -144,6 +147,7 @@ def scores_against(
     neighbourhoods: Sequence[int] = (1, 3, 5),
     fraction: float = 0.3,
     skip: float = 0.0,
+    own: NDArray[np.bool_] | None = None,
     half: bool = False,
     device: torch.device | str = "cpu",
     progress: Progress = silent,
@@ -151,8 +155,10 @@ def scores_against(
     """Score the patches (N, P, D) of new images against those of a bank (R, P, D), per layer.
 
     As `patch_scores`, but for the images compared with: the score of an image does not depend on
-    which others are scored beside it. Returns (N, P) float32. The cost is N R products of images;
-    memory that of the bank in float32, and 4 P R bytes. Raises ValueError for an empty bank.
+    which others are scored beside it. Returns (N, P) float32. `own` (N, R) tells which images of
+    the bank show the same part, and are left out; scores are infinite where that is all. The cost
+    is N R products of images; memory that of the bank in float32, and 4 P R bytes. Raises
+    ValueError for an empty bank.
     """
     n, p, _ = layers[0].shape
     runs = [(k, size) for k in range(len(layers)) for size in neighbourhoods]
@@ -171,7 +177,8 @@ def scores_against(
             for block in _blocks(0, r, step):
                 products = _products(image, _load(stored[block], device, half))
                 table[:, block] = _nearest(products, 3)[0]
-            total[i] += _lowest_mean(table, np.zeros(r, np.bool_), fraction, skip)
+            left_out = np.zeros(r, np.bool_) if own is None else own[i]
+            total[i] += _lowest_mean(table, left_out, fraction, skip)
             _part(progress, done, len(runs))(i + 1, n)
     return total / np.float32(len(runs))
 
@@ -183,6 +190,7 @@ def mutual_scores(
     fraction: float = 0.3,
     skip: float = 0.0,
     references: NDArray[np.int64] | None = None,
+    parts: NDArray[np.int64] | None = None,
     memory_mb: float = 1024,
     half: bool = False,
     device: torch.device | str = "cpu",
@@ -194,7 +202,8 @@ def mutual_scores(
     patches; the score is the mean of the lowest floor(fraction * others) of these but for the very
     lowest floor(skip * others), at least one. MuSc, equations 3 to 5, has no `skip`: it keeps a
     few images of the same part, or a defect that recurs, from vouching for each other. Returns
-    (N, P) float32.
+    (N, P) float32. `parts` (N,) number the part that each image shows (None: each its own): an
+    image is not compared with those of its own part. Raises ValueError if that leaves it none.
 
     `references` are sorted indices of the R images that serve for comparison (None: all). The cost
     is N R products of images, or N^2 / 2 with all of them, as long as the table of distances,
@@ -207,6 +216,9 @@ def mutual_scores(
     columns = np.arange(n) if references is None else references
     if n < 2 or len(columns) < 2:
         raise ValueError(f"MuSc needs at least 2 images, got {n} with {len(columns)} references")
+    shown = np.arange(n) if parts is None else parts
+    if len(np.unique(shown[columns])) < 2:
+        raise ValueError("MuSc compares images of different parts, and all are of one part")
     step = max(1, _SIDE[torch.device(device).type] // p)
     rows = max(1, int(memory_mb * 2**20 / (4 * p * len(columns))))
     scores = np.empty((n, p), np.float32)
@@ -216,7 +228,9 @@ def mutual_scores(
         for done in _fill(table, features, columns, band, step, device, half):
             progress(done, n)
         for row in band:
-            scores[row] = _lowest_mean(table[row - first], columns == row, fraction, skip)
+            scores[row] = _lowest_mean(
+                table[row - first], shown[columns] == shown[row], fraction, skip
+            )
     return scores
 
 

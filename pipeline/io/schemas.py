@@ -21,6 +21,7 @@ IMAGES = _fields(
     ("height", _INT),
     ("width", _INT),
     ("channels", _INT),
+    ("part", _STRING),
 )
 LABELS = _fields(("sample_id", _STRING), ("label", _STRING))
 MASKS = _fields(("sample_id", _STRING), ("mask_path", _STRING))

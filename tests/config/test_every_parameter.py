@@ -415,7 +415,7 @@ ELSEWHERE = {
     "dataset": ("stages/test_end_to_end", "root categories"),
     "demo": ("demo/test_generate", "seed good per_defect normals"),
     "backbone": ("io/test_backbone_weights", "source name path"),
-    "manifest": ("stages/test_manifest", "normal_list normal_root bits"),
+    "manifest": ("stages/test_manifest", "normal_list normal_root part bits"),
     "maps": (
         "stages/test_maps",
         "method runs layers neighbourhoods resolution map_size image_score gamma skip fraction "

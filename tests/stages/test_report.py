@@ -48,7 +48,7 @@ def write_manifest(root: Path, artifacts: ArtifactPaths) -> list[str]:
         pixels = np.full((48, 64, 3), 90 + 10 * i, np.uint8)
         cv2.imwrite(str(root / NAME / f"{i}.png"), pixels)
     rows = {"sample_id": ids, "path": [f"{i}.png" for i in range(6)], "split": "query"}
-    frame = pd.DataFrame({**rows, "height": 48, "width": 64, "channels": 3})
+    frame = pd.DataFrame({**rows, "height": 48, "width": 64, "channels": 3, "part": ids})
     write_parquet(artifacts.manifest(NAME) / "images.parquet", frame, schemas.IMAGES)
     labels = pd.DataFrame({"sample_id": ids, "label": LABELS})
     write_parquet(artifacts.manifest(NAME) / "labels.parquet", labels, schemas.LABELS)
