@@ -30,7 +30,7 @@ from pipeline.errors import AnomalyNCDError
 ROOT = Path(__file__).resolve().parent.parent
 TRACKED = ("params.yaml", "dvc.yaml", "pipeline", "stages")
 PAPERS = {"mvtec": "paper, MVTec AD", "mtd": "paper, MTD"}
-Metrics = Mapping[str, float]
+Metrics = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def markdown(
     runs: Sequence[Run],
     known: Mapping[str, Mapping[str, Metrics]],
 ) -> str:
-    """Return a table: means over the seeds, and the standard deviation of NMI in brackets."""
+    """Return a table: means over the seeds, the standard deviation of NMI, and its interval."""
     names = table.get("metrics", ["nmi", "ari", "f1"])
     papers = [key for key in PAPERS if any(key in row for row in table["rows"])]
     heads = ["row", "seeds", "ours", *(PAPERS[key] for key in papers)]
@@ -148,9 +148,19 @@ def markdown(
         means = [statistics.fmean(column) if column else None for column in columns.values()]
         ours = _joined(means) if found else "-"
         ours += f" ({_number(statistics.stdev(nmi))})" if len(nmi := columns["nmi"]) > 1 else ""
+        ours += _interval(names[0], list(found.values()))
         seeds = ", ".join(str(seed) for seed in found) or "-"
         lines.append(_line([row["name"], seeds, ours, *(_joined(row.get(key)) for key in papers)]))
     return "\n".join(lines)
+
+
+def _interval(name: str, runs: Sequence[Metrics]) -> str:
+    """Return the interval of a metric in brackets, its ends as means over seeds; maybe nothing."""
+    ends = [run["intervals"][name] for run in runs if name in run.get("intervals", {})]
+    if not ends:
+        return ""
+    low, high = (statistics.fmean(end[side] for end in ends) for side in ("low", "high"))
+    return f" [{_number(low)}, {_number(high)}]"
 
 
 def _joined(values: Sequence[float | None] | None) -> str:

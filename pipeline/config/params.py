@@ -353,6 +353,7 @@ class Evaluate(_Section):
     max_fpr: Annotated[float, Field(gt=0, le=1)] = 0.3
     region_iou: Unit = 0.1
     combined_label: list[str] = ["combined"]
+    bootstrap: Annotated[int, Field(ge=0, le=100_000)] = 1000
 
 
 class Report(_Section):

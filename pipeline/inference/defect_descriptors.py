@@ -9,9 +9,10 @@ from pipeline.clustering.descriptors import region_descriptors
 from pipeline.clustering.normal_images import NormalRule
 from pipeline.config.params import Compute
 from pipeline.inference.region_features import normal_of_set, pooled_tokens
+from pipeline.io.part_table import numbered, read_parts
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.schemas import CROPS
-from pipeline.io.scores import scores_of_images, scores_of_references
+from pipeline.io.scores import scores_of_images, scores_of_reference_parts
 from pipeline.io.tables import read_parquet
 
 
@@ -27,9 +28,10 @@ def defect_descriptors(
     """Return the descriptors (M, L, D) of the regions that are not normal; None if all are."""
     crops = read_parquet(paths.crops(category) / "crops.parquet", CROPS)
     scores = scores_of_images(paths, category, crops)
-    known = scores_of_references(paths, category, "image_score")
+    known = scores_of_reference_parts(paths, category)
+    parts = numbered(read_parts(paths, category), crops["sample_id"])
     rule = "regions" if rule == "none" else rule
-    normal, _ = normal_of_set(rule, crops, scores, known, false_alarms)
+    normal, _ = normal_of_set(rule, crops, scores, known, false_alarms, parts)
     if normal.all():
         return None
     pooled = pooled_tokens(paths, category, compute, layers, image_size=image_size)

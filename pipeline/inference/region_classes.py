@@ -113,6 +113,7 @@ def fit_regions(
     references: NDArray[np.float64],
     n_classes: int,
     options: Predict,
+    parts: NDArray[np.int64] | None = None,
 ) -> RegionModel:
     """Fit the classifier of regions to a set, without labels.
 
@@ -123,11 +124,15 @@ def fit_regions(
     crops
         Their rows of crops.parquet.
     scores, references
-        Anomaly scores (M,) of their images, and (R,) of normal references.
+        Anomaly scores (M,) of their images, and (R,) of parts of normal references.
     n_classes
         Classes, normal included.
+    parts
+        Numbers (M,) of the parts that their images show; None: each image by itself.
     """
-    normal, limit = normal_of_set(options.normal, crops, scores, references, options.false_alarms)
+    normal, limit = normal_of_set(
+        options.normal, crops, scores, references, options.false_alarms, parts
+    )
     if seen.pooled is None:
         return RegionModel(limit, fit_novelty(seen.features[~normal]))
     space = descriptor_space(seen.pooled[~normal])

@@ -63,6 +63,14 @@ MERGED = _fields(
     ("region_classes", pa.list_(_INT)),
     ("class_set", pa.list_(_INT)),
 )
+PART_VERDICTS = _fields(
+    ("part", _STRING),
+    ("class", _INT),
+    ("confidence", _FLOAT),
+    ("probabilities", _FLOATS),
+    ("n_images", _INT),
+    ("n_defective", _INT),
+)
 CLASSIFIED = _fields(
     ("path", _STRING),
     ("sample_id", _STRING),

@@ -10,9 +10,10 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from pipeline.config.params import Params
+from pipeline.config.params import Evaluate, Params
 from pipeline.io.paths import ArtifactPaths
-from pipeline.io.schemas import LABELS, MAP_SCORES, MASKS, MERGED, REGIONS
+from pipeline.io.schemas import IMAGES as SCHEMA_OF_IMAGES
+from pipeline.io.schemas import LABELS, MAP_SCORES, MASKS, MERGED, PART_VERDICTS, REGIONS
 from pipeline.io.tables import read_json, write_parquet
 from stages import evaluate
 from tests.running import run_stage
@@ -25,38 +26,49 @@ REGION_CLASSES = [("p", 0), ("q", 1), ("q", 1), ("r", 2), ("s", 2), ("s", 2)]
 def table(path: Path, schema: pa.Schema, **columns: Any) -> None:
     """Write a table; the columns that nobody looks at here are 0 or empty."""
     n = len(next(iter(columns.values())))
-    rest = {name: [[]] * n if pa.types.is_list(schema.field(name).type) else [0] * n
-            for name in schema.names if name not in columns}  # fmt: skip
+    empty = {name: [] if pa.types.is_list(kind) else "" if pa.types.is_string(kind) else 0
+             for name, kind in zip(schema.names, schema.types, strict=True)}  # fmt: skip
+    rest = {name: [value] * n for name, value in empty.items() if name not in columns}
     write_parquet(path, pd.DataFrame({**columns, **rest}), schema)
 
 
 @pytest.fixture
-def figures(tmp_path: Path) -> dict[str, float | None]:
-    paths, ids = ArtifactPaths(tmp_path), list(LABEL_OF)
+def figures(tmp_path: Path) -> dict[str, Any]:
+    return evaluated(tmp_path, Params(), parts=list(LABEL_OF))
+
+
+def evaluated(root: Path, params: Params, *, parts: list[str]) -> dict[str, Any]:
+    """Return the metrics of the images, of these parts; parts "x" are of class 1, others of 0."""
+    paths, ids = ArtifactPaths(root), list(LABEL_OF)
     owners = [owner for owner, _ in REGION_CLASSES]
     crop_ids = [f"{owner}-{k}" for k, owner in enumerate(owners)]
     found = [found for _, found in REGION_CLASSES]
     merged = {"sample_id": ids, "class": list(IMAGES.values())}
     table(paths.merge("c") / "images.parquet", MERGED, **merged)
+    table(paths.manifest("c") / "images.parquet", SCHEMA_OF_IMAGES, sample_id=ids, part=parts)
+    names = sorted(set(parts))
+    verdicts = {"part": names, "class": [int(name == "x") for name in names]}
+    table(paths.merge("c") / "parts.parquet", PART_VERDICTS, **verdicts)
     regions = {"crop_id": crop_ids, "sample_id": owners, "class": found}
     regions["probabilities"] = [[0.2, 0.3, 0.5]] * len(found)
     table(paths.predict("c") / "regions.parquet", REGIONS, **regions)
     labels = {"sample_id": ids, "label": list(LABEL_OF.values())}
     table(paths.manifest("c") / "labels.parquet", LABELS, **labels)
     table(paths.manifest("c") / "masks.parquet", MASKS, sample_id=[], mask_path=[])
-    table(paths.maps("c") / "scores.parquet", MAP_SCORES, sample_id=ids)
-    run_stage(evaluate, "c", Params(), paths)
-    metrics: dict[str, float | None] = read_json(paths.evaluate("c") / "metrics.json")
+    scores = {"score": [0.1, 0.5, 0.6, 0.7], "image_score": [0.3, 0.2, 0.4, 0.5]}
+    table(paths.maps("c") / "scores.parquet", MAP_SCORES, sample_id=ids, **scores)
+    run_stage(evaluate, "c", params, paths)
+    metrics: dict[str, Any] = read_json(paths.evaluate("c") / "metrics.json")
     return metrics
 
 
-def test_figures_of_images(figures: dict[str, float | None]) -> None:
+def test_figures_of_images(figures: dict[str, Any]) -> None:
     assert (figures["n_query"], figures["n_regions"]) == (4, 6)
     assert figures["f1"] == pytest.approx(3 / 4)  # q and r are one kind and two classes
     assert (figures["normal_precision"], figures["normal_recall"]) == (1, 1)
 
 
-def test_figures_of_regions(figures: dict[str, float | None]) -> None:
+def test_figures_of_regions(figures: dict[str, Any]) -> None:
     """Of good, a, b there are 1, 3, 2 regions, of the classes 1, 2, 3; a has 2 + 1 of them."""
     assert figures["region_f1"] == pytest.approx(5 / 6)
     pairs = {"both": 1 + 1, "true": 3 + 1, "found": 1 + 3, "all": 15}
@@ -66,3 +78,27 @@ def test_figures_of_regions(figures: dict[str, float | None]) -> None:
     entropy = -sum(p * np.log(p) for p in (1 / 6, 1 / 2, 1 / 3))  # that of labels and of classes
     joint = -sum(p * np.log(p) for p in (1 / 6, 1 / 3, 1 / 6, 1 / 3))
     assert figures["region_nmi"] == pytest.approx((2 * entropy - joint) / entropy)
+
+
+def test_metrics_have_intervals(figures: dict[str, Any]) -> None:
+    ends = figures["intervals"]
+    names = {"nmi", "ari", "f1", "image_auroc", "image_score_auroc"}
+    assert set(ends) == names | {"defect_nmi", "defect_ari", "defect_f1"}
+    for name in ("f1", "image_auroc", "image_score_auroc", "defect_f1"):
+        assert ends[name]["low"] <= figures[name] <= ends[name]["high"]
+    assert ends["image_auroc"] == {"low": 1.0, "high": 1.0}
+    assert ends["image_score_auroc"]["low"] < ends["image_score_auroc"]["high"]
+    assert figures["part_nmi"] is None
+
+
+def test_without_a_bootstrap_there_are_no_intervals(tmp_path: Path) -> None:
+    params = Params(evaluate=Evaluate(bootstrap=0))
+    assert evaluated(tmp_path, params, parts=list(LABEL_OF))["intervals"] == {}
+
+
+def test_parts_are_drawn_whole_and_have_metrics(tmp_path: Path) -> None:
+    """All defects are one part: each resample has both parts, or lacks a kind."""
+    figures = evaluated(tmp_path, Params(), parts=["y", "x", "x", "x"])
+    ends = figures["intervals"]["image_score_auroc"]
+    assert ends["low"] == ends["high"] == figures["image_score_auroc"] == pytest.approx(2 / 3)
+    assert (figures["n_parts"], figures["part_nmi"], figures["part_f1"]) == (2, 1, 1)
