@@ -253,6 +253,7 @@ CASES = [
     Case(("evaluate",), "evaluate", {"max_fpr": 0.05}),
     Case(("evaluate",), "evaluate", {"region_iou": 0.9}),
     Case(("evaluate",), "evaluate", {"combined_label": ["scratch"]}),
+    Case(("evaluate",), "evaluate", {"bootstrap": 50}),
 ]
 
 
