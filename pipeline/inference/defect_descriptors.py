@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.clustering.descriptors import region_descriptors
+from pipeline.clustering.descriptors import one_row_a_part, region_descriptors
 from pipeline.clustering.normal_images import NormalRule
 from pipeline.config.params import Compute
 from pipeline.inference.region_features import normal_of_set, pooled_tokens
@@ -25,7 +26,10 @@ def defect_descriptors(
     compute: Compute,
     paths: ArtifactPaths,
 ) -> NDArray[np.float64] | None:
-    """Return the descriptors (M, L, D) of the regions that are not normal; None if all are."""
+    """Return the descriptors (R, L, D) of the regions that are not normal; None if all are.
+
+    Of a part that several images show they are the mean.
+    """
     crops = read_parquet(paths.crops(category) / "crops.parquet", CROPS)
     scores = scores_of_images(paths, category, crops)
     known = scores_of_reference_parts(paths, category)
@@ -35,4 +39,5 @@ def defect_descriptors(
     if normal.all():
         return None
     pooled = pooled_tokens(paths, category, compute, layers, image_size=image_size)
-    return region_descriptors(pooled[~np.asarray(normal)])
+    images = pd.factorize(crops["sample_id"])[0]
+    return one_row_a_part(region_descriptors(pooled[~normal]), images[~normal], parts[~normal])
