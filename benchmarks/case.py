@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from pipeline.clustering.normal_images import NormalRule
 from pipeline.config.params import ConfigError, Params, load_params
 from pipeline.inference.region_features import normal_of_set, pooled_tokens
+from pipeline.io.part_table import numbered, read_parts
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.schemas import CROPS, LABELS
-from pipeline.io.scores import scores_of_images, scores_of_references
+from pipeline.io.scores import scores_of_images, scores_of_reference_parts
 from pipeline.io.tables import read_parquet
 
 LAYERS = (5, 6, 7, 8, 9)
@@ -52,8 +53,13 @@ class Case:
 
     @cached_property
     def references(self) -> NDArray[np.float64]:
-        """Anomaly scores (R,) of the normal references."""
-        return scores_of_references(self.paths, self.category, "image_score")
+        """Anomaly scores (R,) of the parts of normal references."""
+        return scores_of_reference_parts(self.paths, self.category)
+
+    @cached_property
+    def parts(self) -> NDArray[np.int64]:
+        """Numbers (M,) of the part that the image of each region shows."""
+        return numbered(read_parts(self.paths, self.category), self.crops["sample_id"])
 
     @cached_property
     def pooled(self) -> NDArray[np.float32]:
@@ -73,7 +79,7 @@ class Case:
     def normal_by(self, rule: NormalRule) -> NDArray[np.bool_]:
         """Return which regions (M,) are normal by a rule."""
         alarms = self.params.predict.false_alarms
-        return normal_of_set(rule, self.crops, self.scores, self.references, alarms)[0]
+        return normal_of_set(rule, self.crops, self.scores, self.references, alarms, self.parts)[0]
 
 
 def load_case(

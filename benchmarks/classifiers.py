@@ -62,8 +62,9 @@ def image_classes(
     settings = {**asdict(choice), "seed": seed, "classifier": "mixture"}
     options = case.params.predict.model_copy(update=settings)
     seen = Seen(pooled=case.pooled[:, [LAYERS.index(layer) for layer in choice.layers]])
+    n_classes = n_classes or case.n_classes
     model = fit_regions(
-        seen, case.crops, case.scores, case.references, n_classes or case.n_classes, options
+        seen, case.crops, case.scores, case.references, n_classes, options, case.parts
     )
     found = classify_regions(seen, case.crops["area_px"], case.scores, model, options)
     index, ids = pd.factorize(case.crops["sample_id"])

@@ -23,7 +23,7 @@ from ruamel.yaml import YAML
 from pipeline.clustering.conformal import normal_limit
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.schemas import LABELS, MAP_SCORES, MEBIN_IMAGES
-from pipeline.io.scores import scores_of_references
+from pipeline.io.scores import scores_of_reference_parts
 from pipeline.io.tables import read_parquet
 
 WAYS = (("musc", False), ("musc", True), ("nearest", True))
@@ -58,7 +58,7 @@ def outcome(source: Path, kinds: list[str], method: str, root: Path, *, referenc
     scores = read_parquet(paths.maps(category) / "scores.parquet", MAP_SCORES)
     labels = read_parquet(paths.manifest(category) / "labels.parquet", LABELS)
     table = read_parquet(paths.mebin(category) / "images.parquet", MEBIN_IMAGES)
-    known = scores_of_references(paths, category, "image_score")
+    known = scores_of_reference_parts(paths, category)
     limit = normal_limit(scores["image_score"], known).value
     of = labels.set_index("sample_id")["label"].reindex(scores["sample_id"])
     good = np.asarray(of == "good")

@@ -32,7 +32,7 @@ from pipeline.errors import AnomalyNCDError
 ROOT = Path(__file__).resolve().parent.parent
 TRACKED = ("params.yaml", "dvc.yaml", "pipeline", "stages")
 PAPERS = {"mvtec": "paper, MVTec AD", "mtd": "paper, MTD"}
-Metrics = Mapping[str, float]
+Metrics = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -166,10 +166,10 @@ def markdown(
     runs: Sequence[Run],
     known: Mapping[str, Mapping[str, Metrics]],
 ) -> str:
-    """Return a table: means over the seeds, and the standard deviation of NMI in brackets.
+    """Return a table: means over the seeds, the standard deviation of NMI, and an interval.
 
-    The metrics of a seed are means over the categories that are known. Rows of other categories
-    than those of `runs` are left out.
+    The metrics of a seed, and the ends of its interval, are means over the categories that are
+    known. Rows of other categories than those of `runs` are left out.
     """
     names = table.get("metrics", ["nmi", "ari", "f1"])
     categories = sorted({run.category for run in runs})
@@ -215,7 +215,17 @@ def _ours(names: Sequence[str], seeds: Sequence[Sequence[Metrics]]) -> str:
         for name in names
     }
     ours = _joined([statistics.fmean(column) if column else None for column in columns.values()])
-    return ours + (f" ({_number(statistics.stdev(nmi))})" if len(nmi := columns["nmi"]) > 1 else "")
+    ours += f" ({_number(statistics.stdev(nmi))})" if len(nmi := columns["nmi"]) > 1 else ""
+    return ours + _interval(names[0], [metrics for of_seed in seeds for metrics in of_seed])
+
+
+def _interval(name: str, runs: Sequence[Metrics]) -> str:
+    """Return the interval of a metric in brackets, its ends as means over seeds; maybe nothing."""
+    ends = [run["intervals"][name] for run in runs if name in run.get("intervals", {})]
+    if not ends:
+        return ""
+    low, high = (statistics.fmean(end[side] for end in ends) for side in ("low", "high"))
+    return f" [{_number(low)}, {_number(high)}]"
 
 
 def _joined(values: Sequence[float | None] | None) -> str:

@@ -7,17 +7,22 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pipeline.config.params import Evaluate, Key
+from pipeline.evaluation.intervals import Interval
 from pipeline.evaluation.labels import (
     NO_METRICS,
+    Resampling,
     class_metrics,
     combined_metrics,
+    label_intervals,
+    part_metrics,
     region_metrics,
     score_metrics,
 )
 from pipeline.inference.mask_metrics import mask_metrics
+from pipeline.io.part_table import read_parts
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.region_table import read_regions
-from pipeline.io.schemas import LABELS, MAP_SCORES, MERGED
+from pipeline.io.schemas import LABELS, MAP_SCORES, MERGED, PART_VERDICTS
 from pipeline.io.tables import read_parquet, write_json
 
 log = logging.getLogger("anomalyncd")
@@ -32,6 +37,7 @@ def run(
 ) -> None:
     """Write metrics.json of a category; what needs missing labels or masks is null.
 
+    `intervals` holds the ends of the central 95 % of each metric over resamples of the parts.
     Images with several defect types (`evaluate.combined_label`, kept with an empty
     `manifest.exclude_labels`) count as one more label in all figures but `combined_*`, which are
     null without such images.
@@ -40,6 +46,9 @@ def run(
     regions = read_regions(paths, category)
     labels = read_parquet(paths.manifest(category) / "labels.parquet", LABELS)
     label_of = dict(zip(labels["sample_id"], labels["label"], strict=True))
+    part_of = read_parts(paths, category)
+    sampling = Resampling({s: part_of[s] for s in merged["sample_id"]}, options.bootstrap)
+    ends: dict[str, Interval | None] = {}
     metrics: dict[str, Any] = {**NO_METRICS, "n_query": len(merged), "n_regions": len(regions)}
     if len(labels):
         metrics |= class_metrics(merged, label_of, normal)
@@ -47,7 +56,18 @@ def run(
         scores = read_parquet(paths.maps(category) / "scores.parquet", MAP_SCORES)
         metrics |= score_metrics(scores, label_of, normal)
         metrics |= combined_metrics(merged, label_of, options.combined_label)
+        if options.bootstrap:
+            ends |= label_intervals(merged, scores, label_of, normal, sampling)
+        if len(set(part_of.values())) < len(part_of):
+            verdicts = read_parquet(paths.merge(category) / "parts.parquet", PART_VERDICTS)
+            metrics |= part_metrics(verdicts, label_of, part_of, normal)
     else:
         log.info("evaluate %s: there are no labels; only counts are written", category)
-    metrics |= mask_metrics(category, options, Path(root) / category, normal, paths, label_of)
+    folder = Path(root) / category
+    found, more = mask_metrics(category, options, folder, normal, paths, label_of, sampling)
+    metrics |= found
+    ends |= more
+    metrics["intervals"] = {
+        name: value._asdict() for name, value in ends.items() if value is not None
+    }
     write_json(paths.evaluate(category) / "metrics.json", metrics)

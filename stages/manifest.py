@@ -36,6 +36,7 @@ def run(
             exclude_labels=options.exclude_labels,
             normal_list=options.normal_list,
             normal_root=references if references.is_dir() else None,
+            part=options.part,
             bits=options.bits,
             progress=progress,
         )
@@ -51,6 +52,12 @@ def run(
         len(dataset.rejected),
         dataset.layout,
     )
+    if options.part is not None:
+        log.info(
+            "%s: %d parts by manifest.part",
+            category,
+            len({sample.part for sample in dataset.samples}),
+        )
 
 
 def write(folder: Path, dataset: Dataset, bits: int = 16) -> None:
@@ -60,7 +67,8 @@ def write(folder: Path, dataset: Dataset, bits: int = 16) -> None:
     """
     queries = dataset.split("query")
     images = [
-        (s.sample_id, s.path, s.split, s.height, s.width, s.channels) for s in dataset.samples
+        (s.sample_id, s.path, s.split, s.height, s.width, s.channels, s.part)
+        for s in dataset.samples
     ]
     labels = [(s.sample_id, s.label) for s in queries if s.label is not None]
     masks = [(s.sample_id, s.mask) for s in queries if s.mask is not None]

@@ -29,10 +29,11 @@ from pipeline.inference.region_classes import (
 from pipeline.inference.region_features import pooled_tokens
 from pipeline.io.files import replacing_folder
 from pipeline.io.networks import crop_arrays
+from pipeline.io.part_table import numbered, read_parts
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.region_classifier import save_region_model
 from pipeline.io.schemas import CROPS
-from pipeline.io.scores import scores_of_images, scores_of_references
+from pipeline.io.scores import scores_of_images, scores_of_reference_parts
 from pipeline.io.tables import read_parquet
 from pipeline.mgvit.prediction import Predictions
 from pipeline.progress import track
@@ -45,12 +46,13 @@ def run(category: str, options: Predict, compute: Compute, paths: ArtifactPaths)
     """
     crops = read_parquet(paths.crops(category) / "crops.parquet", CROPS)
     scores = scores_of_images(paths, category, crops)
-    references = scores_of_references(paths, category, "image_score")
+    references = scores_of_reference_parts(paths, category)
+    parts = numbered(read_parts(paths, category), crops["sample_id"])
     network = load_network(paths, category, compute)
     with track(f"predicting {category}") as progress:
         predictions = network(*crop_arrays(paths.crops(category)), progress=progress)
     seen = _seen(category, options, compute, paths, network, predictions)
-    model = fit_regions(seen, crops, scores, references, network.n_classes, options)
+    model = fit_regions(seen, crops, scores, references, network.n_classes, options, parts)
     if options.normal == "scores":
         report_limit(category, model.normal, len(references), options.false_alarms)
     classes = classify_regions(seen, crops["area_px"], scores, model, options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from pipeline.config.params import Params
@@ -24,7 +25,9 @@ from pipeline.report.page import (
     metrics_row,
     render,
     render_review,
+    without_intervals,
 )
+from pipeline.report.parts import part_table
 from pipeline.report.review import review
 from pipeline.report.scores import score_section
 from pipeline.report.sections import (
@@ -42,7 +45,7 @@ def run(params: Params, paths: ArtifactPaths, names_path: Path = NAMES) -> None:
     """Write summary.json, report/index.html and a review page for each of dataset.categories."""
     names = params.dataset.categories
     metrics = {name: read_object(paths.evaluate(name) / "metrics.json", {}) for name in names}
-    summary = mean_figures(list(metrics.values()))
+    summary = mean_figures([without_intervals(row) for row in metrics.values()])
     write_json(paths.root / "summary.json", summary)
     write_json(paths.evaluate() / "summary.json", summary)
     rows = [(name, metrics_row(metrics[name])) for name in names]
@@ -76,10 +79,12 @@ def _review(category: Category, folder: Path) -> ReviewLink:
 
 
 def _section(
-    category: Category, params: Params, metrics: Mapping[str, float | None], link: ReviewLink
+    category: Category, params: Params, metrics: Mapping[str, Any], link: ReviewLink
 ) -> CategoryReport:
+    grouped = params.manifest.part is not None
     return CategoryReport(
         name=category.name,
+        parts=part_table(category) if grouped else None,
         classes=galleries(category, params.report.gallery),
         attended=attended(category),
         several=several(category, metrics),

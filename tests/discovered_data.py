@@ -51,8 +51,8 @@ def write_discovered(root: Path, *, classes: int = 4) -> ArtifactPaths:
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(file)
         images.append(pixels)
-        rows.append((sample_id, path, "query", HEIGHT, WIDTH, 3))
-    rows.append(("f" * 16, "../reference.png", "normal", HEIGHT, WIDTH, 3))
+        rows.append((sample_id, path, "query", HEIGHT, WIDTH, 3, sample_id))
+    rows.append(("f" * 16, "../reference.png", "normal", HEIGHT, WIDTH, 3, "f" * 16))
     for i, squares, numbers in SQUARES:
         mask = resize_mask(masks[i], (HEIGHT, WIDTH))
         for k, (square, number) in enumerate(zip(squares, numbers, strict=True)):

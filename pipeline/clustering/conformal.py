@@ -2,6 +2,9 @@
 
 With scores of normal references that were held out, a new normal image is above their k-th smallest
 with a probability of at most 1 - k / (R + 1), whatever the distribution (Vovk et al., 2005).
+That takes scores which could come in any order. Images of one part are alike, so they count once,
+by the highest score (`part_scores`): one odd part of six exposures is one of R parts, not six of
+the highest images.
 Without references two modes of the set's own scores decide, and where none stands out nothing does.
 """
 
@@ -56,13 +59,29 @@ def conformal_limit(references: ArrayLike, false_alarms: float) -> tuple[float, 
     return float(known[k - 1]), max(false_alarms, 1 / (len(known) + 1))
 
 
+def part_scores(scores: ArrayLike, parts: ArrayLike) -> NDArray[np.float64]:
+    """Return the highest of the `scores` (N,) of each part, in the order of their numbers.
+
+    `parts` (N,) numbers the part that each image shows.
+
+    >>> part_scores([0.1, 0.7, 0.2], [0, 0, 1]).tolist()
+    [0.7, 0.2]
+    """
+    values, (_, numbers) = _checked(scores), np.unique(np.asarray(parts), return_inverse=True)
+    highest = np.full(int(numbers.max(initial=-1)) + 1, -np.inf)
+    np.maximum.at(highest, numbers, values)
+    return highest
+
+
 def normal_limit(scores: ArrayLike, references: ArrayLike, *, false_alarms: float = 0.05) -> Limit:
     """Return up to which score images of a set are normal, by references or by two modes.
 
     `scores` (N,) are those of the set, `references` (R,) those of normal images, each as it would
-    have scored as a new image. With references it is `conformal_limit`, whatever the set is like: a
-    set of normal images alone, or of none, is decided alike. Without any it is the end of the lower
-    of two modes if they are apart (`modes`), otherwise nothing is called normal.
+    have scored as a new image; of several images of a part both hold the highest alone
+    (`part_scores`), and the limit says of a whole part that it is normal. With references it is
+    `conformal_limit`, whatever the set is like: a set of normal images alone, or of none, is
+    decided alike. Without any it is the end of the lower of two modes if they are apart (`modes`),
+    otherwise nothing is called normal.
     """
     values, known = _checked(scores), _checked(references)
     end, separation = modes(values)

@@ -157,3 +157,44 @@ def l2_normalise(x: NDArray[Float]) -> NDArray[Float]:
     """Scale the last axis of (..., D) to length 1; zeros stay zeros. Keeps the dtype."""
     length: NDArray[Float] = np.linalg.norm(x, axis=-1, keepdims=True)
     return np.asarray(x / np.maximum(length, 1e-9), x.dtype)
+
+
+def one_row_a_part(
+    values: ArrayLike, images: ArrayLike, parts: ArrayLike | None
+) -> NDArray[np.float64]:
+    """Return the mean over the regions of each part that several images show; the rest unchanged.
+
+    Six exposures of a defect are one observation: as six rows they would form a component of their
+    own. On the tiles of MTD means gave NMI .442 and all rows .436; one image a part, .407.
+
+    Parameters
+    ----------
+    values
+        (M, ...) of M regions.
+    images, parts
+        Numbers (M,) of the image of each region and of the part that it shows; without parts
+        nothing changes.
+
+    Returns
+    -------
+    (R, ...) float64, R at most M, by the first region of each part.
+
+    Examples
+    --------
+    >>> one_row_a_part([1.0, 3.0, 5.0, 6.0], [0, 1, 2, 2], [7, 7, 8, 8]).tolist()
+    [2.0, 5.0, 6.0]
+    """
+    x = np.asarray(values, np.float64)
+    if parts is None or not len(x):
+        return x
+    shown = np.asarray(parts)
+    pairs = np.unique(np.stack([shown, np.asarray(images)], 1), axis=0)  # a row an image
+    names, n_images = np.unique(pairs[:, 0], return_counts=True)
+    several = np.isin(shown, names[n_images > 1])
+    _, first, inverse = np.unique(shown, return_index=True, return_inverse=True)
+    own = np.arange(len(x))
+    _, rows = np.unique(np.where(several, first[inverse], own), return_inverse=True)
+    sums = np.zeros((int(rows.max()) + 1, *x.shape[1:]))
+    np.add.at(sums, rows, x)
+    counts = np.bincount(rows).reshape(-1, *[1] * (x.ndim - 1))
+    return np.asarray(sums / counts)

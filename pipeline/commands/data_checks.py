@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.commands.checks import Line
+from pipeline.commands.part_hints import suggest_parts
 from pipeline.config.params import ConfigError, Params, load_params
 from pipeline.demo.camera import PRODUCTS
 from pipeline.io.dataset_formats import DatasetError, Scan, scan_folder
 from pipeline.io.datasets import unused_bits
 from pipeline.io.demo_files import foreign_file
 from pipeline.io.map_files import MapFileError, find_maps
+from pipeline.io.parts import parts_of
 from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.schemas import IMAGES, REJECTED
 from pipeline.io.tables import read_metadata, read_parquet
@@ -45,6 +47,7 @@ def check_data(params: Params, paths: ArtifactPaths, project: Path) -> tuple[int
         finished = (paths.merge(category) / "images.parquet").is_file()
         total += 0 if finished else n_images
         lines.append(line)
+        lines += _parts(category, params, project)
     return total, [
         *lines,
         *_demo(paths),
@@ -75,21 +78,13 @@ def _demo_root(params: Params, project: Path) -> Iterator[Line]:
 def _category(
     category: str, params: Params, paths: ArtifactPaths, project: Path
 ) -> tuple[int, Line]:
-    what, options = f"images {category}", params.manifest
+    what = f"images {category}"
     root = project / params.dataset.root / category
-    references = project / options.normal_root / category
     if params.dataset.root == _DEMO and category in PRODUCTS and not root.is_dir():
         n_images = params.demo.good + _DEMO_DEFECTS * params.demo.per_defect
         return n_images, Line("ok", what, f"the demo: `dvc repro` makes {n_images}")
     try:
-        scan = scan_folder(
-            root,
-            layout=options.layout,
-            normal_label=options.normal_label,
-            exclude_labels=options.exclude_labels,
-            normal_list=options.normal_list,
-            normal_root=references if references.is_dir() else None,
-        )
+        scan = _scan(category, params, project)
     except (DatasetError, OSError) as error:
         return 0, Line("error", what, str(error), "anomalyncd init FOLDER writes params.yaml")
     queries = [entry for entry in scan.entries if entry.split == "query"]
@@ -110,6 +105,47 @@ def _category(
         todo = "add images: about ten of each kind of defect are needed"
         return len(queries), Line("warning", what, counts, todo)
     return len(queries), Line("ok", what, counts)
+
+
+def _scan(category: str, params: Params, project: Path) -> Scan:
+    """Sort the files of a category by their names, as the stage `manifest` will."""
+    options = params.manifest
+    references = project / options.normal_root / category
+    return scan_folder(
+        project / params.dataset.root / category,
+        layout=options.layout,
+        normal_label=options.normal_label,
+        exclude_labels=options.exclude_labels,
+        normal_list=options.normal_list,
+        normal_root=references if references.is_dir() else None,
+    )
+
+
+def _parts(category: str, params: Params, project: Path) -> Iterator[Line]:
+    """Say what manifest.part groups; if it is not set, what names suggest."""
+    what, rule = f"parts {category}", params.manifest.part
+    try:
+        scan = _scan(category, params, project)
+        paths = [entry.path for entry in scan.entries]
+        if rule is None:
+            hint = suggest_parts(paths, label_folders=scan.layout != "folder")
+            if hint is not None:
+                yield Line("ok", what, hint.sentence(), hint.todo())
+            return
+        known = [*paths, *(path for path, _ in scan.rejected)]
+        found = parts_of(project / params.dataset.root / category, paths, known, rule)
+    except DatasetError as error:
+        if str(error).startswith("manifest.part"):
+            yield Line("error", what, str(error), "correct it, or set manifest.part to null")
+        return
+    except OSError:
+        return  # the line about the images says so
+    n_parts = len({found.get(path, path) for path in paths})
+    finding = f"{n_parts} parts of {len(paths)} images by manifest.part"
+    if any(path in found for path in paths):
+        yield Line("ok", what, finding)
+    else:
+        yield Line("warning", what, finding, "it fits no image: paths look like " + paths[0])
 
 
 def _bits(category: str, params: Params, paths: ArtifactPaths) -> str | None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from pipeline.commands.part_hints import suggest_parts
 from pipeline.config.params import CATEGORY_RULE, Base, ConfigError, Manifest, is_category_name
 from pipeline.io.dataset_formats import detect_layout, holds_images
 from pipeline.io.datasets import Dataset, Sample, collect, unused_bits
@@ -99,6 +100,11 @@ def describe(name: str, folder: Path, dataset: Dataset) -> Iterator[str]:
     hint = unused_bits(dataset.largest, Manifest().bits)
     if hint is not None:
         yield f"  {hint}"
+    paths = [sample.path for sample in dataset.samples]
+    parts = suggest_parts(paths, label_folders=dataset.layout != "folder")
+    if parts is not None:
+        yield f"  {parts.sentence()}"
+        yield f"    -> {parts.todo()}"
 
 
 def _outside(folder: Path, dataset: Dataset) -> int:

@@ -6,6 +6,7 @@ An unknown key, a wrong type or an impossible value is a `ConfigError` naming se
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -141,7 +142,22 @@ class Manifest(_Section):
     exclude_labels: list[str] = ["combined"]
     normal_list: FilePath | None = None
     normal_root: FilePath = "data/raw/normal"
+    part: FilePath | None = None
     bits: Annotated[int, Field(ge=8, le=16)] = 16
+
+    @field_validator("part")
+    @classmethod
+    def _expression(cls, rule: str | None) -> str | None:
+        if rule is not None and not rule.lower().endswith(".csv"):
+            try:
+                pattern = re.compile(rule)
+            except re.error as error:
+                raise ValueError(
+                    f"neither a .csv file nor a regular expression ({error})"
+                ) from None
+            if pattern.search("") is not None:
+                raise ValueError("the expression fits any path: no image would differ")
+        return rule
 
 
 Run = Annotated[list[Block], Field(min_length=2, max_length=2)]
@@ -380,6 +396,7 @@ class Evaluate(_Section):
     max_fpr: Annotated[float, Field(gt=0, le=1)] = 0.3
     region_iou: Unit = 0.1
     combined_label: list[str] = ["combined"]
+    bootstrap: Annotated[int, Field(ge=0, le=100_000)] = 1000
 
 
 class Report(_Section):

@@ -23,11 +23,21 @@ class Images:
     """N images that are decoded one at a time, when they are asked for.
 
     `names` tell them apart (the stages use sample ids). `read(i)` returns image i, (H, W, 3) uint8
-    RGB, of any size; it may be called repeatedly.
+    RGB, of any size; it may be called repeatedly. Images with one name in `parts` (N,) show one
+    thing: its exposures or views, which no detector should compare with each other. Default: each
+    image by itself.
     """
 
     names: Sequence[str]
     read: Callable[[int], NDArray[np.uint8]]
+    parts: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        """Fill in `parts`; raise ValueError if there are more or fewer of them than names."""
+        if len(self.parts) == 0:
+            object.__setattr__(self, "parts", self.names)
+        if len(self.parts) != len(self.names):
+            raise ValueError(f"{len(self.parts)} parts for {len(self.names)} images")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -38,7 +48,11 @@ class Images:
     def take(self, numbers: Sequence[int]) -> Images:
         """Return the images of these numbers, in this order."""
         chosen = [int(number) for number in numbers]
-        return Images([self.names[i] for i in chosen], lambda i: self.read(chosen[i]))
+        return Images(
+            [self.names[i] for i in chosen],
+            lambda i: self.read(chosen[i]),
+            [self.parts[i] for i in chosen],
+        )
 
 
 class PatchScores(Protocol):
@@ -81,7 +95,7 @@ def no_scores() -> Scores:
 
 @dataclass(frozen=True)
 class References:
-    """Scores of R normal references, each as if it were a new image: not compared with itself.
+    """Scores of R normal references, each as if it were new: not compared with its own part.
 
     `names` (R,) are theirs in the `Images` given to `Detector.fit`; there may be fewer than those.
     """

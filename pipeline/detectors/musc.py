@@ -35,6 +35,7 @@ def patch_scores(
     fraction: float = 0.3,
     skip: float = 0.0,
     references: NDArray[np.int64] | None = None,
+    parts: NDArray[np.int64] | None = None,
     memory_mb: float = 1024,
     half: bool = False,
     device: torch.device | str = "cpu",
@@ -61,6 +62,7 @@ def patch_scores(
             fraction=fraction,
             skip=skip,
             references=references,
+            parts=parts,
             memory_mb=memory_mb,
             half=half,
             device=device,
@@ -111,6 +113,7 @@ def pose_ratio(
     layer: Array,
     grid: tuple[int, int],
     *,
+    parts: NDArray[np.int64] | None = None,
     sample: int = 24,
     half: bool = False,
     device: torch.device | str = "cpu",
@@ -120,11 +123,12 @@ def pose_ratio(
     For `sample` images, evenly spaced in a layer (N, P, D), the mean over patches of the distance
     to the nearest patch of each other image; the tenth percentile of these over the median; the
     median over the sample. Near 1 where all images show the same thing alike, lower where parts lie
-    anyhow and few images share a pose.
+    anyhow and few images share a pose. Images of its own one of `parts` (N,) are left out.
     """
     n, p, d = layer.shape
-    if n < 2:
-        raise ValueError(f"poses are of at least 2 images, got {n}")
+    shown = np.arange(n) if parts is None else parts
+    if len(np.unique(shown)) < 2:
+        raise ValueError(f"poses are of at least 2 images of different parts, got {n} images")
     unit = np.empty((n, p, d), np.float16)
     unit_features(layer, grid, 1, out=unit)
     numbers = np.unique(np.linspace(0, n - 1, min(sample, n)).astype(int))
@@ -133,7 +137,8 @@ def pose_ratio(
         table = np.empty((len(numbers), n, p), pairs.dtype)
         fill_distances(table, unit[numbers], unit, np.arange(n), pairs)
     for i, squared in zip(numbers, table, strict=True):
-        means = np.sqrt(np.delete(squared, i, axis=0).astype(np.float32)).mean(axis=1)
+        others = squared[shown != shown[i]].astype(np.float32)
+        means = np.sqrt(others).mean(axis=1)
         ratios.append(np.quantile(means, 0.1, method="lower") / max(float(np.median(means)), 1e-6))
     return float(np.median(ratios))
 
@@ -156,6 +161,7 @@ def scores_against(
     neighbourhoods: Sequence[int] = (1, 3, 5),
     fraction: float = 0.3,
     skip: float = 0.0,
+    own: NDArray[np.bool_] | None = None,
     half: bool = False,
     device: torch.device | str = "cpu",
     progress: Progress = silent,
@@ -163,8 +169,10 @@ def scores_against(
     """Score the patches (N, P, D) of new images against those of a bank (R, P, D), per layer.
 
     As `patch_scores`, but for the images compared with: the score of an image does not depend on
-    which others are scored beside it. Returns (N, P) float32. The cost is N R products of images;
-    memory that of the bank in float32, and 4 P R bytes. Raises ValueError for an empty bank.
+    which others are scored beside it. Returns (N, P) float32. `own` (N, R) tells which images of
+    the bank show the same part, and are left out; scores are infinite where that is all. The cost
+    is N R products of images; memory that of the bank in float32, and 4 P R bytes. Raises
+    ValueError for an empty bank.
     """
     n, p, _ = layers[0].shape
     runs = [(k, size) for k in range(len(layers)) for size in neighbourhoods]
@@ -184,7 +192,8 @@ def scores_against(
                 part = table[: images.stop - images.start]
                 fill_distances(part, new[images], stored, np.arange(r), pairs)
                 for i, distances in enumerate(part, images.start):
-                    total[i] += _lowest_mean(distances, np.zeros(r, np.bool_), fraction, skip)
+                    left_out = np.zeros(r, np.bool_) if own is None else own[i]
+                    total[i] += _lowest_mean(distances, left_out, fraction, skip)
                 report(images.stop, n)
     return total / np.float32(len(runs))
 
@@ -196,6 +205,7 @@ def mutual_scores(
     fraction: float = 0.3,
     skip: float = 0.0,
     references: NDArray[np.int64] | None = None,
+    parts: NDArray[np.int64] | None = None,
     memory_mb: float = 1024,
     half: bool = False,
     device: torch.device | str = "cpu",
@@ -207,7 +217,8 @@ def mutual_scores(
     patches; the score is the mean of the lowest floor(fraction * others) of these but for the very
     lowest floor(skip * others), at least one. MuSc, equations 3 to 5, has no `skip`: it keeps a
     few images of the same part, or a defect that recurs, from vouching for each other. Returns
-    (N, P) float32.
+    (N, P) float32. `parts` (N,) number the part that each image shows (None: each its own): an
+    image is not compared with those of its own part. Raises ValueError if that leaves it none.
 
     `references` are sorted indices of the R images that serve for comparison (None: all). The cost
     is N R products of images, or N^2 / 2 with all of them, as long as the table of distances,
@@ -220,6 +231,9 @@ def mutual_scores(
     columns = np.arange(n) if references is None else references
     if n < 2 or len(columns) < 2:
         raise ValueError(f"MuSc needs at least 2 images, got {n} with {len(columns)} references")
+    shown = np.arange(n) if parts is None else parts
+    if len(np.unique(shown[columns])) < 2:
+        raise ValueError("MuSc compares images of different parts, and all are of one part")
     scores = np.empty((n, p), np.float32)
     with comparing(device, half=half) as pairs:
         rows = max(1, int(memory_mb * 2**20 / (pairs.dtype.itemsize * p * len(columns))))
@@ -231,7 +245,7 @@ def mutual_scores(
 
             def score(block: slice, table: Array = table, first: int = first) -> None:
                 for row in range(block.start, block.stop):
-                    own = columns == row
+                    own = shown[columns] == shown[row]
                     scores[row] = _lowest_mean(table[row - first], own, fraction, skip)
 
             pairs.map(score, blocks(first, band.stop, 1))

@@ -108,35 +108,56 @@ def distances(
     bank: Bank,
     *,
     parts: Sequence[int] | None = None,
+    images: Sequence[int] | None = None,
     half: bool = False,
     device: torch.device | str = "cpu",
     progress: Progress = silent,
 ) -> NDArray[np.float32]:
     """Return the Euclidean distances (N, P) of patches to the nearest patch of `bank`, in [0, 2].
 
-    `layer` holds the tokens (N, P, D) of the images. With `parts` (N,) an image is compared with
-    the patches of other parts than its own alone; infinite where there are none. `half` looks for
-    the nearest patch in bfloat16 (twice as fast with AMX). Its distance is exact either way,
-    and the patch found is at most about 1 % farther than the nearest.
+    `layer` holds the tokens (N, P, D) of the images. With `parts` an image is compared with the
+    patches of other parts than its own alone; infinite where there are none. `parts` are those of
+    all images, or of the numbered `images` (K,): only those are compared then, and (K, P) is
+    returned. `half` looks for the nearest patch in bfloat16 (twice as fast with AMX). Its distance
+    is exact either way, and the patch found is at most about 1 % farther than the nearest.
     """
+    if parts is not None:
+        numbers = range(len(layer)) if images is None else images
+        return _held_out(layer, grid, size, bank, numbers, parts, half, device, progress)
     n, p, _ = layer.shape
     found = np.full((n, p), np.inf, np.float32)
-    if parts is None:
-        stored = _columns(bank, device, half)
-        step = max(1, _BLOCK // 4)
-        for start in range(0, n, step):
-            block = slice(start, min(start + step, n))
-            queries = _vectors(layer, block, grid, size).to(device)
-            near = _nearest(queries.flatten(0, 1), stored)
-            found[block] = near.view(-1, p).cpu().numpy()
-            progress(block.stop, n)
-        return found
-    for row, part in enumerate(parts):
-        others = bank.without(part)
-        if len(others.patches):
-            queries = _vectors(layer, slice(row, row + 1), grid, size).to(device)
-            found[row] = _nearest(queries[0], _columns(others, device, half)).cpu().numpy()
-        progress(row + 1, n)
+    stored = _columns(bank, device, half)
+    step = max(1, _BLOCK // 4)
+    for start in range(0, n, step):
+        block = slice(start, min(start + step, n))
+        queries = _vectors(layer, block, grid, size).to(device)
+        near = _nearest(queries.flatten(0, 1), stored)
+        found[block] = near.view(-1, p).cpu().numpy()
+        progress(block.stop, n)
+    return found
+
+
+def _held_out(
+    layer: Array,
+    grid: tuple[int, int],
+    size: int,
+    bank: Bank,
+    images: Sequence[int],
+    parts: Sequence[int],
+    half: bool,
+    device: torch.device | str,
+    progress: Progress,
+) -> NDArray[np.float32]:
+    """Return the distances (K, P) of some images to the patches of other parts than theirs."""
+    found = np.full((len(images), layer.shape[1]), np.inf, np.float32)
+    owners = set(bank.owners.tolist())
+    whole = _columns(bank, device, half)
+    for row, (image, part) in enumerate(zip(images, parts, strict=True)):
+        others = _columns(bank.without(part), device, half) if part in owners else whole
+        if others:
+            queries = _vectors(layer, slice(image, image + 1), grid, size).to(device)
+            found[row] = _nearest(queries[0], others).cpu().numpy()
+        progress(row + 1, len(images))
     return found
 
 
@@ -146,7 +167,7 @@ Columns = list[tuple[Tensor, Tensor]]
 
 def _columns(bank: Bank, device: torch.device | str, half: bool) -> Columns:
     blocks = torch.split(torch.from_numpy(bank.patches).to(device).float(), _COLUMNS)
-    return [(block, block.bfloat16() if half else block) for block in blocks]
+    return [(block, block.bfloat16() if half else block) for block in blocks if len(block)]
 
 
 def _nearest(queries: Tensor, columns: Columns) -> Tensor:

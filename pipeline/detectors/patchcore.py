@@ -203,18 +203,21 @@ def held_out_distances(
     owners: NDArray[np.int64],
     images: Sequence[int],
     *,
+    parts: NDArray[np.int64] | None = None,
     neighbourhoods: Sequence[int] = (1,),
     device: torch.device | str = "cpu",
     progress: Progress = silent,
 ) -> NDArray[np.float32]:
     """Return the distances (R, P) of some normal `images` to the patches of the other ones.
 
-    `memory` and `owners` are those of `bank`, `layers` what it was made from. Where an image owns
-    the whole bank its distances are infinite.
+    `memory` and `owners` are those of `bank`, `layers` what it was made from. With `parts`, which
+    number the part of each image of `layers` (None: each its own), patches of other parts are
+    meant. Where a part owns the whole bank its distances are infinite.
     """
+    shown = np.arange(len(layers[0])) if parts is None else parts
     found = np.full((len(images), layers[0].shape[1]), np.inf, np.float32)
     for row, image in enumerate(images):
-        others = memory[owners != image]
+        others = memory[shown[owners] != shown[image]]
         if len(others):
             own = [layer[image : image + 1] for layer in layers]
             distances, _ = patch_distances(

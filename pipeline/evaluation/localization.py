@@ -15,6 +15,9 @@ from scipy import ndimage
 _EIGHT = np.ones((3, 3), bool)
 _DROPPED_BITS = 10
 _BINS = (int(np.float32(1).view(np.uint32)) >> _DROPPED_BITS) + 1  # 1,040,385
+_COARSE_BITS = 17
+_LOWEST = int(np.float32(2**-10).view(np.uint32)) >> _COARSE_BITS
+_COARSE = (int(np.float32(1).view(np.uint32)) >> _COARSE_BITS) - _LOWEST + 1  # 641
 
 
 class ProCurve:
@@ -84,6 +87,44 @@ class ProCurve:
         used = np.flatnonzero(self._normal + self._defect)[::-1]  # highest threshold first
         fpr, rate = (np.concatenate(([0], np.cumsum(h[used]))) for h in (self._normal, hits))
         return _area_below(fpr / fpr[-1], rate / rate[-1], limit)
+
+
+class ProPieces:
+    """What each map adds to `ProCurve.aupro`, for resamples of the maps.
+
+    Bins are 64 to an octave from 2^-10 to 1: two values in one are within 1.6 %, or below .001. An
+    area differs from that of `ProCurve` by some .001. 10 KB a map.
+    """
+
+    def __init__(self) -> None:
+        self._normal: list[NDArray[np.float64]] = []
+        self._overlap: list[NDArray[np.float64]] = []
+        self._regions: list[int] = []
+
+    def add(self, anomaly_map: ArrayLike, mask: ArrayLike) -> None:
+        """Count one map (H, W) with its mask (H, W), as `ProCurve.add` does."""
+        bins = _coarse_bins(np.asarray(anomaly_map, np.float32))
+        regions, count = ndimage.label(np.asarray(mask) != 0, structure=_EIGHT)
+        defective = regions > 0
+        owner = regions[defective]
+        share = 1.0 / np.bincount(owner)[owner] if count else None
+        self._normal.append(np.bincount(bins[~defective], minlength=_COARSE).astype(float))
+        self._overlap.append(np.bincount(bins[defective], share, minlength=_COARSE).astype(float))
+        self._regions.append(int(count))
+
+    def aupro(self, weights: NDArray[np.int64], *, max_fpr: float) -> NDArray[np.float64]:
+        """Return the AUPRO (B,) with maps taken `weights` (B, N) times; NaN where there is none."""
+        if not self._regions:
+            return np.full(len(weights), np.nan)
+        normal, overlap = np.stack(self._normal), np.stack(self._overlap)  # (N, bins)
+        regions = weights @ np.array(self._regions)
+        areas = np.full(len(weights), np.nan)
+        for b, row in enumerate(weights):
+            false = np.concatenate(([0], np.cumsum((row @ normal)[::-1])))
+            found = np.concatenate(([0], np.cumsum((row @ overlap)[::-1])))
+            if regions[b] and false[-1]:
+                areas[b] = _area_below(false / false[-1], found / regions[b], max_fpr)
+        return areas
 
 
 def box_iou(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
@@ -157,6 +198,11 @@ def _bins(values: NDArray[np.float32]) -> NDArray[np.uint32]:
     if not np.all((values >= 0) & (values <= 1)):
         raise ValueError("map values must be finite in [0, 1]: normalise over the whole set first")
     return (values + np.float32(0)).view(np.uint32) >> np.uint32(_DROPPED_BITS)  # -0 becomes 0
+
+
+def _coarse_bins(values: NDArray[np.float32]) -> NDArray[np.int64]:
+    fine = _bins(values) >> np.uint32(_COARSE_BITS - _DROPPED_BITS)
+    return np.maximum(fine.astype(np.int64) - _LOWEST, 0)
 
 
 def _area_below(x: NDArray[np.float64], y: NDArray[np.float64], limit: float) -> float:

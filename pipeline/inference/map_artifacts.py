@@ -101,7 +101,8 @@ def make_maps(
 def _images(table: pd.DataFrame, split: str, folder: Path, bits: int) -> Images:
     rows = table[table["split"] == split]
     files = [folder / path for path in rows["path"]]
-    return Images(rows["sample_id"].tolist(), lambda i: read_image(files[i], bits))
+    ids, parts = rows["sample_id"].tolist(), rows["part"].tolist()
+    return Images(ids, lambda i: read_image(files[i], bits), parts)
 
 
 def write_maps(

@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config.params import Evaluate
-from pipeline.evaluation.localization import ProCurve, region_rates
+from pipeline.evaluation.intervals import Interval, interval
+from pipeline.evaluation.labels import Resampling
+from pipeline.evaluation.localization import ProCurve, ProPieces, region_rates
 from pipeline.io.arrays import open_arrays
 from pipeline.io.images import ImageError, read_mask
 from pipeline.io.map_files import mask_to_map
@@ -30,15 +32,16 @@ def mask_metrics(
     normal: list[str],
     paths: ArtifactPaths,
     label_of: dict[str, str],
-) -> dict[str, float | None]:
-    """Return the metrics of maps and regions against masks; none without masks.
+    sampling: Resampling,
+) -> tuple[dict[str, float | None], dict[str, Interval | None]]:
+    """Return the metrics of maps and regions against masks, and the interval of AUPRO.
 
-    A true mask comes to the size of the maps without losing thin regions (`mask_to_map`). An image
-    that should have a mask and has none is left out.
+    There are none without masks. A true mask comes to the size of the maps without losing thin
+    regions (`mask_to_map`). An image that should have a mask and has none is left out.
     """
     table = read_parquet(paths.manifest(category) / "masks.parquet", MASKS)
     if len(table) == 0:
-        return {}
+        return {}, {}
     mask_of = dict(zip(table["sample_id"], table["mask_path"], strict=True))
     maps = open_arrays(paths.maps(category) / "maps.zarr")["maps"]
     binary = open_arrays(paths.mebin(category) / "masks.zarr")["masks"]
@@ -46,22 +49,30 @@ def mask_metrics(
     images = read_parquet(paths.manifest(category) / "images.parquet", IMAGES)
     sizes = zip(images["height"].tolist(), images["width"].tolist(), strict=True)
     shapes = dict(zip(images["sample_id"].tolist(), sizes, strict=True))
-    curve = ProCurve()
-    true_boxes, predicted_boxes = [], []
+    curve, pieces = ProCurve(), ProPieces()
+    measured, true_boxes, predicted_boxes = [], [], []
     with track(f"evaluating {category}") as progress:
         for i, sample_id, mask in _true_masks(ids, root, mask_of, label_of, shapes, normal):
-            curve.add(maps[i], mask_to_map(mask, maps.shape[1]))
+            resized = mask_to_map(mask, maps.shape[1])
+            curve.add(maps[i], resized)
+            if sampling.resamples:
+                pieces.add(maps[i], resized)
+            measured.append(sample_id)
             predicted = resize_mask(np.asarray(binary[i], bool), shapes[sample_id])
             true_boxes.append(find_regions(mask).boxes)
             predicted_boxes.append(find_regions(predicted).boxes)
             progress(i + 1, len(ids))
     fpr, fnr = region_rates(true_boxes, predicted_boxes, iou=options.region_iou)
-    return {
+    metrics = {
         "pixel_auroc": curve.auroc(),
         "aupro": curve.aupro(max_fpr=options.max_fpr),
         "region_fpr": fpr,
         "region_fnr": fnr,
     }
+    if not sampling.resamples:
+        return metrics, {}
+    draws = sampling.draws[:, sampling.columns(measured)]
+    return metrics, {"aupro": interval(pieces.aupro(draws, max_fpr=options.max_fpr))}
 
 
 def _true_masks(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.config.params import Maps
@@ -33,12 +34,13 @@ class MuSc(Detector):
         self._features = PatchFeatures(options, resources, options.layers)
         self._normals = Images((), _no_image)
         self._bank: dict[str, Array] = {}
+        self._bank_parts: list[str] = []
         self._ranks = (0.0, 1.0)
         self._half = uses_bfloat16(resources.device, resources.compute.dtype)
 
     def fit(self, normals: Images) -> None:
         """Keep the references for `score_references`: MuSc learns nothing from them."""
-        self._normals = normals.take(some_references(len(normals), self._options.seed))
+        self._normals = normals.take(some_references(normals.parts, self._options.seed))
 
     def score_run(self, images: Images) -> Scores:
         """Compare the images with each other and keep some of them for `score`."""
@@ -50,8 +52,9 @@ class MuSc(Detector):
                 f"{resources.category}: maps.method musc compares images with each other and needs "
                 "at least 2: add images, or use patchcore with normal references"
             )
+        parts = self._parts(images)
         with resources.tracker("comparing") as progress:
-            self._ranks = self._choose_ranks(features)
+            self._ranks = self._choose_ranks(features, parts)
             patches = musc.patch_scores(
                 features.layers,
                 features.grid,
@@ -60,12 +63,14 @@ class MuSc(Detector):
                 fraction=self._ranks[1],
                 half=self._half,
                 references=self._compared_with(images.names),
+                parts=parts,
                 memory_mb=resources.compute.memory_mb / 2,
                 device=resources.device,
                 allocate=memory,
                 progress=progress,
             )
         chosen = musc.choose_references(images.names, _BANK_IMAGES, options.seed)
+        self._bank_parts = [images.parts[i] for i in chosen]
         self._bank = {
             f"layer_{k}": layer[chosen].astype(np.float16)
             for k, layer in enumerate(features.layers)
@@ -79,12 +84,27 @@ class MuSc(Detector):
             return Scores(on_grid(patches, features.grid), reweighted)
         return patch_and_image_scores(patches, features.grid, options)
 
-    def _choose_ranks(self, features: Features) -> tuple[float, float]:
+    def _parts(self, images: Images) -> NDArray[np.int64]:
+        """Return the numbers (N,) of the images' parts; raise if those compared show only one."""
+        parts = pd.factorize(np.array(images.parts, object))[0]
+        chosen = self._compared_with(images.names)
+        if len(set(parts[chosen].tolist())) < 2:
+            raise ArtifactError(
+                f"{self._resources.category}: maps.method musc compares different parts, and the "
+                "images show only one: add others, raise maps.references, or mend manifest.part"
+            )
+        return np.asarray(parts, np.int64)
+
+    def _choose_ranks(self, features: Features, parts: NDArray[np.int64]) -> tuple[float, float]:
         """Return `maps.skip` and `maps.fraction`; `auto` looks at how alike the images lie."""
         skip, fraction = self._options.skip, self._options.fraction
         if skip == "auto" or fraction == "auto":
             ratio = musc.pose_ratio(
-                features.layers[0], features.grid, half=self._half, device=self._resources.device
+                features.layers[0],
+                features.grid,
+                parts=parts,
+                half=self._half,
+                device=self._resources.device,
             )
             chosen = musc.choose_ranks(ratio)
             skip = chosen[0] if skip == "auto" else skip
@@ -103,13 +123,17 @@ class MuSc(Detector):
         return self._against(images, "queries", "comparing")
 
     def score_references(self) -> References:
-        """Score references as if they were new images."""
-        if len(self._normals) == 0:
+        """Score references as if they were new images: not against images of their own part.
+
+        A reference whose part is the only one of the bank is left out.
+        """
+        bank = set(self._bank_parts)
+        some = [i for i, part in enumerate(self._normals.parts) if bank - {part}]
+        if not some:
             return References()
+        normals = self._normals.take(some)
         what = "normal references"
-        return References(
-            self._normals.names, self._against(self._normals, what, f"comparing {what}")
-        )
+        return References(normals.names, self._against(normals, what, f"comparing {what}"))
 
     def state(self) -> Mapping[str, Array]:
         """Return the tokens (R, P, D) float16 of each layer, ``layer_0`` and so on, and ``ranks``.
@@ -136,6 +160,7 @@ class MuSc(Detector):
     def _against(self, images: Images, what: str, step: str) -> Scores:
         options, resources = self._options, self._resources
         features = self._features(images, what, resources.scratch())
+        own = [[part == other for other in self._bank_parts] for part in images.parts]
         with resources.tracker(step) as progress:
             patches = musc.scores_against(
                 features.layers,
@@ -144,6 +169,7 @@ class MuSc(Detector):
                 neighbourhoods=options.neighbourhoods,
                 skip=self._ranks[0],
                 fraction=self._ranks[1],
+                own=np.array(own, np.bool_) if self._bank_parts else None,
                 half=self._half,
                 device=resources.device,
                 progress=progress,

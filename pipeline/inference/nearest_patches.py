@@ -22,7 +22,7 @@ from pipeline.detectors.calibration import (
 )
 from pipeline.detectors.features import Array, Features
 from pipeline.detectors.nearest import Bank, build_bank, distances
-from pipeline.inference.map_scores import on_grid, some_references
+from pipeline.inference.map_scores import PartNumbers, on_grid, some_references
 from pipeline.inference.patch_features import PatchFeatures, Resources
 from pipeline.io.paths import ArtifactError
 from pipeline.mgvit.precision import uses_bfloat16
@@ -30,7 +30,7 @@ from pipeline.mgvit.precision import uses_bfloat16
 Floats = NDArray[np.float32]
 
 _REFERENCES = 200
-"""At most so many references calibrate: a limit at a rate of 5 % needs some of each side."""
+"""Parts at most whose references calibrate: a limit at a rate of 5 % needs some of each side."""
 
 
 class NearestPatches(Detector):
@@ -52,9 +52,10 @@ class NearestPatches(Detector):
         self._banks: list[Bank] = []
         self._calibration = Calibration((), ())
         self._references = References()
+        self._parts = PartNumbers()
 
     def fit(self, normals: Images) -> None:
-        """Build the banks, and calibrate by references that are compared with the others."""
+        """Build the banks, and calibrate by references that are compared with other parts."""
         if len(normals) < 2:
             raise ArtifactError(
                 f"{self._resources.category}: maps.method nearest needs at least 2 normal "
@@ -62,33 +63,37 @@ class NearestPatches(Detector):
                 "(train/good, manifest.normal_list or manifest.normal_root) or use maps.method musc"
             )
         features = self._features(normals, "normal references", self._resources.scratch())
+        self._parts = PartNumbers(normals.parts)
+        owners = self._parts(normals.parts)
         self._banks = [
-            self._bank(features, layer, size, f"bank {k + 1} of {len(self._runs)}")
+            self._bank(features, layer, size, owners, f"bank {k + 1} of {len(self._runs)}")
             for k, (layer, size) in enumerate(self._runs)
         ]
-        some = some_references(len(normals), self._options.seed, _REFERENCES)
-        chosen = features
-        if len(some) < len(normals):  # a copy in memory, of tokens that may lie in files
-            layers = tuple(layer[some] for layer in features.layers)
-            chosen = Features(layers, features.class_tokens[some], features.grid)
-        del features
-        held_out = self._distances(chosen, "comparing normal references", parts=some)
+        some = some_references(normals.parts, self._options.seed, _REFERENCES)
+        what = "comparing normal references"
+        held_out = self._distances(features, what, owners[some], images=some)
         compared = np.all([np.isfinite(run).all(axis=1) for run in held_out], axis=0)
         held_out = [run[compared] for run in held_out]
         try:
             self._calibration = calibrate(held_out, self._sizes)
         except ValueError as error:  # one image owns the whole bank
             raise ArtifactError(
-                f"{self._resources.category}: the normal references show one image only: {error}; "
+                f"{self._resources.category}: the normal references show one part only: {error}; "
                 "add others, or use maps.method musc"
             ) from error
         names = normals.take(np.asarray(some)[compared].tolist()).names
-        self._references = References(names, self._scores(held_out, chosen.grid))
+        self._references = References(names, self._scores(held_out, features.grid))
 
     def score(self, images: Images) -> Scores:
-        """Compare images with the banks."""
+        """Compare images with the banks, but for the patches of their own parts."""
         features = self._features(images, "queries", self._resources.scratch())
-        return self._scores(self._distances(features, "comparing"), features.grid)
+        found = self._distances(features, "comparing", self._parts.shared(images))
+        if not all(np.isfinite(run).all() for run in found):
+            raise ArtifactError(
+                f"{self._resources.category}: an image shows the only part of the normal "
+                "references that is in a bank; add references of others, or mend manifest.part"
+            )
+        return self._scores(found, features.grid)
 
     def score_references(self) -> References:
         """Return the scores that `fit` found, each reference compared with the others."""
@@ -111,12 +116,15 @@ class NearestPatches(Detector):
             _scales(state["run_scales"]), _scales(state["score_scales"])
         )
 
-    def _bank(self, features: Features, layer: int, size: int, step: str) -> Bank:
+    def _bank(
+        self, features: Features, layer: int, size: int, owners: NDArray[np.int64], step: str
+    ) -> Bank:
         with self._resources.tracker(step) as progress:
             return build_bank(
                 features.layers[layer],
                 features.grid,
                 size,
+                owners=owners,
                 keep=self._options.coreset_max,
                 seed=self._options.seed,
                 device=self._resources.device,
@@ -124,9 +132,13 @@ class NearestPatches(Detector):
             )
 
     def _distances(
-        self, features: Features, step: str, parts: Sequence[int] | None = None
+        self,
+        features: Features,
+        step: str,
+        parts: NDArray[np.int64] | None = None,
+        images: Sequence[int] | None = None,
     ) -> list[Floats]:
-        """Return the distances (N, P) of every run."""
+        """Return the distances (N, P) of every run, of all or some images."""
         found = []
         for k, ((layer, size), bank) in enumerate(zip(self._runs, self._banks, strict=True)):
             with self._resources.tracker(f"{step}, run {k + 1} of {len(self._runs)}") as progress:
@@ -135,7 +147,8 @@ class NearestPatches(Detector):
                     features.grid,
                     size,
                     bank,
-                    parts=parts,
+                    parts=None if parts is None else parts.tolist(),
+                    images=images,
                     half=self._half,
                     device=self._resources.device,
                     progress=progress,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,12 @@ from pipeline.detectors.features import (
     Array,
     Features,
 )
-from pipeline.inference.map_scores import on_grid, patch_and_image_scores, some_references
+from pipeline.inference.map_scores import (
+    PartNumbers,
+    on_grid,
+    patch_and_image_scores,
+    some_references,
+)
 from pipeline.inference.patch_features import PatchFeatures, Resources
 from pipeline.io.paths import ArtifactError
 
@@ -28,6 +33,8 @@ class PatchCore(Detector):
         self._options, self._resources = options, resources
         self._features = PatchFeatures(options, resources, options.layers)
         self._bank: Floats = np.zeros((0, 0), np.float32)
+        self._owners: NDArray[np.int64] = np.zeros(0, np.int64)
+        self._parts = PartNumbers()
         self._references = References()
 
     def fit(self, normals: Images) -> None:
@@ -51,13 +58,15 @@ class PatchCore(Detector):
                 device=resources.device,
                 progress=progress,
             )
+        self._parts = PartNumbers(normals.parts)
+        self._owners = self._parts(normals.parts)[owners]
         if len(normals) > 1:
             self._references = self._leave_one_out(normals, features, owners)
 
     def _leave_one_out(
         self, normals: Images, features: Features, owners: NDArray[np.int64]
     ) -> References:
-        some = some_references(len(normals), self._options.seed)
+        some = some_references(normals.parts, self._options.seed)
         with self._resources.tracker("comparing normal references") as progress:
             distances = patchcore.held_out_distances(
                 features.layers,
@@ -65,6 +74,7 @@ class PatchCore(Detector):
                 self._bank,
                 owners,
                 some,
+                parts=self._parts(normals.parts),
                 neighbourhoods=self._options.neighbourhoods,
                 device=self._resources.device,
                 progress=progress,
@@ -76,31 +86,50 @@ class PatchCore(Detector):
         )
 
     def score(self, images: Images) -> Scores:
-        """Compare images with the bank; image scores are by PatchCore's equation 7."""
-        options, resources = self._options, self._resources
-        features = self._features(images, "queries", resources.scratch())
-        layers, grid = features.layers, features.grid
-        with resources.tracker("comparing") as progress:
+        """Compare images with the bank, but for the patches of their own parts.
+
+        Image scores are by PatchCore's equation 7.
+        """
+        features = self._features(images, "queries", self._resources.scratch())
+        grid = features.grid
+        distances = np.zeros(features.layers[0].shape[:2], np.float32)
+        scores = np.zeros(len(images), np.float32)
+        parts = self._parts.shared(images)
+        if parts is None:
+            distances, scores = self._compare(features.layers, grid, self._bank)
+        else:
+            for part in np.unique(parts):  # -1: those that no reference shows
+                rows = np.flatnonzero(parts == part)
+                others = self._bank[self._owners != part]
+                if len(others) == 0:
+                    raise ArtifactError(
+                        f"{self._resources.category}: an image shows the only part of the normal "
+                        "references in the bank; add references of others, or mend manifest.part"
+                    )
+                layers = [layer[rows] for layer in features.layers]
+                distances[rows], scores[rows] = self._compare(layers, grid, others)
+        if self._options.image_score == "published":
+            return Scores(on_grid(distances, grid), lambda maxima: scores)
+        return patch_and_image_scores(distances, grid, self._options)
+
+    def _compare(
+        self, layers: Sequence[Array], grid: tuple[int, int], bank: Floats
+    ) -> tuple[Floats, Floats]:
+        """Return distances (N, P) and image scores (N,) of images against a bank."""
+        sizes = self._options.neighbourhoods
+        with self._resources.tracker("comparing") as progress:
             distances, nearest = patchcore.patch_distances(
                 layers,
                 grid,
-                self._bank,
-                neighbourhoods=options.neighbourhoods,
-                device=resources.device,
+                bank,
+                neighbourhoods=sizes,
+                device=self._resources.device,
                 progress=progress,
             )
         scores = patchcore.image_scores(
-            layers,
-            grid,
-            self._bank,
-            distances,
-            nearest,
-            neighbourhoods=options.neighbourhoods,
-            reweight=True,
+            layers, grid, bank, distances, nearest, neighbourhoods=sizes, reweight=True
         )
-        if options.image_score == "published":
-            return Scores(on_grid(distances, grid), lambda maxima: scores)
-        return patch_and_image_scores(distances, grid, options)
+        return distances, scores
 
     def score_references(self) -> References:
         """Return the scores that `fit` found."""

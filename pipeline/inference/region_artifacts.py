@@ -21,7 +21,10 @@ log = logging.getLogger("anomalyncd")
 
 
 def report_limit(category: str, limit: Limit, n_references: int, asked: float) -> None:
-    """Log what the limit of normal images rests on, and warn where it promises less than asked."""
+    """Log what the limit of normal images rests on, and warn where it promises less than asked.
+
+    Several references of one part count as one.
+    """
     if limit.basis == "nothing":
         log.warning(
             "%s: no image is called normal by its score: there are no normal references, and the "

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from pipeline.clustering.descriptors import descriptor_space
+from pipeline.clustering.descriptors import descriptor_space, one_row_a_part
 from pipeline.clustering.ensemble import fit_ensemble
 from pipeline.clustering.normal_images import known_normal
 from pipeline.clustering.novelty import fit_novelty
@@ -113,6 +113,7 @@ def fit_regions(
     references: NDArray[np.float64],
     n_classes: int,
     options: Predict,
+    parts: NDArray[np.int64] | None = None,
 ) -> RegionModel:
     """Fit the classifier of regions to a set, without labels.
 
@@ -123,18 +124,25 @@ def fit_regions(
     crops
         Their rows of crops.parquet.
     scores, references
-        Anomaly scores (M,) of their images, and (R,) of normal references.
+        Anomaly scores (M,) of their images, and (R,) of parts of normal references.
     n_classes
         Classes, normal included.
+    parts
+        Numbers (M,) of the parts that their images show, each of which the mixtures see once; None:
+        each image by itself.
     """
-    normal, limit = normal_of_set(options.normal, crops, scores, references, options.false_alarms)
+    normal, limit = normal_of_set(
+        options.normal, crops, scores, references, options.false_alarms, parts
+    )
     if seen.pooled is None:
         return RegionModel(limit, fit_novelty(seen.features[~normal]))
     space = descriptor_space(seen.pooled[~normal])
     descriptors = space(seen.pooled[~normal])
+    images = pd.factorize(crops["sample_id"])[0][~normal]
+    shown = None if parts is None else parts[~normal]
     ensemble = fit_ensemble(
-        descriptors,
-        crops["score"].to_numpy()[~normal],
+        one_row_a_part(descriptors, images, shown),
+        one_row_a_part(crops["score"].to_numpy()[~normal], images, shown),
         n_classes,
         normal_known=bool(normal.any()),
         dimensions=options.dimensions,

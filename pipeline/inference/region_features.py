@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.clustering.conformal import Limit, normal_limit
+from pipeline.clustering.conformal import Limit, normal_limit, part_scores
 from pipeline.clustering.descriptors import PooledTokens
 from pipeline.clustering.normal_images import NormalRule, known_normal
 from pipeline.config.params import Compute
@@ -42,14 +42,16 @@ def normal_of_set(
     scores: NDArray[np.float64],
     references: NDArray[np.float64],
     false_alarms: float,
+    parts: NDArray[np.int64] | None = None,
 ) -> tuple[NDArray[np.bool_], Limit]:
     """Return which crops (M,) are normal by `rule`, and up to which score images are normal.
 
-    `scores` (M,) are those of their images, `references` (R,) those of the normal references, maybe
-    none. The limit is -inf unless the rule is ``scores``.
+    `scores` (M,) are those of their images, `references` (R,) those of the parts of normal
+    references, maybe none. `parts` (M,) numbers the parts of the crops' images (None: each image by
+    itself). The limit is -inf unless the rule is ``scores``.
     """
     limit = Limit(-np.inf, "nothing", None, float("nan"))
     if rule == "scores":
-        first = ~crops["sample_id"].duplicated().to_numpy()
-        limit = normal_limit(scores[first], references, false_alarms=false_alarms)
+        shown = crops["sample_id"] if parts is None else parts
+        limit = normal_limit(part_scores(scores, shown), references, false_alarms=false_alarms)
     return known_normal(rule, crops["area_px"], scores, limit.value), limit

@@ -18,6 +18,7 @@ from pipeline.io.dataset_formats import (
     understood,
 )
 from pipeline.io.images import ImageError, ImageInfo, inspect_image, read_mask
+from pipeline.io.parts import is_part_file, parts_of
 from pipeline.progress import Progress, silent
 
 T = TypeVar("T")
@@ -30,7 +31,10 @@ _WORKERS = min(4, os.cpu_count() or 1)
 
 @dataclass(frozen=True)
 class Sample:
-    """One usable image; path and mask are relative to the root, posix; label None where unknown."""
+    """One usable image; path and mask are relative to the root, posix; label None where unknown.
+
+    Images of the same `part` show one thing: exposures or views of it.
+    """
 
     sample_id: str
     path: str
@@ -40,6 +44,7 @@ class Sample:
     channels: int
     label: str | None
     mask: str | None
+    part: str
 
 
 class Rejected(NamedTuple):
@@ -81,6 +86,7 @@ def collect(
     exclude_labels: Sequence[str] = ("combined",),
     normal_list: str | None = None,
     normal_root: Path | None = None,
+    part: str | None = None,
     bits: int = 16,
     progress: Progress = silent,
 ) -> Dataset:
@@ -90,6 +96,8 @@ def collect(
     ----------
     root, layout, normal_label, exclude_labels, normal_list, normal_root
         See `scan_folder`.
+    part
+        Which images show one part (`pipeline.io.parts`); None: each one its own.
     bits
         Significant bits of 16-bit grey images (see `read_image`).
     progress
@@ -105,7 +113,7 @@ def collect(
     Raises
     ------
     DatasetError
-        There is no usable query image.
+        There is no usable query image, or `part` cannot be used.
     """
     scan = scan_folder(
         root,
@@ -121,6 +129,8 @@ def collect(
     samples = _with_sound_masks(root, samples, rejected)
     if not any(sample.split == "query" for sample in samples):
         raise DatasetError(_no_queries(root, scan, rejected))
+    if part is not None:
+        samples, rejected = _with_parts(root, samples, rejected, part)
     samples.sort(key=lambda sample: sample.sample_id)
     wide = [i.largest for i in infos if isinstance(i, ImageInfo) and i.largest is not None]
     return Dataset(
@@ -172,6 +182,7 @@ def _unique(
                 channels=info.channels,
                 label=entry.label,
                 mask=entry.mask,
+                part=info.sample_id,
             )
     return list(kept.values())
 
@@ -188,6 +199,19 @@ def _with_sound_masks(
             sample = replace(sample, mask=None)
         sound.append(sample)
     return sound
+
+
+def _with_parts(
+    root: Path, samples: Sequence[Sample], rejected: Sequence[Rejected], rule: str
+) -> tuple[list[Sample], list[Rejected]]:
+    """Name the parts of samples; a file that lists them is no longer rejected."""
+    paths = [sample.path for sample in samples]
+    found = parts_of(root, paths, [*paths, *(row.path for row in rejected)], rule)
+    own = rule if is_part_file(rule) else None
+    return (
+        [replace(sample, part=found.get(sample.path, sample.part)) for sample in samples],
+        [row for row in rejected if row.path != own],
+    )
 
 
 def _mask_problem(root: Path, sample: Sample) -> str | None:

@@ -21,6 +21,7 @@ IMAGES = _fields(
     ("height", _INT),
     ("width", _INT),
     ("channels", _INT),
+    ("part", _STRING),
 )
 LABELS = _fields(("sample_id", _STRING), ("label", _STRING))
 MASKS = _fields(("sample_id", _STRING), ("mask_path", _STRING))
@@ -61,6 +62,14 @@ MERGED = _fields(
     ("probabilities", _FLOATS),
     ("region_classes", pa.list_(_INT)),
     ("class_set", pa.list_(_INT)),
+)
+PART_VERDICTS = _fields(
+    ("part", _STRING),
+    ("class", _INT),
+    ("confidence", _FLOAT),
+    ("probabilities", _FLOATS),
+    ("n_images", _INT),
+    ("n_defective", _INT),
 )
 CLASSIFIED = _fields(
     ("path", _STRING),

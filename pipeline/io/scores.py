@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pipeline.clustering.conformal import part_scores
+from pipeline.io.part_table import numbered, read_parts
 from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.schemas import MAP_SCORES, REFERENCE_SCORES
 from pipeline.io.tables import read_parquet
@@ -33,3 +35,11 @@ def scores_of_references(
     """
     table = read_parquet(paths.maps(category) / "references.parquet", REFERENCE_SCORES)
     return np.asarray(table[column].to_numpy(np.float64))
+
+
+def scores_of_reference_parts(paths: ArtifactPaths, category: str) -> NDArray[np.float64]:
+    """Return one `image_score` for each part of the normal references: its highest, (R,)."""
+    table = read_parquet(paths.maps(category) / "references.parquet", REFERENCE_SCORES)
+    return part_scores(
+        table["image_score"], numbered(read_parts(paths, category), table["sample_id"])
+    )

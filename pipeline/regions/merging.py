@@ -139,6 +139,31 @@ def merge_regions(
     return merged
 
 
+def part_verdicts(
+    image_classes: ArrayLike, image_part: ArrayLike, probabilities: ArrayLike
+) -> NDArray[np.int64]:
+    """Return one class for each of P parts: normal (0) only if all its images are.
+
+    Otherwise it is the defect class with the highest probability of the part.
+
+    Parameters
+    ----------
+    image_classes, image_part
+        (N,) each: the class of an image, and its part in [0, P).
+    probabilities
+        (P, C) of the parts, merged from all their regions (`merge_regions`).
+
+    Examples
+    --------
+    >>> part_verdicts([0, 0, 2], [0, 1, 1], [[0.9, 0.1, 0.0], [0.6, 0.1, 0.3]]).tolist()
+    [0, 2]
+    """
+    p = np.asarray(probabilities, np.float64)
+    defective = np.zeros(len(p), np.bool_)
+    np.logical_or.at(defective, np.asarray(image_part), np.asarray(image_classes) != 0)
+    return np.where(defective, p[:, 1:].argmax(1) + 1, 0).astype(np.int64)
+
+
 def region_class_set(
     classes: ArrayLike, image_index: ArrayLike, *, n_images: int
 ) -> list[list[int]]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from pipeline.curation.names import ClassNames, names_or_numbers
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.region_table import read_regions_and_crops
-from pipeline.io.schemas import IMAGES, LABELS, MAP_SCORES, MASKS, MERGED
+from pipeline.io.schemas import IMAGES, LABELS, MAP_SCORES, MASKS, MERGED, PART_VERDICTS
 from pipeline.io.tables import image_bits, read_parquet
 
 
@@ -20,7 +20,8 @@ from pipeline.io.tables import image_bits, read_parquet
 class Category:
     """The tables of one category. `paths`, `labels` and `masks` are keyed by sample_id.
 
-    `folder` holds its images; `regions` and `crops` have the same rows. `notes` say why names are
+    `folder` holds its images; `regions` and `crops` have the same rows; `verdicts` are on parts.
+    `notes` say why names are
     not used; `bits` are the significant bits of 16-bit images.
     """
 
@@ -35,6 +36,7 @@ class Category:
     crops: pd.DataFrame
     scores: pd.DataFrame
     sizes: pd.DataFrame
+    verdicts: pd.DataFrame
     names: ClassNames
     notes: tuple[str, ...] = ()
     bits: int = 16
@@ -86,6 +88,7 @@ def read_category(name: str, folder: Path, artifacts: ArtifactPaths, names_path:
         crops=crops,
         scores=read_parquet(artifacts.maps(name) / "scores.parquet", MAP_SCORES),
         sizes=images.set_index("sample_id")[["height", "width"]],
+        verdicts=read_parquet(artifacts.merge(name) / "parts.parquet", PART_VERDICTS),
         names=names,
         notes=notes,
         bits=image_bits(manifest),

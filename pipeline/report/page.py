@@ -145,8 +145,16 @@ class ReviewLink:
 
 
 @dataclass(frozen=True)
+class PartTable:
+    """The verdicts on parts; rows are part, class, confidence, defective images and images."""
+
+    note: str
+    rows: Sequence[tuple[str, int, str, int, int]]
+
+
+@dataclass(frozen=True)
 class CategoryReport:
-    """The section of one category; `losses` is SVG."""
+    """The section of one category; `losses` is SVG, `parts` None without `manifest.part`."""
 
     name: str
     classes: Sequence[ClassGallery]
@@ -159,6 +167,7 @@ class CategoryReport:
     losses: Markup
     review: ReviewLink
     names: ClassNames = field(default_factory=ClassNames)
+    parts: PartTable | None = None
 
 
 @dataclass(frozen=True)
@@ -217,15 +226,26 @@ def _inlined(name: str) -> Markup:
     return Markup((files("pipeline.report") / "templates" / name).read_text(encoding="utf-8"))
 
 
-def metrics_row(metrics: Mapping[str, float | None]) -> list[str | None]:
-    """Format the metrics of one category in the order of `METRICS`; None stays None."""
+def without_intervals(metrics: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return the metrics alone: the mean of intervals is the interval of nothing."""
+    return {name: value for name, value in metrics.items() if name != "intervals"}
+
+
+def metrics_row(metrics: Mapping[str, Any]) -> list[str | None]:
+    """Format the metrics of one category in the order of `METRICS`, with their intervals.
+
+    None stays None.
+    """
     row: list[str | None] = []
     for name in METRICS:
-        value = metrics.get(name)
+        value, ends = metrics.get(name), metrics.get("intervals", {}).get(name)
         if value is None:
             row.append(None)
+        elif name.startswith("n_"):
+            row.append(f"{value:.0f}")
         else:
-            row.append(f"{value:.0f}" if name.startswith("n_") else f"{value:.3f}")
+            shown = f" [{ends['low']:.3f}, {ends['high']:.3f}]" if ends else ""
+            row.append(f"{value:.3f}{shown}")
     return row
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -176,10 +177,11 @@ def test_the_markdown_of_a_table() -> None:
         ]
     }
     found = [Run("x", 0, "a", "x0", ()), Run("x", 1, "a", "x1", ()), Run("y", 0, "a", "y0", ())]
-    known = {
+    known: dict[str, dict[str, Any]] = {
         name: {"a": {"nmi": nmi, "ari": -0.0134, "f1": 1.0}}
         for name, nmi in (("x0", 0.4), ("x1", 0.6))
     }
+    known["x1"]["a"]["intervals"] = {"nmi": {"low": 0.25, "high": 0.75}}
     assert tables.markdown("Table 99", table, found, known).splitlines() == [
         "### Table 99",
         "",
@@ -187,7 +189,7 @@ def test_the_markdown_of_a_table() -> None:
         "",
         "| row | seeds | ours | paper, MVTec AD | paper, MTD |",
         "|---|---|---|---|---|",
-        "| x | 0, 1 | .500/-.013/1.000 (.141) | .600/.500/.700 | .100/.200/.300 |",
+        "| x | 0, 1 | .500/-.013/1.000 (.141) [.250, .750] | .600/.500/.700 | .100/.200/.300 |",
         "| y | - | - | .600/.500/.750 | - |",
         "| theirs | - | - | .500/.400/.600 | - |",
     ]

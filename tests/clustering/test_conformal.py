@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.clustering.conformal import conformal_limit, modes, normal_limit
+from pipeline.clustering.conformal import conformal_limit, modes, normal_limit, part_scores
 
 
 def p_values(scores: np.ndarray, references: np.ndarray) -> np.ndarray:
@@ -91,3 +91,32 @@ def test_what_cannot_be_done_is_said() -> None:
         conformal_limit([1.0], 0.0)
     with pytest.raises(ValueError, match="finite"):
         normal_limit([np.nan], [])
+
+
+def test_a_part_counts_once_by_its_highest_score():
+    assert part_scores([1.0, 5.0, 2.0, 3.0], [2, 0, 2, 0]).tolist() == [5, 2]
+    assert part_scores([], []).tolist() == []
+
+
+def test_one_odd_part_of_many_exposures_does_not_set_the_limit():
+    """Of 30 parts one is odd in all of its 20 exposures, a quarter of the images."""
+    rng = np.random.default_rng(0)
+    parts = np.repeat(np.arange(30), [2] * 29 + [20])
+    scores = rng.random(78)
+    scores[parts == 29] += 5
+    by_images, _ = conformal_limit(scores, 0.1)
+    by_parts, rate = conformal_limit(part_scores(scores, parts), 0.1)
+    assert rate == 0.1
+    assert by_parts < 1
+    assert by_images > 5
+
+
+@pytest.mark.parametrize("exposures", [1, 6])
+def test_the_share_of_parts_above_the_limit_is_as_promised(exposures):
+    """Images of a part share most of their score; a new part is above at most 10 % of the time."""
+    rng, above = np.random.default_rng(1), []
+    for _ in range(400):
+        own = rng.normal(size=(31, 1)) + 0.3 * rng.normal(size=(31, exposures))
+        known = part_scores(own[:30].ravel(), np.repeat(np.arange(30), exposures))
+        above.append(own[30].max() > conformal_limit(known, 0.1)[0])
+    assert np.mean(above) == pytest.approx(0.1, abs=0.04)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.clustering.descriptors import PooledTokens, region_descriptors
+from pipeline.clustering.descriptors import PooledTokens, one_row_a_part, region_descriptors
 from pipeline.mgvit.backbone import create_vit, embed, normalization
 from pipeline.mgvit.precision import autocast_for
 
@@ -102,3 +102,19 @@ def test_degenerate_sets() -> None:
     assert region_descriptors(np.zeros((0, 1, 3))).shape == (0, 1, 3)
     with pytest.raises(ValueError, match="not \\(M, L, D\\)"):
         region_descriptors(np.ones((4, 3)))
+
+
+def test_a_part_of_several_images_is_one_row():
+    values = np.arange(14.0).reshape(7, 2)
+    images, parts = [0, 0, 1, 2, 3, 4, 4], [9, 9, 5, 9, 5, 1, 1]
+    found = one_row_a_part(values, images, parts)
+    means = [values[[0, 1, 3]].mean(0), values[[2, 4]].mean(0), values[5], values[6]]
+    np.testing.assert_allclose(found, means)
+
+
+def test_images_by_themselves_stay_as_they_are():
+    values = np.random.default_rng(0).normal(size=(5, 2, 3))
+    images = [0, 0, 1, 2, 2]
+    for parts in (None, [3, 3, 1, 2, 2]):
+        np.testing.assert_array_equal(one_row_a_part(values, images, parts), values)
+    assert one_row_a_part(np.zeros((0, 2, 3)), [], []).shape == (0, 2, 3)

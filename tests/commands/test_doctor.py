@@ -166,3 +166,29 @@ def test_outside_a_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert code == 1
     assert said["params"].startswith("error")
     assert said["dvc"].startswith("error")
+
+
+def test_names_of_views_suggest_parts_and_nothing_applies_them(project: Path) -> None:
+    views = [f"{i:03d}_{view}.png" for i in range(4) for view in ("top", "left", "back")]
+    shutil.rmtree(project / "photos")
+    images(project / "photos/bolts", *views)
+    before = (project / "params.yaml").read_text()
+    _, said, text = doctor()
+    assert said["parts bolts"].startswith("ok")
+    assert "4 parts of 3.0 images each (000_back.png, 000_left.png" in said["parts bolts"]
+    rule = text.split("manifest.part: '")[1].split("'")[0]
+    assert (project / "params.yaml").read_text() == before
+    write(project, manifest=f"{{part: '{rule}'}}")
+    assert "4 parts of 12 images by manifest.part" in doctor()[1]["parts bolts"]
+
+
+def test_parts_that_cannot_be_are_named(project: Path) -> None:
+    assert "parts bolts" not in doctor()[1]
+    write(project, manifest="{part: nothing_like_it}")
+    assert doctor()[1]["parts bolts"].startswith("warning")
+    write(project, manifest="{part: parts.csv}")
+    assert doctor()[1]["parts bolts"].startswith("error")
+    (project / "photos/bolts/parts.csv").write_text("path,part\n1.png,a\n2.png,a\n")
+    _, said, _ = doctor()
+    assert said["parts bolts"].startswith("ok")
+    assert "24 parts of 25 images" in said["parts bolts"]

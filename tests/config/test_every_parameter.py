@@ -254,6 +254,7 @@ CASES = [
     Case(("evaluate",), "evaluate", {"max_fpr": 0.05}),
     Case(("evaluate",), "evaluate", {"region_iou": 0.9}),
     Case(("evaluate",), "evaluate", {"combined_label": ["scratch"]}),
+    Case(("evaluate",), "evaluate", {"bootstrap": 50}),
 ]
 
 
@@ -416,7 +417,7 @@ ELSEWHERE = {
     "dataset": ("stages/test_end_to_end", "root categories"),
     "demo": ("demo/test_generate", "seed good per_defect normals"),
     "backbone": ("io/test_backbone_weights", "source name path"),
-    "manifest": ("stages/test_manifest", "normal_list normal_root bits"),
+    "manifest": ("stages/test_manifest", "normal_list normal_root part bits"),
     "maps": (
         "stages/test_maps",
         "method backbone runs layers neighbourhoods resolution smallest_defect tiles aspect "

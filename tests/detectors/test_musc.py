@@ -277,3 +277,24 @@ def test_reweighting_of_few_or_equal_scores():
         musc.reweight_scores(np.ones(4), np.eye(3))
     with pytest.raises(ValueError, match="ks"):
         musc.reweight_scores(np.ones(4), np.eye(4), ks=())
+
+
+def test_images_of_a_part_are_not_compared():
+    """Against the definition, with the images of the own part among the left out."""
+    features, parts = _unit(7, 4, 6), np.array([0, 0, 1, 2, 2, 2, 3])
+    found = musc.mutual_scores(features, fraction=0.6, skip=0.2, parts=parts)
+    for i, part in enumerate(parts):
+        rest = [i, *np.flatnonzero(parts != part)]
+        expected = _naive(features[rest], 0.6, list(range(len(rest))), 0.2)[0]
+        np.testing.assert_allclose(found[i], expected, atol=1e-5)
+    with pytest.raises(ValueError, match="all are of one part"):
+        musc.mutual_scores(features, parts=np.zeros(7, np.int64))
+
+
+def test_poses_are_of_different_parts():
+    """Every image six times: without parts the nearest tenth are its twins."""
+    layer = np.repeat(_unit(8, 6, 8, seed=5), 6, axis=0)
+    single = musc.pose_ratio(layer[::6], (2, 3), sample=99)
+    assert musc.pose_ratio(layer, (2, 3), sample=99) < 0.1 * single
+    left_out = musc.pose_ratio(layer, (2, 3), parts=np.repeat(np.arange(8), 6), sample=99)
+    assert left_out == pytest.approx(single, rel=0.1)

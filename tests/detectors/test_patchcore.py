@@ -156,8 +156,19 @@ def test_held_out_images_are_compared_with_the_patches_of_others():
         stored = np.array([m for m in memory if np.abs(others - m).max(1).min() < 1e-6])
         pairs = np.linalg.norm(_vectors(layers)[image][:, None] - stored[None], axis=-1)
         np.testing.assert_allclose(row, pairs.min(1), atol=1e-5)
-    alone = patchcore.held_out_distances(layers, GRID, memory, np.zeros(len(memory)), [0])
+    alone = patchcore.held_out_distances(layers, GRID, memory, np.zeros(len(memory), np.int64), [0])
     assert np.isinf(alone).all()
+
+
+def test_held_out_parts_are_compared_with_other_parts():
+    layers = _layers(6)
+    memory, owners = patchcore.bank(layers, GRID, ratio=1.0)
+    parts = np.array([0, 0, 1, 1, 2, 2])
+    found = patchcore.held_out_distances(layers, GRID, memory, owners, [0], parts=parts)
+    pairs = np.linalg.norm(
+        _vectors(layers)[0][:, None] - _vectors(layers)[2:].reshape(-1, 5)[None], axis=-1
+    )
+    np.testing.assert_allclose(found[0], pairs.min(1), atol=1e-5)
 
 
 def test_no_normal_images():

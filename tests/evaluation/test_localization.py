@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from pipeline.config.params import Evaluate
-from pipeline.evaluation.localization import ProCurve, box_iou, region_rates
+from pipeline.evaluation.localization import ProCurve, ProPieces, box_iou, region_rates
 
 OPTIONS = Evaluate()
 
@@ -281,3 +281,28 @@ def test_bad_boxes_are_refused() -> None:
         region_rates([[(0, 0, 0, 4)]], [[]], iou=OPTIONS.region_iou)
     with pytest.raises(ValueError, match="images of true boxes"):
         region_rates([[]], [[], []], iou=OPTIONS.region_iou)
+
+
+def test_pieces_of_all_maps_give_the_aupro_of_the_whole() -> None:
+    rng = np.random.default_rng(0)
+    curve, pieces = ProCurve(), ProPieces()
+    chosen = [0, 0, 3, 5, 6, 6, 6]
+    maps, masks = [], []
+    for _ in range(8):
+        mask = np.zeros((60, 60), bool)
+        y, x = rng.integers(0, 40, 2)
+        mask[y : y + 15, x : x + 10] = rng.random() < 0.7
+        amap = np.clip(rng.gamma(2, 0.06, (60, 60)) + 0.15 * mask, 0, 1)
+        maps.append(amap)
+        masks.append(mask)
+        pieces.add(amap, mask)
+    for i in chosen:
+        curve.add(maps[i], masks[i])
+    weights = np.array([np.bincount(chosen, minlength=8), np.zeros(8, int)])
+    found = pieces.aupro(weights, max_fpr=0.3)
+    assert found[0] == pytest.approx(curve.aupro(max_fpr=0.3), abs=2e-3)
+    assert np.isnan(found[1])
+
+
+def test_no_pieces_have_no_aupro() -> None:
+    assert np.isnan(ProPieces().aupro(np.zeros((3, 0), np.int64), max_fpr=0.3)).all()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipeline.config.params import Compute, Maps
+from pipeline.detectors.base import Images
+from pipeline.detectors.features import Allocate, Features
+from pipeline.inference import musc_maps
 from pipeline.inference.map_scores import rescale_maps
 from pipeline.inference.musc_maps import MuSc
 from pipeline.inference.patch_features import Resources
@@ -38,3 +42,56 @@ def test_maps_are_stored_to_the_power_gamma() -> None:
     raw = np.array([[[1.0, 2.0], [3.0, 5.0]]], np.float32)
     assert np.allclose(rescale_maps(raw.copy(), 1.0, 5.0, 1.0), [[[0, 0.25], [0.5, 1]]])
     assert np.allclose(rescale_maps(raw.copy(), 1.0, 5.0, 0.5), [[[0, 0.5], [0.5**0.5, 1]]])
+
+
+class Tokens:
+    """Stands in for the ViT: the pixels of an image, (4, 3), are its tokens."""
+
+    def __init__(self, options: Maps, resources: Resources, layers: Sequence[int]) -> None:
+        del options, resources, layers
+
+    def __call__(self, images: Images, what: str, allocate: Allocate) -> Features:
+        tokens = np.array([image[:, :, 0] for image in images], np.float32)
+        return Features((tokens,), np.zeros((len(tokens), 3), np.float32), (2, 2))
+
+
+def shown(values: list[int], parts: str, prefix: str = "") -> Images:
+    """An image for each value: its patches point the more aside, the higher the value."""
+    pixels = [np.array([[[100], [v], [0]]] * 4, np.uint8) for v in values]
+    names = [f"{prefix}{i}" for i in range(len(values))]
+    return Images(names, lambda i: pixels[i], list(parts))
+
+
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch) -> MuSc:
+    monkeypatch.setattr(musc_maps, "PatchFeatures", Tokens)
+    options = Maps(
+        method="musc", layers=[0], neighbourhoods=[1], skip=0.0, fraction=1.0, image_score="maximum"
+    )
+    return MuSc(options, Resources(Path("none"), Compute(device="cpu", dtype="float32"), "bolts"))
+
+
+def test_exposures_of_one_part_do_not_vouch_for_each_other(plain: MuSc) -> None:
+    """Two exposures of an odd part beside three others: its twin must not lower the score."""
+    values = [80, 80, 0, 2, 4]
+    alone = plain.score_run(shown(values, "abcde")).patch_scores[:]
+    apart = plain.score_run(shown(values, "aabcd")).patch_scores[:]
+    odd = shown([80, 0, 2, 4], "abcd")
+    once = plain.score_run(odd).patch_scores[:]
+    np.testing.assert_allclose(apart[0], once[0], atol=1e-5)
+    np.testing.assert_allclose(apart[1], once[0], atol=1e-5)
+    assert (alone[0] < 0.9 * apart[0]).all()
+
+
+def test_references_are_not_compared_with_queries_of_their_part(plain: MuSc) -> None:
+    plain.fit(shown([80, 0], "ax", "r"))
+    plain.score_run(shown([80, 0, 2, 4], "abcd"))
+    known = plain.score_references()
+    assert list(known.names) == ["r0", "r1"]
+    fresh = plain.score(shown([80], "z", "n")).patch_scores[:]
+    assert (known.scores.patch_scores[0] > 1.2 * fresh[0]).all()
+
+
+def test_images_of_one_part_alone_are_named(plain: MuSc) -> None:
+    with pytest.raises(ArtifactError, match=r"bolts: .*different parts.*only one"):
+        plain.score_run(shown([1, 2, 3], "aaa"))

@@ -13,6 +13,7 @@ from pipeline.config.params import Compute, Maps, parse_params
 from pipeline.detectors.base import Images
 from pipeline.detectors.features import Allocate, Features
 from pipeline.inference import nearest_patches
+from pipeline.inference.map_scores import some_references
 from pipeline.inference.nearest_patches import NearestPatches
 from pipeline.inference.patch_features import Resources
 from pipeline.io.paths import ArtifactError
@@ -23,7 +24,7 @@ DEFECT = 14
 
 
 class Tokens:
-    """Stands in for the ViT: the first value of an image seeds its tokens, the second a defect."""
+    """Stands in for the ViT: an image holds the seed of its tokens, a defect, and its exposure."""
 
     def __init__(self, options: Maps, resources: Resources, layers: Sequence[int]) -> None:
         self._layers = layers
@@ -38,16 +39,23 @@ class Tokens:
                 one = kinds[rng.integers(0, 4, 36)] + rng.normal(0, 0.2, (36, WIDTH))
                 if image[0, 0, 1]:
                     one[DEFECT] = -3 * kinds.sum(0)
-                tokens.append(one)
+                noise = np.random.default_rng(int(image[0, 0, 2])).normal(0, 0.01, one.shape)
+                tokens.append(one + noise)
             layers.append(np.array(tokens, np.float32))
         return Features(tuple(layers), np.zeros((len(images), WIDTH), np.float32), GRID)
 
 
-def images(seeds: Sequence[int], *, defect: bool = False) -> Images:
-    def read(i: int) -> NDArray[np.uint8]:
-        return np.full((1, 1, 3), (seeds[i], defect, 0), np.uint8)
+def images(seeds: range | list[int], *, defect: bool = False, parts: str = "") -> Images:
+    """Images of these seeds; `parts` has a letter for each, "" means each its own."""
 
-    return Images([f"{seed}" for seed in seeds], read)
+    def read(i: int) -> NDArray[np.uint8]:
+        return np.full((1, 1, 3), (seeds[i], defect, seeds[:i].count(seeds[i])), np.uint8)
+
+    return Images([f"{seed}" for seed in seeds], read, list(parts))
+
+
+def renamed(known: Images) -> Images:
+    return Images([f"copy of {name}" for name in known.names], known.read)
 
 
 @pytest.fixture
@@ -96,7 +104,7 @@ def test_references_are_not_compared_with_themselves(detector: NearestPatches) -
     detector.fit(images(range(12)))
     known = detector.score_references()
     assert list(known.names) == [str(i) for i in range(12)]
-    themselves = image_scores(detector.score(images(range(12))))
+    themselves = image_scores(detector.score(renamed(images(range(12)))))
     fresh = image_scores(detector.score(images(range(50, 90))))
     held_out = image_scores(known.scores)
     assert (held_out > themselves).all()
@@ -107,3 +115,40 @@ def test_references_are_not_compared_with_themselves(detector: NearestPatches) -
 def test_too_few_references_are_named(detector: NearestPatches, count: int) -> None:
     with pytest.raises(ArtifactError, match=rf"thing: .*at least 2 .* has {count}: add some"):
         detector.fit(images(range(count)))
+
+
+def test_references_are_not_compared_with_their_own_part(detector: NearestPatches) -> None:
+    """Two exposures of each thing, with nearly the same tokens, would vouch for each other."""
+    twice = [seed for seed in range(12) for _ in range(2)]
+    detector.fit(images(twice, parts="abcdefghijklmnopqrstuvwx"))
+    vouched = detector.state()["run_scales"][:, 0]
+    detector.fit(images(twice, parts="aabbccddeeffgghhiijjkkll"))
+    known = detector.score_references()
+    assert len(known.names) == 24
+    assert (vouched < 0.1 * detector.state()["run_scales"][:, 0]).all()
+    shared = detector.score(images(range(12), parts="abcdefghijkl")).patch_scores[:]
+    np.testing.assert_allclose(shared, known.scores.patch_scores[::2], atol=1e-4)
+
+
+def test_a_query_leaves_out_its_own_part_of_the_bank(detector: NearestPatches) -> None:
+    detector.fit(images(range(12)))
+    own, other = images([5]), renamed(images([5]))
+    left_out = image_scores(detector.score(own))
+    assert left_out > image_scores(detector.score(other))
+    held_out = detector.score_references()
+    row = list(held_out.names).index("5")
+    assert left_out == pytest.approx(image_scores(held_out.scores)[row], abs=1e-4)
+
+
+def test_one_part_alone_is_named(detector: NearestPatches) -> None:
+    with pytest.raises(ArtifactError, match="thing: the normal references show one part only"):
+        detector.fit(images(range(4), parts="aaaa"))
+
+
+def test_references_are_drawn_by_parts() -> None:
+    parts = [name for name in "abcdefgh" for _ in range(3)]
+    drawn = some_references(parts, 0, 5)
+    assert len(drawn) == 15
+    assert drawn == sorted(drawn)
+    assert len({parts[i] for i in drawn}) == 5
+    assert len(some_references(parts, 0, 100)) == 24

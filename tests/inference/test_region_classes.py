@@ -58,3 +58,22 @@ def test_heads_keep_their_probabilities_but_for_what_is_known_as_normal() -> Non
     assert (found.probabilities[kinds == 0] == [1, 0, 0]).all()
     with pytest.raises(ValueError, match="does not fit the model"):
         classify_regions(regions()[0], crops["area_px"], scores, model, OPTIONS)
+
+
+def test_mixtures_see_a_part_of_many_exposures_once() -> None:
+    """50 exposures of one odd thing would be the largest class; as one part they are not."""
+    seen, crops, _ = regions()
+    assert seen.pooled is not None
+    odd = np.repeat(seen.pooled[20:21] + 6, 50, axis=0)
+    seen = Seen(pooled=np.concatenate([seen.pooled, odd]).astype(np.float32))
+    more = crops.iloc[[20] * 50].assign(sample_id=[f"odd{i}" for i in range(50)])
+    crops = pd.concat([crops, more], ignore_index=True)
+    scores, parts = np.full(110, 0.5), np.r_[np.arange(60), np.full(50, 60)]
+
+    def largest(parts: np.ndarray | None) -> int:
+        model = fit_regions(seen, crops, scores, np.zeros(0), 4, OPTIONS, parts)
+        found = classify_regions(seen, crops["area_px"], scores, model, OPTIONS)
+        return int(found.probabilities[-1].argmax())
+
+    assert largest(None) == 1
+    assert largest(parts) == 3

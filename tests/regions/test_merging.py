@@ -14,6 +14,7 @@ from pipeline.regions.merging import (
     class_probabilities,
     defect_class_set,
     merge_regions,
+    part_verdicts,
     region_class_set,
     region_weights,
 )
@@ -183,3 +184,9 @@ def test_region_class_set_lists_each_class_once_in_order() -> None:
 
 def test_defect_class_set_leaves_normal_out() -> None:
     assert defect_class_set([[0], [0, 2], [1, 3], []]) == [[], [2], [1, 3], []]
+
+
+def test_a_part_is_normal_only_if_all_its_images_are() -> None:
+    probabilities = [[0.9, 0.1, 0.0], [0.8, 0.05, 0.15], [0.1, 0.5, 0.4]]
+    found = part_verdicts([0, 0, 0, 2, 1, 1], [0, 0, 1, 1, 2, 2], probabilities)
+    assert found.tolist() == [0, 2, 1]

@@ -11,11 +11,11 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from pipeline.config.params import parse_params
+from pipeline.config.params import Evaluate, Params, parse_params
 from pipeline.io.arrays import ArraySpec, create_arrays
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.schemas import IMAGES as IMAGE_COLUMNS
-from pipeline.io.schemas import LABELS, MAP_SCORES, MASKS, MERGED, REGIONS
+from pipeline.io.schemas import LABELS, MAP_SCORES, MASKS, MERGED, PART_VERDICTS, REGIONS
 from pipeline.io.tables import read_json, write_parquet
 from stages import evaluate
 from tests.running import run_stage
@@ -28,12 +28,31 @@ REGION_CLASSES = [("p", 0), ("q", 1), ("q", 1), ("r", 2), ("s", 2), ("s", 2)]
 def table(path: Path, schema: pa.Schema, **columns: Any) -> None:
     """Write a table; the columns that nobody looks at here are 0 or empty."""
     n = len(next(iter(columns.values())))
-    rest = {name: [[]] * n if pa.types.is_list(schema.field(name).type) else [0] * n
-            for name in schema.names if name not in columns}  # fmt: skip
+    empty = {name: [] if pa.types.is_list(kind) else "" if pa.types.is_string(kind) else 0
+             for name, kind in zip(schema.names, schema.types, strict=True)}  # fmt: skip
+    rest = {name: [value] * n for name, value in empty.items() if name not in columns}
     write_parquet(path, pd.DataFrame({**columns, **rest}), schema)
 
 
-def write_classes(paths: ArtifactPaths) -> None:
+@pytest.fixture
+def figures(tmp_path: Path) -> dict[str, Any]:
+    return evaluated(tmp_path, Params(), parts=list(LABEL_OF))
+
+
+def evaluated(root: Path, params: Params, *, parts: list[str]) -> dict[str, Any]:
+    """Return the metrics of the images, of these parts; parts "x" are of class 1, others of 0."""
+    paths = ArtifactPaths(root)
+    write_classes(paths, parts)
+    return evaluate_stage(paths, params)
+
+
+def evaluate_stage(paths: ArtifactPaths, params: Params) -> dict[str, Any]:
+    run_stage(evaluate, "c", params, paths)
+    metrics: dict[str, Any] = read_json(paths.evaluate("c") / "metrics.json")
+    return metrics
+
+
+def write_classes(paths: ArtifactPaths, parts: list[str]) -> None:
     """Write what the stages up to `merge` say of classes; there are no masks."""
     ids = list(LABEL_OF)
     owners = [owner for owner, _ in REGION_CLASSES]
@@ -41,34 +60,27 @@ def write_classes(paths: ArtifactPaths) -> None:
     found = [found for _, found in REGION_CLASSES]
     merged = {"sample_id": ids, "class": list(IMAGES.values())}
     table(paths.merge("c") / "images.parquet", MERGED, **merged)
+    table(paths.manifest("c") / "images.parquet", IMAGE_COLUMNS, sample_id=ids, part=parts)
+    names = sorted(set(parts))
+    verdicts = {"part": names, "class": [int(name == "x") for name in names]}
+    table(paths.merge("c") / "parts.parquet", PART_VERDICTS, **verdicts)
     regions = {"crop_id": crop_ids, "sample_id": owners, "class": found}
     regions["probabilities"] = [[0.2, 0.3, 0.5]] * len(found)
     table(paths.predict("c") / "regions.parquet", REGIONS, **regions)
     labels = {"sample_id": ids, "label": list(LABEL_OF.values())}
     table(paths.manifest("c") / "labels.parquet", LABELS, **labels)
     table(paths.manifest("c") / "masks.parquet", MASKS, sample_id=[], mask_path=[])
-    table(paths.maps("c") / "scores.parquet", MAP_SCORES, sample_id=ids)
+    scores = {"score": [0.1, 0.5, 0.6, 0.7], "image_score": [0.3, 0.2, 0.4, 0.5]}
+    table(paths.maps("c") / "scores.parquet", MAP_SCORES, sample_id=ids, **scores)
 
 
-def evaluated(paths: ArtifactPaths, root: Path) -> dict[str, float | None]:
-    run_stage(evaluate, "c", parse_params({"dataset": {"root": str(root)}}), paths)
-    metrics: dict[str, float | None] = read_json(paths.evaluate("c") / "metrics.json")
-    return metrics
-
-
-@pytest.fixture
-def figures(tmp_path: Path) -> dict[str, float | None]:
-    write_classes(ArtifactPaths(tmp_path))
-    return evaluated(ArtifactPaths(tmp_path), tmp_path)
-
-
-def test_figures_of_images(figures: dict[str, float | None]) -> None:
+def test_figures_of_images(figures: dict[str, Any]) -> None:
     assert (figures["n_query"], figures["n_regions"]) == (4, 6)
     assert figures["f1"] == pytest.approx(3 / 4)  # q and r are one kind and two classes
     assert (figures["normal_precision"], figures["normal_recall"]) == (1, 1)
 
 
-def test_figures_of_regions(figures: dict[str, float | None]) -> None:
+def test_figures_of_regions(figures: dict[str, Any]) -> None:
     """Of good, a, b there are 1, 3, 2 regions, of the classes 1, 2, 3; a has 2 + 1 of them."""
     assert figures["region_f1"] == pytest.approx(5 / 6)
     pairs = {"both": 1 + 1, "true": 3 + 1, "found": 1 + 3, "all": 15}
@@ -96,8 +108,9 @@ def filled(boxes: list[tuple[int, int, int, int]], side: int) -> np.ndarray:
 @pytest.fixture
 def localised(tmp_path: Path) -> dict[str, float | None]:
     paths, ids = ArtifactPaths(tmp_path), list(LABEL_OF)
-    write_classes(paths)
-    images = pd.DataFrame({"sample_id": ids, "path": ids}).assign(split="query", channels=3)
+    write_classes(paths, ids)
+    images = pd.DataFrame({"sample_id": ids, "path": ids, "part": ids})
+    images = images.assign(split="query", channels=3)
     images = images.assign(height=64, width=64)
     write_parquet(paths.manifest("c") / "images.parquet", images, IMAGE_COLUMNS)
     (tmp_path / "c").mkdir()
@@ -115,7 +128,7 @@ def localised(tmp_path: Path) -> dict[str, float | None]:
         specs = {name: ArraySpec(array.shape, str(array.dtype))}
         with create_arrays(folder / f"{name}.zarr", specs) as arrays:
             arrays[name][:] = array
-    return evaluated(paths, tmp_path)
+    return evaluate_stage(paths, parse_params({"dataset": {"root": str(tmp_path)}}))
 
 
 def test_rates_of_regions(localised: dict[str, float | None]) -> None:
@@ -133,3 +146,27 @@ def test_a_hairline_counts_in_the_curves(localised: dict[str, float | None]) -> 
     at_limit = 2 / 3 + (0.3 - fpr) / (1 - fpr) / 3
     area = fpr * (1 / 3 + 2 / 3) / 2 + (0.3 - fpr) * (2 / 3 + at_limit) / 2
     assert localised["aupro"] == pytest.approx(area / 0.3, abs=1e-4)
+
+
+def test_metrics_have_intervals(figures: dict[str, Any]) -> None:
+    ends = figures["intervals"]
+    names = {"nmi", "ari", "f1", "image_auroc", "image_score_auroc"}
+    assert set(ends) == names | {"defect_nmi", "defect_ari", "defect_f1"}
+    for name in ("f1", "image_auroc", "image_score_auroc", "defect_f1"):
+        assert ends[name]["low"] <= figures[name] <= ends[name]["high"]
+    assert ends["image_auroc"] == {"low": 1.0, "high": 1.0}
+    assert ends["image_score_auroc"]["low"] < ends["image_score_auroc"]["high"]
+    assert figures["part_nmi"] is None
+
+
+def test_without_a_bootstrap_there_are_no_intervals(tmp_path: Path) -> None:
+    params = Params(evaluate=Evaluate(bootstrap=0))
+    assert evaluated(tmp_path, params, parts=list(LABEL_OF))["intervals"] == {}
+
+
+def test_parts_are_drawn_whole_and_have_metrics(tmp_path: Path) -> None:
+    """All defects are one part: each resample has both parts, or lacks a kind."""
+    figures = evaluated(tmp_path, Params(), parts=["y", "x", "x", "x"])
+    ends = figures["intervals"]["image_score_auroc"]
+    assert ends["low"] == ends["high"] == figures["image_score_auroc"] == pytest.approx(2 / 3)
+    assert (figures["n_parts"], figures["part_nmi"], figures["part_f1"]) == (2, 1, 1)

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from pipeline.config.params import Params, parse_params
+from pipeline.config.params import ConfigError, Params, parse_params
 from pipeline.io import schemas
 from pipeline.io.dataset_formats import DatasetError
 from pipeline.io.images import sample_id
@@ -183,3 +183,60 @@ def test_no_query_image_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"gadget.*no usable query image"):
         run_stage(manifest, "gadget", params_of(raw), paths)
     assert not paths.manifest("gadget").exists()
+
+
+def parts(raw: Path, tmp_path: Path, rule: str | None) -> dict[str, str]:
+    paths = ArtifactPaths(tmp_path / "out")
+    run_stage(manifest, "gadget", params_of(raw, part=rule), paths)
+    images = tables(paths)["images"]
+    names = images["part"].where(images["part"] != images["sample_id"], "itself")
+    return dict(zip(images["path"], names, strict=True))
+
+
+def test_each_image_is_a_part_of_its_own(raw: Path, tmp_path: Path) -> None:
+    assert set(parts(raw, tmp_path, None).values()) == {"itself"}
+
+
+def test_an_expression_names_parts(raw: Path, tmp_path: Path) -> None:
+    found = parts(raw, tmp_path, r"good/(\d)\.png$")
+    assert found["test/good/1.png"] == found["train/good/1.png"] == "1"
+    assert found["test/größter Riss/1.png"] == "itself"
+    whole = parts(raw, tmp_path, r"(?<=/)\d(?=\.png)")
+    assert whole["test/größter Riss/2.png"] == whole["train/good/2.png"] == "2"
+
+
+def test_a_file_names_parts(raw: Path, tmp_path: Path) -> None:
+    (raw / "parts.csv").write_text(
+        "path,part\ntest/good/0.png,left\ntest/größter Riss/0.png,left\ntest/combined/0.png,x\n",
+        encoding="utf-8",
+    )
+    found = parts(raw, tmp_path, "parts.csv")
+    assert found["test/good/0.png"] == found["test/größter Riss/0.png"] == "left"
+    assert list(found.values()).count("itself") == 7
+    assert "parts.csv" not in set(tables(ArtifactPaths(tmp_path / "out"))["rejected"]["path"])
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("image,part\n", "first line .* must be: path,part"),
+        ("path,part\ntest/good/9.png,a\n", r"line 2: there is no file 'test/good/9\.png'"),
+        ("path,part\ntest/good/1.png,a\ntest/good/1.png,b\n", r"line 3: .* is listed twice"),
+        ("path,part\ntest/good/1.png,\n", "line 2: give a path and its part"),
+        ("path,part\ntest/good/1.png\n", "line 2: give a path and its part"),
+        (None, r"parts\.csv cannot be read"),
+    ],
+)
+def test_a_file_of_parts_with_a_mistake_is_named(
+    raw: Path, tmp_path: Path, text: str | None, problem: str
+) -> None:
+    if text is not None:
+        (raw / "parts.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(DatasetError, match=f"manifest.part: .*{problem}"):
+        parts(raw, tmp_path, "parts.csv")
+
+
+@pytest.mark.parametrize("rule", ["(", "", ".*", "a{2,1}"])
+def test_a_useless_expression_is_refused(raw: Path, rule: str) -> None:
+    with pytest.raises(ConfigError, match=r"manifest\.part: "):
+        params_of(raw, part=rule)

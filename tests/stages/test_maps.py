@@ -54,7 +54,7 @@ def paths(tmp_path, monkeypatch, state) -> ArtifactPaths:
             mask[DEFECT, DEFECT] = 255
             masks.append((f"id{k}", _save(tmp_path, f"ground_truth/{k}.png", mask)))
         path = _save(tmp_path, f"{folder}/{k}.png", pixels)
-        images.append((f"id{k}", path, "query" if query else "normal", 64, 64, 3))
+        images.append((f"id{k}", path, "query" if query else "normal", 64, 64, 3, f"id{k}"))
     order = [3, 8, 0, 5, 9, 1, 2, 7, 4, 6]  # neither by name nor by split
     _write(paths, "images", [images[k] for k in order], schemas.IMAGES)
     _write(paths, "masks", masks, schemas.MASKS)

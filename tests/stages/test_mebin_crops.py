@@ -51,7 +51,7 @@ def write_inputs(
         pixels = rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(root / "raw" / "c" / f"a {sample_id}.png")
         split = "normal" if sample_id == "reference" else "query"
-        rows.append((sample_id, f"a {sample_id}.png", split, HEIGHT, WIDTH, 3))
+        rows.append((sample_id, f"a {sample_id}.png", split, HEIGHT, WIDTH, 3, sample_id))
     frame = pd.DataFrame(rows, columns=schemas.IMAGES.names)
     write_parquet(paths.manifest("c") / "images.parquet", frame, schemas.IMAGES)
     scores = maps.max(axis=(1, 2))

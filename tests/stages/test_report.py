@@ -49,7 +49,7 @@ def write_manifest(root: Path, artifacts: ArtifactPaths) -> list[str]:
         pixels = np.full((48, 64, 3), 90 + 10 * i, np.uint8)
         cv2.imwrite(str(root / NAME / f"{i}.png"), pixels)
     rows = {"sample_id": ids, "path": [f"{i}.png" for i in range(6)], "split": "query"}
-    frame = pd.DataFrame({**rows, "height": 48, "width": 64, "channels": 3})
+    frame = pd.DataFrame({**rows, "height": 48, "width": 64, "channels": 3, "part": ids})
     write_parquet(artifacts.manifest(NAME) / "images.parquet", frame, schemas.IMAGES)
     labels = pd.DataFrame({"sample_id": ids, "label": LABELS})
     write_parquet(artifacts.manifest(NAME) / "labels.parquet", labels, schemas.LABELS)
@@ -440,3 +440,32 @@ def test_a_review_page_without_regions(made: Path, html: str, tmp_path: Path) ->
     assert (found.n_regions, found.n_images, found.n_pictures) == (0, 0, 0)
     assert found.data["regions"]["typicality"] == found.data["classes"] == []
     assert "0 regions of 0 images (6 of 6 have none)" in render_review(found)
+
+
+def test_verdicts_on_parts_are_shown_only_where_there_are_parts(
+    made: Path, html: str, tmp_path: Path
+) -> None:
+    assert "<h3>Parts</h3>" not in html
+    root = tmp_path / "copy"
+    shutil.copytree(made, root)
+    table = ArtifactPaths(root / "data").manifest(NAME) / "images.parquet"
+    frame = read_parquet(table, schemas.IMAGES)
+    frame["part"] = ["good", "good", "<b>", "<b>", "<b>", "last"]
+    write_parquet(table, frame, schemas.IMAGES)
+    section = part(page(root, manifest={"part": "parts.csv"}), "Parts")
+    assert "3 parts, 2 of them not normal" in section
+    rows = re.findall(
+        r'<th scope="row">(.*?)</th><td>(.*?)</td><td>.*?</td><td>(.*?)</td>', section
+    )
+    assert rows == [("&lt;b&gt;", "class 1", "3 of 3"), ("last", "class 2", "1 of 1")]
+
+
+def test_metrics_are_shown_with_their_intervals(html: str) -> None:
+    summary = html[: html.index("Labels and masks are used")]
+    assert re.search(r"<td>\d\.\d{3} \[-?\d\.\d{3}, \d\.\d{3}\]</td>", summary)
+    assert "{" not in summary[summary.index("<tbody>") :]
+
+
+def test_the_summary_has_no_intervals(made: Path, html: str) -> None:
+    del html
+    assert "intervals" not in read_json(made / "data" / "summary.json")
