@@ -89,6 +89,7 @@ def settings(root: Path) -> dict[str, dict[str, Any]]:
             "layers": [1, 3],
             "neighbourhoods": [1, 3],
             "resolution": 64,
+            "aspect": 1.0,
             "map_size": 64,
         },
         "mebin": {"erode_px": 2, "tau": 3},
@@ -405,7 +406,7 @@ def test_parameters_travel_with_what_they_made(made: Path) -> None:
     assert read_json(predict / "classifier.json")["params"].keys() - stored.keys() == {"predict"}
     for section in ("crops", "views", "train"):
         assert stored[section] == getattr(given, section).to_json()
-    assert stored["maps"] == given.maps.for_set(2, aspect=0.667).to_json()
+    assert stored["maps"] == given.maps.for_set(2).to_json()
     assert stored["manifest"] == {"bits": given.manifest.bits}
     assert stored["compute"] == {"dtype": given.compute.dtype}
     expected = given.mebin.to_json()
