@@ -30,6 +30,7 @@ def run(
     crops.enabled off, each image has one: the whole of it, with its whole mask.
     """
     masks = open_arrays(paths.mebin(category) / "masks.zarr")["masks"]
+    maps = open_arrays(paths.maps(category) / "maps.zarr")["maps"]
     with track(f"crops {category}: squares") as progress:
         images = place_squares(category, options, Path(root) / category, paths, masks, progress)
     with replacing_folder(paths.crops(category)) as folder:
@@ -39,6 +40,6 @@ def run(
         params = {"params": {"crops": options.to_json()}}
         write_parquet(folder / "crops.parquet", frame, schemas.CROPS, params)
         with track(f"crops {category}: cutting") as progress:
-            pairs = cut_crops(images, masks, options.size, progress)
-            write_crops(folder / "crops.zarr", pairs, len(rows), options.size)
+            pairs = cut_crops(images, masks, maps, options.size, progress)
+            write_crops(folder / "crops.zarr", pairs, len(rows), options.size, weighted=True)
     log.info("crops %s: %d sub-images of %d images", category, len(rows), len(images))

@@ -26,7 +26,8 @@ Float = TypeVar("Float", np.float32, np.float64)
 def patch_weights(masks: Tensor, patch: int) -> Tensor:
     """Return what each patch weighs (B, P), rows summing to 1, from masks (B, S, S) in [0, 1].
 
-    A patch weighs as much as the mask covers it; all patches weigh alike under an empty mask.
+    A patch weighs as much as its pixels do together: with a binary mask, as far as that covers it.
+    All patches weigh alike under an empty mask.
     """
     cover = F.avg_pool2d(masks[:, None], patch).flatten(1)  # (B, P)
     cover = torch.where(cover.sum(1, keepdim=True) > 0, cover, torch.ones_like(cover))
@@ -82,17 +83,22 @@ class PooledTokens:
     def over(
         self,
         images: Crops,
-        masks: Crops,
+        weights: Crops,
         *,
         size: int,
         batch: int = 32,
         progress: Progress = silent,
     ) -> NDArray[np.float32]:
-        """Return (M, L, D) of the plain views, `size` pixels a side, of M sub-images."""
+        """Return (M, L, D) of the plain views, `size` pixels a side, of M sub-images.
+
+        `images` are (M, S, S, 3) uint8, `weights` (M, S, S) uint8 on any scale: only how the pixels
+        of a sub-image compare matters. All weigh alike where all weights are 0.
+        """
         parts = [np.zeros((0, len(self.layers), int(self.vit.embed_dim)), np.float32)]
         for start, stop in _ranges(images.shape[0], batch):
-            pairs = zip(images[start:stop], masks[start:stop], strict=True)
-            parts.append(self(*stack([plain_view(*pair, size=size) for pair in pairs])))
+            pairs = zip(images[start:stop], weights[start:stop], strict=True)
+            pixels, grey = stack([plain_view(*pair, size=size) for pair in pairs])
+            parts.append(self(pixels, grey / 255))
             progress(stop, images.shape[0])
         return np.concatenate(parts)
 

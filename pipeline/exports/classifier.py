@@ -170,7 +170,8 @@ def _views(
     regions, crops = read_regions_and_crops(paths, category)
     scores = scores_of_images(paths, category, crops)
     normal = known_normal(options.normal, crops["area_px"], scores, model.score_limit)
-    images, masks = crop_arrays(paths.crops(category))
+    mixture = options.classifier == "mixture"
+    images, masks = crop_arrays(paths.crops(category), "weights" if mixture else "masks")
     if int(images.shape[0]) != len(regions):
         raise ConfigError(f"{images.shape[0]} crops and {len(regions)} regions: run `dvc repro`")
     chosen = np.flatnonzero(~normal)
@@ -178,7 +179,7 @@ def _views(
     chosen = chosen[np.linspace(0, len(chosen) - 1, n_compared).astype(np.int64)]
     pairs = [plain_view(np.asarray(images[i]), np.asarray(masks[i]), size=size) for i in chosen]
     pixels = [image.transpose(2, 0, 1).astype(np.float32) for image, _ in pairs]
-    insides = [mask.astype(np.float32) for _, mask in pairs]
+    insides = [mask.astype(np.float32) / (255 if mixture else 1) for _, mask in pairs]
     probabilities = np.stack([np.asarray(p, np.float32) for p in regions["probabilities"]])
     usable = np.array([mask.any() or options.normal == "none" for mask in insides], np.bool_)
     views = PlainViews(

@@ -12,6 +12,7 @@ from pipeline.config.params import Crops, Mebin
 from pipeline.inference.map_masks import binarizer
 from pipeline.inference.mask_squares import squares_of, stable_count
 from pipeline.regions.crops import area_px, crop_scores, cut, resize_mask
+from pipeline.regions.weights import map_weights
 
 
 @dataclass(frozen=True)
@@ -19,14 +20,15 @@ class ImageRegions:
     """The K sub-images of one image.
 
     `squares` (K, 3) int64 are x0, y0, side in its pixels; `areas` (K,) int64 mask pixels; `scores`
-    (K,) in [0, 1]; `images` (K, S, S, 3) uint8 RGB and `masks` (K, S, S) uint8 in {0, 1}.
+    (K,) in [0, 1]; `images` (K, S, S, 3) uint8 RGB and `weights` (K, S, S) uint8, 0 outside the
+    mask.
     """
 
     squares: NDArray[np.int64]
     areas: NDArray[np.int64]
     scores: NDArray[np.float64]
     images: NDArray[np.uint8]
-    masks: NDArray[np.uint8]
+    weights: NDArray[np.uint8]
 
 
 def regions_of(
@@ -47,11 +49,13 @@ def regions_of(
     )
     mask = resize_mask(found.mask, shape)
     squares = squares_of(mask, crops, n_stable)
-    pairs = [cut(image, mask, square, size=crops.size) for square in squares]
+    s_min, s_max = score_range.s_min, score_range.s_max
+    weights = map_weights(amap, mask, s_min=s_min, s_max=s_max)
+    pairs = [cut(image, weights, square, size=crops.size) for square in squares]
     return ImageRegions(
         squares,
         np.array([area_px(mask, square) for square in squares], np.int64),
-        crop_scores(amap, squares, shape, s_min=score_range.s_min, s_max=score_range.s_max),
+        crop_scores(amap, squares, shape, s_min=s_min, s_max=s_max),
         np.stack([pixels for pixels, _ in pairs]),
         np.stack([inside for _, inside in pairs]),
     )

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pipeline.binarization.mebin import ScoreRange
 from pipeline.clustering.descriptors import PooledTokens
 from pipeline.config.params import (
@@ -172,9 +175,13 @@ def _eyes(
     """Return what shows sub-images to the classifier of a run."""
     if model.vote is None:
         network = load_network(paths, category, compute)
-        return lambda images, masks: seen_by_heads(network, network(images, masks))
+
+        def seen(images: NDArray[np.uint8], weights: NDArray[np.uint8]) -> Seen:
+            return seen_by_heads(network, network(images, (weights > 0).astype(np.uint8)))
+
+        return seen
     size = options.views.image_size
     vit, device = load_vit(paths, image_size=size), choose_device(compute.device)
     autocast = Autocast(device, compute.dtype)
     pooling = PooledTokens(vit, options.predict.layers, device=device, autocast=autocast)
-    return lambda images, masks: Seen(pooled=pooling.over(images, masks, size=size))
+    return lambda images, weights: Seen(pooled=pooling.over(images, weights, size=size))

@@ -30,7 +30,7 @@ from pipeline.regions.merging import merge_regions, region_class_set, region_wei
 Image = NDArray[np.uint8] | Path | str
 AnomalyMap = NDArray[np.floating[Any]] | Path | str
 See = Callable[[NDArray[np.uint8], NDArray[np.uint8]], Seen]
-"""From sub-images (M, S, S, 3) and masks (M, S, S) to what a classifier needs of them."""
+"""From sub-images (M, S, S, 3) and weights (M, S, S) to what a classifier needs of them."""
 
 UNKNOWN = "unknown"
 _BLOCK = 32
@@ -170,7 +170,7 @@ class ImageClassifier:
         )
         seen = self._see(
             np.concatenate([image.images for image in found]),
-            np.concatenate([image.masks for image in found]),
+            np.concatenate([image.weights for image in found]),
         )
         regions = classify_regions(
             seen, areas, image_scores[index], self._model, self.options.predict

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pipeline.binarization.mebin import ScoreRange
 from pipeline.config.params import Crops
 from pipeline.inference.mask_squares import squares_of, stable_count
 from pipeline.io import schemas
@@ -23,6 +24,7 @@ from pipeline.io.stored import NUMBER, check_fields
 from pipeline.io.tables import image_bits, read_metadata, read_parquet
 from pipeline.progress import Progress
 from pipeline.regions.crops import area_px, crop_scores, cut, resize_mask
+from pipeline.regions.weights import map_weights
 
 _METADATA = {"method": (str,), "rule": (str,), "tau": (int,), "s_min": NUMBER, "s_max": NUMBER}
 _THREADS = 2
@@ -33,7 +35,7 @@ _AHEAD = 16
 @dataclass(frozen=True)
 class PlacedImage:
     """A query image: its file, size as shown, and the squares (K, 3) with their areas and
-    scores; `bits` are the significant ones of 16-bit pixels."""
+    scores; `bits` are the significant ones of 16-bit pixels, `ends` the range of the thresholds."""
 
     sample_id: str
     path: Path
@@ -42,6 +44,7 @@ class PlacedImage:
     areas_px: list[int]
     scores: NDArray[np.float64]
     bits: int
+    ends: ScoreRange
 
 
 def place_squares(
@@ -69,17 +72,18 @@ def place_squares(
             f"{table_path}; run the stages 'maps' and 'mebin' again"
         )
     images = []
+    ends = ScoreRange(metadata["s_min"], metadata["s_max"])
     bits = image_bits(paths.manifest(category))
     for i, row in enumerate(table.itertuples()):
         shape = (int(manifest["height"].iloc[i]), int(manifest["width"].iloc[i]))
         mask = resize_mask(masks[i], shape)
         squares = squares_of(mask, options, _n_stable(row, metadata))
-        scores = crop_scores(
-            maps[i], squares, shape, s_min=metadata["s_min"], s_max=metadata["s_max"]
-        )
+        scores = crop_scores(maps[i], squares, shape, s_min=ends.s_min, s_max=ends.s_max)
         areas = [area_px(mask, square) for square in squares]
         path = root / str(manifest["path"].iloc[i])
-        images.append(PlacedImage(str(row.sample_id), path, shape, squares, areas, scores, bits))
+        images.append(
+            PlacedImage(str(row.sample_id), path, shape, squares, areas, scores, bits, ends)
+        )
         progress(i + 1, len(table))
     return images
 
@@ -117,24 +121,32 @@ def crop_rows(image: PlacedImage) -> Iterator[tuple[object, ...]]:
 
 
 def cut_crops(
-    images: list[PlacedImage], masks: Any, size: int, progress: Progress
+    images: list[PlacedImage], masks: Any, maps: Any, size: int, progress: Progress
 ) -> Iterator[ImageAndMask]:
-    """Yield image and mask of every sub-image; a few images are decoded ahead."""
+    """Yield image and weights of every sub-image; a few images are decoded ahead.
+
+    `masks` (N, h, w) and `maps` (N, h, w) are those of masks.zarr and maps.zarr.
+    """
     jobs = list(enumerate(images))
     with ThreadPoolExecutor(_THREADS) as pool:
         for start in range(0, len(jobs), _AHEAD):
             batch = jobs[start : start + _AHEAD]
-            for pairs in pool.map(lambda job: _cut(job[1], masks[job[0]], size), batch):
+            for pairs in pool.map(
+                lambda job: _cut(job[1], masks[job[0]], maps[job[0]], size), batch
+            ):
                 yield from pairs
             progress(start + len(batch), len(jobs))
 
 
-def _cut(image: PlacedImage, mask: NDArray[np.bool_], size: int) -> list[ImageAndMask]:
+def _cut(
+    image: PlacedImage, mask: NDArray[np.bool_], amap: NDArray[np.float32], size: int
+) -> list[ImageAndMask]:
     pixels = read_image(image.path, image.bits)
     if pixels.shape[:2] != image.shape:
         raise ArtifactError(
             f"{image.path}: is {pixels.shape[:2]} (height, width), the manifest says "
             f"{image.shape}; run the stage 'manifest' again"
         )
-    resized = resize_mask(mask, image.shape)
-    return [cut(pixels, resized, square, size=size) for square in image.squares]
+    inside = resize_mask(mask, image.shape)
+    weights = map_weights(amap, inside, s_min=image.ends.s_min, s_max=image.ends.s_max)
+    return [cut(pixels, weights, square, size=size) for square in image.squares]

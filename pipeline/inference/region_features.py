@@ -27,13 +27,14 @@ def pooled_tokens(
     *,
     image_size: int,
 ) -> NDArray[np.float32]:
-    """Return the tokens (M, L, D) of the sub-images, averaged under their masks."""
+    """Return the tokens (M, L, D) of the sub-images, averaged with the weights of their pixels."""
     device = choose_device(compute.device)
     vit = load_vit(paths, image_size=image_size)
     autocast = Autocast(device, compute.dtype)
     pooling = PooledTokens(vit, layers, device=device, autocast=autocast)
     with track(f"describing {category}") as progress:
-        return pooling.over(*crop_arrays(paths.crops(category)), size=image_size, progress=progress)
+        images, weights = crop_arrays(paths.crops(category), "weights")
+        return pooling.over(images, weights, size=image_size, progress=progress)
 
 
 def normal_of_set(

@@ -14,15 +14,24 @@ from pipeline.io.arrays import ArraySpec, create_arrays, shard_items
 ImageAndMask = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 
-def write_crops(path: Path, crops: Iterator[ImageAndMask], n_crops: int, size: int) -> None:
+def write_crops(
+    path: Path,
+    crops: Iterator[ImageAndMask],
+    n_crops: int,
+    size: int,
+    *,
+    weighted: bool = False,
+) -> None:
     """Write `n_crops` images and masks, one shard at a time.
 
     Parameters
     ----------
     path
-        The Zarr group to write: `images` uint8 (M, S, S, 3) RGB and `masks` uint8 (M, S, S).
+        The Zarr group to write: `images` uint8 (M, S, S, 3) RGB, `masks` uint8 (M, S, S) in
+        {0, 1} and, if `weighted`, `weights` uint8 (M, S, S).
     crops
-        Images uint8 (S, S, 3) with masks uint8 (S, S) in {0, 1}; only a shard is in memory.
+        Images uint8 (S, S, 3) with masks uint8 (S, S) in {0, 1}, or if `weighted` with weights
+        uint8 (S, S) that are 0 outside the mask; only a shard is in memory.
     n_crops, size
         M, the number of crops, and S, their side in pixels.
     """
@@ -30,10 +39,15 @@ def write_crops(path: Path, crops: Iterator[ImageAndMask], n_crops: int, size: i
         "images": ArraySpec((n_crops, size, size, 3), "uint8"),
         "masks": ArraySpec((n_crops, size, size), "uint8"),
     }
+    if weighted:
+        specs["weights"] = specs["masks"]
     step = min(shard_items(spec) for spec in specs.values())
     with create_arrays(path, specs) as arrays:
         for start in range(0, n_crops, step):
             stop = min(start + step, n_crops)
             images, masks = zip(*islice(crops, stop - start), strict=True)
             arrays["images"][start:stop] = np.stack(images)
-            arrays["masks"][start:stop] = np.stack(masks)
+            inside = np.stack(masks)
+            arrays["masks"][start:stop] = inside > 0
+            if weighted:
+                arrays["weights"][start:stop] = inside

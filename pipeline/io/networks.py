@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import zarr
@@ -64,13 +64,18 @@ def load_blocks(paths: ArtifactPaths, views: Views, compute: Compute) -> FrozenB
     )
 
 
-def crop_arrays(folder: Path) -> tuple[zarr.Array, zarr.Array]:
-    """Return `images` (M, S, S, 3) uint8 and `masks` (M, S, S) uint8 of a crops.zarr."""
+def crop_arrays(
+    folder: Path, inside: Literal["masks", "weights"] = "masks"
+) -> tuple[zarr.Array, zarr.Array]:
+    """Return `images` (M, S, S, 3) uint8 and `masks` or `weights` (M, S, S) uint8 of a crops.zarr.
+
+    The base set has no `weights`.
+    """
     group = open_arrays(folder / "crops.zarr")
-    images, masks = group["images"], group["masks"]
-    if not (isinstance(images, zarr.Array) and isinstance(masks, zarr.Array)):
-        raise ArtifactError(f"{folder}/crops.zarr: `images` and `masks` are not arrays")
-    return images, masks
+    images, second = group["images"], group[inside]
+    if not (isinstance(images, zarr.Array) and isinstance(second, zarr.Array)):
+        raise ArtifactError(f"{folder}/crops.zarr: `images` and `{inside}` are not arrays")
+    return images, second
 
 
 def save_network(folder: Path, network: Network, description: dict[str, Any]) -> None:

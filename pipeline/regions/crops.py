@@ -151,14 +151,18 @@ def area_px(mask: NDArray[np.bool_], square: Ints) -> int:
 
 
 def cut(
-    image: NDArray[np.uint8], mask: NDArray[np.bool_], square: Ints, *, size: int
+    image: NDArray[np.uint8],
+    mask: NDArray[np.bool_] | NDArray[np.uint8],
+    square: Ints,
+    *,
+    size: int,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Cut a square out of an image and its mask, and resize both.
 
     Parameters
     ----------
     image, mask
-        (H, W, 3) uint8 and (H, W) bool.
+        (H, W, 3) uint8 and (H, W) bool, or uint8 weights in place of the mask.
     square
         (3,) int64 of x0, y0, side; what lies outside the image is zero.
     size
@@ -167,7 +171,7 @@ def cut(
     Returns
     -------
     The image uint8 (size, size, 3), averaged over areas when it shrinks and bilinear when it grows,
-    and the mask uint8 (size, size) in {0, 1}, nearest neighbour.
+    and the mask uint8 (size, size) in {0, 1}, or the weights, nearest neighbour.
 
     Raises
     ------

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
 from pipeline.clustering.descriptors import PooledTokens, one_row_a_part, region_descriptors
+from pipeline.mgvit.augmentation import resized_side
 from pipeline.mgvit.backbone import create_vit, embed, normalization
 from pipeline.mgvit.precision import autocast_for
 
@@ -55,6 +57,19 @@ def test_pooled_tokens_are_the_mask_weighted_mean(vit) -> None:
         for column, layer in enumerate((1, 0)):
             expected = (weights[:, None] * layers[layer][i]).sum(0) / weights.sum()
             np.testing.assert_allclose(pooled[i, column], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_pixel_counts_by_its_weight_on_any_scale(vit) -> None:
+    images, _ = pair()
+    size = resized_side(SIZE)
+    images = np.stack([cv2.resize(image, (size, size)) for image in images])
+    weights = np.zeros((3, size, size), np.uint8)
+    weights[:, : size // 2], weights[:, size // 2 :] = 200, 2
+    over = PooledTokens(vit, [1], device=torch.device("cpu")).over
+    uneven, half = over(images, weights, size=SIZE), over(images, weights // 2, size=SIZE)
+    np.testing.assert_allclose(uneven, half, rtol=1e-4, atol=1e-5)
+    top, even = (over(images, (weights > n).astype(np.uint8), size=SIZE) for n in (100, 0))
+    assert np.linalg.norm(uneven - top) < 0.2 * np.linalg.norm(even - top)
 
 
 def test_pieces_do_not_matter(vit) -> None:

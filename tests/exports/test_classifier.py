@@ -69,9 +69,11 @@ def write_crops(paths: ArtifactPaths) -> None:
     specs = {
         "images": ArraySpec(images.shape, "uint8"),
         "masks": ArraySpec(masks.shape, "uint8"),
+        "weights": ArraySpec(masks.shape, "uint8"),
     }
+    weights = masks * rng.integers(1, 256, masks.shape, np.uint8)
     with create_arrays(paths.crops("c") / "crops.zarr", specs) as arrays:
-        arrays["images"][:], arrays["masks"][:] = images, masks
+        arrays["images"][:], arrays["masks"][:], arrays["weights"][:] = images, masks, weights
 
 
 def run_predict(
@@ -127,11 +129,12 @@ def export(paths: ArtifactPaths, out: Path) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def views(paths: ArtifactPaths) -> tuple[np.ndarray, np.ndarray]:
-    images, masks = crop_arrays(paths.crops("c"))
+def views(paths: ArtifactPaths, classifier: str) -> tuple[np.ndarray, np.ndarray]:
+    kind, top = ("weights", 255) if classifier == "mixture" else ("masks", 1)
+    images, masks = crop_arrays(paths.crops("c"), kind)
     pairs = [plain_view(images[i], masks[i], size=SIDE) for i in range(images.shape[0])]
     pixels = np.stack([image for image, _ in pairs]).transpose(0, 3, 1, 2).astype(np.float32)
-    return pixels, np.stack([mask for _, mask in pairs]).astype(np.float32)
+    return pixels, np.stack([mask / np.float32(top) for _, mask in pairs])
 
 
 def run_torchscript(path: Path, images: np.ndarray, masks: np.ndarray) -> list[np.ndarray]:
@@ -204,7 +207,7 @@ def test_the_file_answers_as_the_pipeline(
     assert code == 0, text
     assert f"the {classifier} classifier of the run, largest difference from regions" in text
     run = run_onnx if ending == "onnx" else run_torchscript
-    inputs = views(paths)
+    inputs = views(paths, classifier)
     answers = run(out, *inputs)
 
     about: dict[str, Any] = json.loads((tmp_path / f"net.{ending}.json").read_text())
@@ -237,7 +240,7 @@ def test_without_a_rule_an_empty_mask_is_sorted_as_all_are(
     paths, _ = runs(classifier=classifier, mask_on="class", normal="none")
     code, text = export(paths, tmp_path / "net.pt")
     assert code == 0, text
-    answers = run_torchscript(tmp_path / "net.pt", *views(paths))
+    answers = run_torchscript(tmp_path / "net.pt", *views(paths, classifier))
     theirs = np.stack(regions_of(paths)["probabilities"].tolist())
     np.testing.assert_allclose(answers[0], theirs, atol=2e-3)
     about = json.loads((tmp_path / "net.pt.json").read_text())
@@ -248,7 +251,7 @@ def test_without_a_rule_an_empty_mask_is_sorted_as_all_are(
 def test_the_mask_matters(runs: Runs, tmp_path: Path) -> None:
     paths, _ = runs(classifier="mixture", mask_on="class")
     assert export(paths, tmp_path / "net.pt")[0] == 0
-    images, masks = views(paths)
+    images, masks = views(paths, "mixture")
     shifted = np.roll(masks, 24, axis=2)
     here, there = (run_torchscript(tmp_path / "net.pt", images, m) for m in (masks, shifted))
     assert np.abs(here[1] - there[1]).max() > 1e-3

@@ -17,6 +17,7 @@ from pipeline.io.arrays import ArraySpec, create_arrays, open_arrays
 from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.tables import read_metadata, read_parquet, write_parquet
 from pipeline.regions.crops import cut, region_squares, resize_mask
+from pipeline.regions.weights import map_weights
 from stages import crops, mebin
 from tests.binarization.whole_set import binarize
 from tests.running import run_stage
@@ -188,10 +189,13 @@ def test_crops_stage_cuts_every_region(
     run_stage(crops, "c", settings, paths)
     table = read_parquet(paths.crops("c") / "crops.parquet", schemas.CROPS)
     arrays = open_arrays(paths.crops("c") / "crops.zarr")
-    masks, rows, _ = read_mebin(paths)
+    masks, rows, metadata = read_mebin(paths)
+    ends = {end: metadata[end] for end in ("s_min", "s_max")}
     chosen, position = settings.crops, 0
-    for small, sample_id, n in zip(masks, rows["sample_id"], rows["n_regions"], strict=True):
+    columns = (masks, some_maps(), rows["sample_id"], rows["n_regions"])
+    for small, amap, sample_id, n in zip(*columns, strict=True):
         mask = resize_mask(small, (HEIGHT, WIDTH))
+        weights = map_weights(amap, mask, **ends)
         squares = region_squares(
             mask if chosen.enabled else np.zeros_like(mask),
             padding=chosen.padding,
@@ -207,6 +211,8 @@ def test_crops_stage_cuts_every_region(
             pixels, inside = cut(image, mask, square, size=chosen.size)
             np.testing.assert_array_equal(arrays["images"][position], pixels)
             np.testing.assert_array_equal(arrays["masks"][position], inside)
+            _, weight = cut(image, weights, square, size=chosen.size)
+            np.testing.assert_array_equal(arrays["weights"][position], weight)
             wide, (x0, y0, side) = np.pad(mask, 100), square.tolist()
             assert row.area_px == wide[y0 + 100 :, x0 + 100 :][:side, :side].sum()
             position += 1
