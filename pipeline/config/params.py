@@ -102,13 +102,24 @@ class Dataset(_Section):
         return names
 
 
+DemoDefect = Literal["scratch", "dent", "stain", "crack", "hole", "missing_thread", "knot"]
+"""The defects of both products of the demo."""
+
+
 class Demo(_Section):
     """The generated images."""
 
     seed: Seed = 0
     good: CountOrZero = 20
-    per_defect: CountOrZero = 20
+    per_defect: CountOrZero | dict[DemoDefect, CountOrZero] = 20
     normals: CountOrZero = 40
+
+    def n_images(self, defect: str) -> int:
+        """Return how many images of a defect there are; none of one that a mapping leaves out."""
+        counts = self.per_defect
+        if isinstance(counts, int):
+            return counts
+        return sum(number for name, number in counts.items() if name == defect)
 
 
 class Backbone(_Section):
