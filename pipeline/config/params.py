@@ -68,6 +68,7 @@ PositiveFloat = Annotated[float, Field(gt=0, le=1e9)]
 NotNegative = Annotated[float, Field(ge=0, le=1e9)]
 FilePath = Annotated[str, AfterValidator(_path)]
 Dtype = Literal["auto", "float32", "bfloat16"]
+Classifier = Literal["mixture", "heads"]
 
 
 CATEGORY_RULE = (
@@ -326,7 +327,7 @@ class Train(_Section):
 class Predict(_Section):
     """Which of the two classifiers names the regions, and what is normal beforehand."""
 
-    classifier: Literal["mixture", "heads"] = "mixture"
+    classifier: Classifier = "mixture"
     normal: Literal["scores", "regions", "none"] = "scores"
     false_alarms: Annotated[float, Field(gt=0, lt=1)] = 0.05
     layers: Annotated[list[Block], Field(min_length=1)] = [5, 6, 7, 8, 9]

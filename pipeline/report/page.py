@@ -144,7 +144,7 @@ class ReviewLink:
 
 @dataclass(frozen=True)
 class CategoryReport:
-    """The section of one category; `losses` is SVG."""
+    """The section of one category; `losses` is SVG, None where nothing was trained."""
 
     name: str
     classes: Sequence[ClassGallery]
@@ -154,7 +154,7 @@ class CategoryReport:
     binarized: PanelTable
     confusion: Confusion | None
     scores: ScoreSection
-    losses: Markup
+    losses: Markup | None
     review: ReviewLink
     names: ClassNames = field(default_factory=ClassNames)
 

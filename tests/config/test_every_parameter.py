@@ -29,7 +29,7 @@ from pipeline.config.params import ConfigError, Params, parse_params
 from pipeline.demo.generate import generate
 from pipeline.inference.region_features import pooled_tokens
 from pipeline.io import networks as model_store
-from pipeline.io.paths import ArtifactPaths
+from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.schemas import CROPS, MERGED, REGIONS
 from pipeline.io.tables import read_json, read_parquet, write_parquet
 from stages import train
@@ -95,7 +95,7 @@ def settings(root: Path) -> dict[str, dict[str, Any]]:
         "base": {"root": str(root / "base"), "layout": "class_folders"},
         "views": {"image_size": 64, "count": 2, "mask_layers": 2},
         "train": {"epochs": 2, "batch": 8, "teacher_steps": 2, "teacher_hold": 1},
-        "predict": {"layers": [3]},
+        "predict": {"layers": [3], "classifier": "heads"},
         "compute": {"device": "cpu"},
     }
 
@@ -187,6 +187,9 @@ def folder_of(data: Path, stage: str) -> Path:
     return data / stage if stage == "base" else data / stage / CATEGORY
 
 
+MIXTURE: Settings = {"predict": {"classifier": "mixture"}}
+NONE_NORMAL: Settings = {"predict": {"classifier": "mixture", "normal": "none"}}
+
 CASES = [
     Case(("manifest",), "manifest", {"exclude_labels": []}),
     Case(("manifest",), "manifest", {"layout": "folder"}),
@@ -242,14 +245,16 @@ CASES = [
     Case(("train",), "train", {"lr_end_factor": 0.5}),
     Case(("train",), "train", {"momentum": 0.5}),
     Case(("train",), "train", {"weight_decay": 0.1}),
-    Case(("predict",), "predict", {"classifier": "heads"}),
-    Case(("predict",), "predict", {"normal": "regions"}),
-    Case(("predict",), "predict", {"normal": "none"}),
-    Case(("predict",), "predict", {"false_alarms": 0.9}),
-    Case(("predict",), "predict", {"layers": [1, 3]}),
-    Case(("predict",), "predict", {"dimensions": [1]}, under={"predict": {"normal": "none"}}),
-    Case(("predict",), "predict", {"extra_components": [3]}, under={"predict": {"normal": "none"}}),
-    Case(("predict",), "predict", {"seed": 1}),
+    Case(("views",), "predict", {"classifier": "mixture"}),
+    Case(("train",), "predict", {"classifier": "mixture"}),
+    Case(("predict",), "predict", {"classifier": "mixture"}),
+    Case(("predict",), "predict", {"normal": "regions"}, under=MIXTURE),
+    Case(("predict",), "predict", {"normal": "none"}, under=MIXTURE),
+    Case(("predict",), "predict", {"false_alarms": 0.9}, under=MIXTURE),
+    Case(("predict",), "predict", {"layers": [1, 3]}, under=MIXTURE),
+    Case(("predict",), "predict", {"dimensions": [1]}, under=NONE_NORMAL),
+    Case(("predict",), "predict", {"extra_components": [3]}, under=NONE_NORMAL),
+    Case(("predict",), "predict", {"seed": 1}, under=MIXTURE),
     Case(("evaluate",), "evaluate", {"max_fpr": 0.05}),
     Case(("evaluate",), "evaluate", {"region_iou": 0.9}),
     Case(("evaluate",), "evaluate", {"combined_label": ["scratch"]}),
@@ -317,9 +322,28 @@ def columns(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def by_heads(made: Path, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
-    change = {"predict": {"classifier": "heads"}}
-    return columns(write(made, tmp_path_factory.mktemp("heads"), change, "predict"))[0]
+def by_heads(made: Path) -> np.ndarray:
+    return columns(folder_of(made / "data", "predict"))[0]
+
+
+def test_mixtures_train_nothing(made: Path, tmp_path: Path) -> None:
+    """Neither views nor network are made, and `predict` says the same with one as without."""
+    by_mixture = write(made, tmp_path / "with", MIXTURE, "predict")
+    assert columns(by_mixture)[1].shape[1] == 2  # principal components of 8 regions in one layer
+
+    predict = write(made, tmp_path / "without", MIXTURE, "views", "train", "predict")
+    data = tmp_path / "without" / "data"
+    views, train = (folder_of(data, stage) for stage in ("views", "train"))
+    assert [path.name for path in views.iterdir()] == ["views.json"]
+    assert load_file(train / "model.safetensors") == {}
+    assert len(pd.read_csv(train / "history.csv")) == 0
+    described = read_json(train / "model.json")
+    assert described["trained"] is False
+    assert set(described["params"]) == {"manifest", "maps", "mebin", "crops", "views", "compute"}
+    for ours, theirs in zip(columns(predict), columns(by_mixture), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    with pytest.raises(ArtifactError, match=r"no network was trained.*predict\.classifier"):
+        run("predict", parse_params(settings(made)), ArtifactPaths(data))
 
 
 @pytest.mark.parametrize(
@@ -340,7 +364,7 @@ def by_heads(made: Path, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray
 def test_what_heads_say_depends_on_their_training(
     made: Path, by_heads: np.ndarray, tmp_path: Path, values: dict[str, Any]
 ) -> None:
-    change = {"predict": {"classifier": "heads"}, **values}
+    change = values
     stages = ("views", "train", "predict") if "views" in values else ("train", "predict")
     assert not np.array_equal(columns(write(made, tmp_path, change, *stages))[0], by_heads)
 
