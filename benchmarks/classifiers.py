@@ -4,6 +4,10 @@ reads params.yaml, data/maps/<category> and data/crops/<category> (after `dvc re
 crops@<category>`), and prints NMI/ARI/F1 over images for every choice: the mean over seeds, and the
 standard deviation of NMI. Predict, merge and evaluate give the same with `predict.classifier:
 mixture`. Labels are used for the metrics alone.
+
+`--heads` adds rows for the trained heads of the paper, on the same regions and under the same rule
+for normal images, a `train.seed` a run. It reads the cached views too:
+`dvc exp run -S predict.classifier=heads views@<category>`.
 """
 
 from __future__ import annotations
@@ -20,8 +24,20 @@ from numpy.typing import NDArray
 
 from benchmarks.case import LAYERS, Case, load_case
 from pipeline.clustering.normal_images import NormalRule
+from pipeline.config.params import Predict
 from pipeline.evaluation.clustering import clustering_scores
-from pipeline.inference.region_classes import Seen, classify_regions, fit_regions
+from pipeline.inference.region_classes import (
+    Seen,
+    TrainedNetwork,
+    classify_regions,
+    fit_regions,
+    seen_by_heads,
+)
+from pipeline.inference.training_run import describe_training, train_category
+from pipeline.io.networks import crop_arrays, load_blocks, load_vit
+from pipeline.io.schemas import BASE_CROPS
+from pipeline.io.tables import read_parquet
+from pipeline.mgvit.attention import ClassBlock
 from pipeline.regions.merging import merge_regions
 
 
@@ -59,9 +75,37 @@ def image_classes(
     settings = {**asdict(choice), "seed": seed, "classifier": "mixture"}
     options = case.params.predict.model_copy(update=settings)
     seen = Seen(pooled=case.pooled[:, [LAYERS.index(layer) for layer in choice.layers]])
-    model = fit_regions(
-        seen, case.crops, case.scores, case.references, n_classes or case.n_classes, options
+    return _classes(case, seen, options, n_classes or case.n_classes)
+
+
+def image_classes_by_heads(case: Case, seed: int) -> NDArray[np.int64]:
+    """Return the class of each image by heads trained with `train.seed` as given."""
+    params, paths = case.params, case.paths
+    train = params.train.model_copy(update={"seed": seed})
+    base = read_parquet(paths.base() / "crops.parquet", BASE_CROPS)
+    blocks = load_blocks(paths, params.views, params.compute)
+    result = train_category(
+        case.category,
+        load_vit(paths, image_size=params.views.image_size),
+        case.crops,
+        base,
+        case.n_classes,
+        train,
+        params.views,
+        params.compute,
+        paths,
     )
+    described = describe_training({"n_classes": case.n_classes, "params": {}}, result, base, train)
+    block, heads = result.network.block, result.network.heads
+    assert isinstance(block, ClassBlock)
+    network = TrainedNetwork(blocks, block, heads, described)
+    seen = seen_by_heads(network, network(*crop_arrays(paths.crops(case.category))))
+    options = params.predict.model_copy(update={"normal": VOTE.normal, "classifier": "heads"})
+    return _classes(case, seen, options, case.n_classes)
+
+
+def _classes(case: Case, seen: Seen, options: Predict, n_classes: int) -> NDArray[np.int64]:
+    model = fit_regions(seen, case.crops, case.scores, case.references, n_classes, options)
     found = classify_regions(seen, case.crops["area_px"], case.scores, model, options)
     index, ids = pd.factorize(case.crops["sample_id"])
     merged = merge_regions(
@@ -82,7 +126,7 @@ def metrics(true: Sequence[str], predicted: NDArray[np.int64]) -> list[float]:
     return [scores.nmi, scores.ari, scores.f1]
 
 
-def row(choice: Choice, runs: list[list[float]]) -> str:
+def row(choice: Choice | str, runs: list[list[float]]) -> str:
     """Return a Markdown row from the metrics (NMI, ARI, F1) of all seeds."""
     array = np.array(runs)
     text = "/".join(f"{value:.3f}" for value in array.mean(0))
@@ -94,6 +138,7 @@ def main(
     seeds: Annotated[int, typer.Option(help="How many seeds, from 0.")] = 5,
     defects: Annotated[bool, typer.Option(help="Leave the normal images out.")] = False,
     only_vote: Annotated[bool, typer.Option(help="Only the default.")] = False,
+    heads: Annotated[bool, typer.Option(help="Train the heads of the paper, too.")] = False,
     params: Path = Path("params.yaml"),
     data: Path = Path("data"),
 ) -> None:
@@ -107,6 +152,10 @@ def main(
     for choice in [VOTE] if only_vote else CHOICES:
         found = [image_classes(case, choice, seed) for seed in range(seeds)]
         typer.echo(row(choice, [metrics(true[keep].tolist(), p[keep]) for p in found]))
+    if heads:
+        found = [image_classes_by_heads(case, seed) for seed in range(seeds)]
+        name = f"heads, {case.params.train.epochs} epochs of {len(case.crops)} regions | | | scores"
+        typer.echo(row(name, [metrics(true[keep].tolist(), p[keep]) for p in found]))
 
 
 if __name__ == "__main__":
