@@ -95,12 +95,16 @@ def settings(root: Path) -> dict[str, dict[str, Any]]:
         "base": {"root": str(root / "base"), "layout": "class_folders"},
         "views": {"image_size": 64, "count": 2, "mask_layers": 2},
         "train": {"epochs": 2, "batch": 8, "teacher_steps": 2, "teacher_hold": 1},
-        "predict": {"layers": [3], "classifier": "heads"},
+        "predict": {"layers": [3]},
         "compute": {"device": "cpu"},
     }
 
 
 def run(stage: str, params: Params, paths: ArtifactPaths) -> None:
+    """Run a stage; `views` and `train` as for heads, whatever decides, so that both can."""
+    if stage in ("views", "train"):
+        predict = params.predict.model_copy(update={"classifier": "heads"})
+        params = params.model_copy(update={"predict": predict})
     category = None if stage in ("backbone", "base") else CATEGORY
     run_stage(importlib.import_module(f"stages.{stage}"), category, params, paths)
 
@@ -187,9 +191,6 @@ def folder_of(data: Path, stage: str) -> Path:
     return data / stage if stage == "base" else data / stage / CATEGORY
 
 
-MIXTURE: Settings = {"predict": {"classifier": "mixture"}}
-NONE_NORMAL: Settings = {"predict": {"classifier": "mixture", "normal": "none"}}
-
 CASES = [
     Case(("manifest",), "manifest", {"exclude_labels": []}),
     Case(("manifest",), "manifest", {"layout": "folder"}),
@@ -245,16 +246,14 @@ CASES = [
     Case(("train",), "train", {"lr_end_factor": 0.5}),
     Case(("train",), "train", {"momentum": 0.5}),
     Case(("train",), "train", {"weight_decay": 0.1}),
-    Case(("views",), "predict", {"classifier": "mixture"}),
-    Case(("train",), "predict", {"classifier": "mixture"}),
-    Case(("predict",), "predict", {"classifier": "mixture"}),
-    Case(("predict",), "predict", {"normal": "regions"}, under=MIXTURE),
-    Case(("predict",), "predict", {"normal": "none"}, under=MIXTURE),
-    Case(("predict",), "predict", {"false_alarms": 0.9}, under=MIXTURE),
-    Case(("predict",), "predict", {"layers": [1, 3]}, under=MIXTURE),
-    Case(("predict",), "predict", {"dimensions": [1]}, under=NONE_NORMAL),
-    Case(("predict",), "predict", {"extra_components": [3]}, under=NONE_NORMAL),
-    Case(("predict",), "predict", {"seed": 1}, under=MIXTURE),
+    Case(("predict",), "predict", {"classifier": "heads"}),
+    Case(("predict",), "predict", {"normal": "regions"}),
+    Case(("predict",), "predict", {"normal": "none"}),
+    Case(("predict",), "predict", {"false_alarms": 0.9}),
+    Case(("predict",), "predict", {"layers": [1, 3]}),
+    Case(("predict",), "predict", {"dimensions": [1]}, under={"predict": {"normal": "none"}}),
+    Case(("predict",), "predict", {"extra_components": [3]}, under={"predict": {"normal": "none"}}),
+    Case(("predict",), "predict", {"seed": 1}),
     Case(("evaluate",), "evaluate", {"max_fpr": 0.05}),
     Case(("evaluate",), "evaluate", {"region_iou": 0.9}),
     Case(("evaluate",), "evaluate", {"combined_label": ["scratch"]}),
@@ -322,28 +321,9 @@ def columns(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def by_heads(made: Path) -> np.ndarray:
-    return columns(folder_of(made / "data", "predict"))[0]
-
-
-def test_mixtures_train_nothing(made: Path, tmp_path: Path) -> None:
-    """Neither views nor network are made, and `predict` says the same with one as without."""
-    by_mixture = write(made, tmp_path / "with", MIXTURE, "predict")
-    assert 0 < columns(by_mixture)[1].shape[1] <= 8  # few principal components, for few regions
-
-    predict = write(made, tmp_path / "without", MIXTURE, "views", "train", "predict")
-    data = tmp_path / "without" / "data"
-    views, train = (folder_of(data, stage) for stage in ("views", "train"))
-    assert [path.name for path in views.iterdir()] == ["views.json"]
-    assert load_file(train / "model.safetensors") == {}
-    assert len(pd.read_csv(train / "history.csv")) == 0
-    described = read_json(train / "model.json")
-    assert described["trained"] is False
-    assert set(described["params"]) == {"manifest", "maps", "mebin", "crops", "views", "compute"}
-    for ours, theirs in zip(columns(predict), columns(by_mixture), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-    with pytest.raises(ArtifactError, match=r"no network was trained.*predict\.classifier"):
-        run("predict", parse_params(settings(made)), ArtifactPaths(data))
+def by_heads(made: Path, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
+    change = {"predict": {"classifier": "heads"}}
+    return columns(write(made, tmp_path_factory.mktemp("heads"), change, "predict"))[0]
 
 
 @pytest.mark.parametrize(
@@ -364,7 +344,7 @@ def test_mixtures_train_nothing(made: Path, tmp_path: Path) -> None:
 def test_what_heads_say_depends_on_their_training(
     made: Path, by_heads: np.ndarray, tmp_path: Path, values: dict[str, Any]
 ) -> None:
-    change = values
+    change = {"predict": {"classifier": "heads"}, **values}
     stages = ("views", "train", "predict") if "views" in values else ("train", "predict")
     assert not np.array_equal(columns(write(made, tmp_path, change, *stages))[0], by_heads)
 
@@ -374,9 +354,8 @@ def test_what_mixtures_say_does_not(made: Path, tmp_path: Path) -> None:
     change = {"train": training, "views": {"mask_on": "all"}}
     folder = write(made, tmp_path, change, "views", "train", "predict")
     before = columns(folder_of(made / "data", "predict"))
-    after = columns(folder)
-    np.testing.assert_array_equal(after[0], before[0])
-    assert not np.array_equal(after[1], before[1])
+    for ours, theirs in zip(columns(folder), before, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_descriptors_have_the_dtype_of_compute(made: Path) -> None:
@@ -412,11 +391,34 @@ def test_layerscale_is_folded_if_asked(
     embeddings = []
     for fold in (True, False):
         folder = tmp_path / str(fold)
-        regions = write(made, folder, {"train": {"fold_layerscale": fold}}, "train", "predict")
+        change = {"train": {"fold_layerscale": fold}, "predict": {"classifier": "heads"}}
+        regions = write(made, folder, change, "train", "predict")
         tensors = load_file(folder_of(folder / "data", "train") / "model.safetensors")
         assert ("block.ls1.gamma" in tensors) != fold
         embeddings.append(columns(regions)[1])
     assert not np.allclose(*embeddings, atol=1e-5)
+
+
+def test_mixtures_train_nothing(made: Path, tmp_path: Path) -> None:
+    """Neither views nor network are made, and `predict` says the same without them."""
+    shutil.copytree(made / "data", tmp_path / "data")
+    paths, params = ArtifactPaths(tmp_path / "data"), parse_params(settings(made))
+    views, train, predict = (folder_of(paths.root, name) for name in ("views", "train", "predict"))
+    with_network = columns(predict)
+    for stage in ("views", "train", "predict"):
+        run_stage(importlib.import_module(f"stages.{stage}"), CATEGORY, params, paths)
+    assert [path.name for path in views.iterdir()] == ["views.json"]
+    assert load_file(train / "model.safetensors") == {}
+    assert len(pd.read_csv(train / "history.csv")) == 0
+    described = read_json(train / "model.json")
+    assert described["trained"] is False
+    assert set(described["params"]) == {"manifest", "maps", "mebin", "crops", "views", "compute"}
+    for ours, theirs in zip(columns(predict), with_network, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert 0 < with_network[1].shape[1] <= 8  # few principal components, for few regions
+    heads = parse_params({**settings(made), "predict": {"classifier": "heads"}})
+    with pytest.raises(ArtifactError, match=r"no network was trained.*predict\.classifier"):
+        run("predict", heads, paths)
 
 
 def test_parameters_travel_with_what_they_made(made: Path) -> None:
