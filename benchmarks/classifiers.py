@@ -12,6 +12,7 @@ for normal images, a `train.seed` a run. It reads the cached views too:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -120,6 +121,13 @@ def _classes(case: Case, seen: Seen, options: Predict, n_classes: int) -> NDArra
     return np.asarray(merged.argmax(1))
 
 
+def _steps(case: Case) -> int:
+    """Return the steps of a training: of each epoch's draws, a batch a step (`draw_batches`)."""
+    train = case.params.train
+    n_base = len(read_parquet(case.paths.base() / "crops.parquet", BASE_CROPS))
+    return train.epochs * math.ceil((n_base + len(case.crops)) / train.batch)
+
+
 def metrics(true: Sequence[str], predicted: NDArray[np.int64]) -> list[float]:
     """Return NMI, ARI and F1 over images."""
     scores = clustering_scores(true, predicted)
@@ -154,7 +162,7 @@ def main(
         typer.echo(row(choice, [metrics(true[keep].tolist(), p[keep]) for p in found]))
     if heads:
         found = [image_classes_by_heads(case, seed) for seed in range(seeds)]
-        name = f"heads, {case.params.train.epochs} epochs of {len(case.crops)} regions | | | scores"
+        name = f"heads, {_steps(case)} steps | | | {VOTE.normal}"
         typer.echo(row(name, [metrics(true[keep].tolist(), p[keep]) for p in found]))
 
 
