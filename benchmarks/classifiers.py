@@ -5,10 +5,15 @@ crops@<category>`), and prints NMI/ARI/F1 over images for every choice: the mean
 standard deviation of NMI, and how far the seeds agree (mean ARI of two, without labels). Predict,
 merge and evaluate give the same with `predict.classifier: mixture`. Labels are used for the metrics
 alone.
+
+`--heads` adds rows for the trained heads of the paper, on the same regions and under the same rule
+for normal images, a `train.seed` a run. It reads the cached views too:
+`dvc exp run -S predict.classifier=heads views@<category>`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
@@ -23,8 +28,20 @@ from sklearn.metrics import adjusted_rand_score
 
 from benchmarks.case import LAYERS, Case, load_case
 from pipeline.clustering.normal_images import NormalRule
+from pipeline.config.params import Predict
 from pipeline.evaluation.clustering import clustering_scores
-from pipeline.inference.region_classes import Seen, classify_regions, fit_regions
+from pipeline.inference.region_classes import (
+    Seen,
+    TrainedNetwork,
+    classify_regions,
+    fit_regions,
+    seen_by_heads,
+)
+from pipeline.inference.training_run import describe_training, train_category
+from pipeline.io.networks import crop_arrays, load_blocks, load_vit
+from pipeline.io.schemas import BASE_CROPS
+from pipeline.io.tables import read_parquet
+from pipeline.mgvit.attention import ClassBlock
 from pipeline.regions.merging import merge_regions
 
 
@@ -62,7 +79,36 @@ def image_classes(
     settings = {**asdict(choice), "seed": seed, "classifier": "mixture"}
     options = case.params.predict.model_copy(update=settings)
     seen = Seen(pooled=case.pooled[:, [LAYERS.index(layer) for layer in choice.layers]])
-    n_classes = n_classes or case.n_classes
+    return _classes(case, seen, options, n_classes or case.n_classes)
+
+
+def image_classes_by_heads(case: Case, seed: int) -> NDArray[np.int64]:
+    """Return the class of each image by heads trained with `train.seed` as given."""
+    params, paths = case.params, case.paths
+    train = params.train.model_copy(update={"seed": seed})
+    base = read_parquet(paths.base() / "crops.parquet", BASE_CROPS)
+    blocks = load_blocks(paths, params.views, params.compute)
+    result = train_category(
+        case.category,
+        load_vit(paths, image_size=params.views.image_size),
+        case.crops,
+        base,
+        case.n_classes,
+        train,
+        params.views,
+        params.compute,
+        paths,
+    )
+    described = describe_training({"n_classes": case.n_classes, "params": {}}, result, base, train)
+    block, heads = result.network.block, result.network.heads
+    assert isinstance(block, ClassBlock)
+    network = TrainedNetwork(blocks, block, heads, described)
+    seen = seen_by_heads(network, network(*crop_arrays(paths.crops(case.category))))
+    options = params.predict.model_copy(update={"normal": VOTE.normal, "classifier": "heads"})
+    return _classes(case, seen, options, case.n_classes)
+
+
+def _classes(case: Case, seen: Seen, options: Predict, n_classes: int) -> NDArray[np.int64]:
     model = fit_regions(
         seen, case.crops, case.scores, case.references, n_classes, options, case.parts
     )
@@ -80,6 +126,13 @@ def image_classes(
     return np.asarray(merged.argmax(1))
 
 
+def _steps(case: Case) -> int:
+    """Return the steps of a training: of each epoch's draws, a batch a step (`draw_batches`)."""
+    train = case.params.train
+    n_base = len(read_parquet(case.paths.base() / "crops.parquet", BASE_CROPS))
+    return train.epochs * math.ceil((n_base + len(case.crops)) / train.batch)
+
+
 def metrics(true: Sequence[str], predicted: NDArray[np.int64]) -> list[float]:
     """Return NMI, ARI and F1 over images."""
     scores = clustering_scores(true, predicted)
@@ -92,7 +145,7 @@ def agreement(partitions: Sequence[NDArray[np.int64]]) -> float:
     return float(np.mean([adjusted_rand_score(*pair) for pair in pairs])) if pairs else np.nan
 
 
-def row(choice: Choice, runs: list[list[float]], agree: float) -> str:
+def row(choice: Choice | str, runs: list[list[float]], agree: float) -> str:
     """Return a Markdown row from the metrics (NMI, ARI, F1) of all seeds and their agreement."""
     array = np.array(runs)
     text = "/".join(f"{value:.3f}" for value in array.mean(0))
@@ -104,6 +157,7 @@ def main(
     seeds: Annotated[int, typer.Option(help="How many seeds, from 0.")] = 5,
     defects: Annotated[bool, typer.Option(help="Leave the normal images out.")] = False,
     only_vote: Annotated[bool, typer.Option(help="Only the default.")] = False,
+    heads: Annotated[bool, typer.Option(help="Train the heads of the paper, too.")] = False,
     params: Path = Path("params.yaml"),
     data: Path = Path("data"),
 ) -> None:
@@ -119,6 +173,11 @@ def main(
         found = [image_classes(case, choice, seed) for seed in range(seeds)]
         scores = [metrics(true[keep].tolist(), p[keep]) for p in found]
         typer.echo(row(choice, scores, agreement(found)))
+    if heads:
+        found = [image_classes_by_heads(case, seed) for seed in range(seeds)]
+        name = f"heads, {_steps(case)} steps | | | {VOTE.normal}"
+        scores = [metrics(true[keep].tolist(), p[keep]) for p in found]
+        typer.echo(row(name, scores, agreement(found)))
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def run(options: Demo, paths: ArtifactPaths) -> None:
                 samples = generate(
                     product,
                     good=options.good,
-                    per_defect=options.per_defect,
+                    per_defect={defect: options.n_images(defect) for defect in PRODUCTS[product]},
                     normals=options.normals,
                     seed=options.seed,
                     progress=progress,

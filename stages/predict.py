@@ -1,8 +1,8 @@
 """Stage `predict`: the class of every region, without augmentation.
 
 By the trained heads, as in the paper, or by an ensemble of mixtures over descriptors of the regions
-of this very set. Embeddings are the trained network's either way. What was fitted is kept, so that
-new images can be classified (`pipeline.inference`).
+of this very set, which needs no trained network. What was fitted is kept, so that new images can be
+classified (`pipeline.inference`).
 """
 
 from __future__ import annotations
@@ -28,47 +28,46 @@ from pipeline.inference.region_classes import (
 )
 from pipeline.inference.region_features import pooled_tokens
 from pipeline.io.files import replacing_folder
-from pipeline.io.networks import crop_arrays
+from pipeline.io.networks import crop_arrays, network_digest, read_description, stored_views
 from pipeline.io.part_table import numbered, read_parts
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.region_classifier import save_region_model
 from pipeline.io.schemas import CROPS
 from pipeline.io.scores import scores_of_images, scores_of_reference_parts
 from pipeline.io.tables import read_parquet
-from pipeline.mgvit.prediction import Predictions
 from pipeline.progress import track
 
 
 def run(category: str, options: Predict, compute: Compute, paths: ArtifactPaths) -> None:
     """Write regions, descriptors, attention and the classifier's files of a category.
 
-    The network's settings come from model.json.
+    The number of classes and the size of the views come from model.json.
     """
     crops = read_parquet(paths.crops(category) / "crops.parquet", CROPS)
     scores = scores_of_images(paths, category, crops)
     references = scores_of_reference_parts(paths, category)
     parts = numbered(read_parts(paths, category), crops["sample_id"])
-    network = load_network(paths, category, compute)
-    with track(f"predicting {category}") as progress:
-        predictions = network(*crop_arrays(paths.crops(category)), progress=progress)
-    seen = _seen(category, options, compute, paths, network, predictions)
-    model = fit_regions(seen, crops, scores, references, network.n_classes, options, parts)
+    described = read_description(paths.train(category))
+    network = load_network(paths, category, compute) if options.classifier == "heads" else None
+    seen = _seen(category, options, compute, paths, network)
+    n_classes = described["n_classes"]
+    model = fit_regions(seen, crops, scores, references, n_classes, options, parts)
     if options.normal == "scores":
         report_limit(category, model.normal, len(references), options.false_alarms)
     classes = classify_regions(seen, crops["area_px"], scores, model, options)
-    params = {**network.description["params"], "predict": options.to_json()}
+    params = {**described["params"], "predict": options.to_json()}
+    digest = network_digest(paths.train(category))
     with replacing_folder(paths.predict(category)) as folder:  # at once: all are of one run
         folder.mkdir()
-        digest = save_region_model(folder, model, params, network.description.get("sha256"))
         metadata = {
-            "head": network.description["head"],
+            "head": described["head"] if network else None,
             "classifier": options.classifier,
-            "classifier_sha256": digest,
+            "classifier_sha256": save_region_model(folder, model, params, digest),
         }
-        write_regions(folder, crops, classes.probabilities, predictions, metadata)
-        write_attention(folder, predictions.attention, network.blocks)
-        shown = shown_rows(classes.probabilities, predictions.attention)
-        blocks = network.blocks if options.classifier == "heads" else None
+        write_regions(folder, crops, classes.probabilities, classes.embeddings, metadata)
+        blocks = network.blocks if network else None
+        write_attention(folder, seen.attention, blocks)
+        shown = shown_rows(classes.probabilities, seen.attention)
         write_plain_attention(folder, crop_arrays(paths.crops(category)), shown, blocks)
         write_descriptors(folder, l2_normalise(np.asarray(classes.descriptors, np.float32)))
 
@@ -78,11 +77,13 @@ def _seen(
     options: Predict,
     compute: Compute,
     paths: ArtifactPaths,
-    network: TrainedNetwork,
-    predictions: Predictions,
+    network: TrainedNetwork | None,
 ) -> Seen:
     """Return what the classifier of `predict.classifier` sees of the regions."""
-    if options.classifier == "heads":
-        return seen_by_heads(network, predictions)
-    size = network.blocks.masking.image_size
-    return Seen(pooled=pooled_tokens(paths, category, compute, options.layers, image_size=size))
+    if network is None:
+        size = stored_views(paths, category).image_size
+        tokens = pooled_tokens(paths, category, compute, options.layers, image_size=size)
+        return Seen(pooled=tokens)
+    with track(f"predicting {category}") as progress:
+        predictions = network(*crop_arrays(paths.crops(category)), progress=progress)
+    return seen_by_heads(network, predictions)

@@ -1,17 +1,19 @@
 """Stage `views`: frozen-block tokens of the augmented views of base and novel crops, computed once.
 
 Writes data/views/<category>/ with `tokens.bin` (rows of float16), `offsets.npy` and `views.json`.
-It is a cache: not pushed, and not needed after training. `views.count: 0` leaves it empty.
+It is a cache: not pushed, and not needed after training. It is empty with `views.count: 0`, and
+unless heads are trained (`predict.classifier: heads`).
 """
 
 from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
-from pipeline.config.params import Compute, Views
+from pipeline.config.params import Classifier, Compute, Key, Views
 from pipeline.io.files import replacing_folder
 from pipeline.io.networks import augmentations, crop_arrays, load_blocks
 from pipeline.io.paths import ArtifactPaths
@@ -21,12 +23,18 @@ from pipeline.mgvit.tokens import FrozenBlocks, iter_augmented
 from pipeline.progress import track
 
 
-def run(category: str, options: Views, compute: Compute, paths: ArtifactPaths) -> None:
-    """Fill the view cache of a category."""
+def run(
+    category: str,
+    options: Views,
+    classifier: Annotated[Classifier, Key("predict.classifier")],
+    compute: Compute,
+    paths: ArtifactPaths,
+) -> None:
+    """Fill the view cache of a category, where a network is trained on it."""
     with replacing_folder(paths.views(category)) as folder:
         folder.mkdir()
         description: dict[str, object] = {"views": 0}
-        if options.count:
+        if options.count and classifier == "heads":
             blocks = load_blocks(paths, options, compute)
             description = sources(category, options, compute, paths)
             description |= _fill(folder, category, options, paths, blocks)

@@ -44,9 +44,13 @@ class Mixture:
     precision_cholesky: Array
     log_weights: Array
 
+    def project(self, x: Array) -> Array:
+        """Return the principal components (M, d) of descriptors (M, L, D)."""
+        return np.asarray((x[:, self.layer] - self.mean) @ self.axes.T)
+
     def responsibilities(self, x: Array) -> Array:
         """Return those (M, k) of the components for descriptors (M, L, D); rows sum to 1."""
-        points = ((x[:, self.layer] - self.mean) @ self.axes.T) @ self.precision_cholesky  # (M, d)
+        points = self.project(x) @ self.precision_cholesky  # (M, d)
         gaps = points[:, None] - self.centres @ self.precision_cholesky  # (M, k, d)
         return np.asarray(softmax(self.log_weights - (gaps**2).sum(2) / 2, axis=1))
 
@@ -66,6 +70,16 @@ class MixtureEnsemble:
             return np.repeat(self.votes, len(x), 0)
         weights = _responsibilities(self.mixtures, x) @ self.votes  # (M, n_classes)
         return np.asarray(weights / weights.sum(1, keepdims=True))
+
+    def components(self, descriptors: ArrayLike) -> Array:
+        """Return descriptors (M, L, D) in the principal components of all layers, side by side.
+
+        Of the mixtures of a layer, the one with the most components counts; (M, 0) without any.
+        """
+        x = np.asarray(descriptors, np.float64)
+        widest = {m.layer: m for m in sorted(self.mixtures, key=lambda m: len(m.axes))}
+        parts = [m.project(x) for _, m in sorted(widest.items())]
+        return np.concatenate([np.zeros((len(x), 0)), *parts], 1)
 
 
 def fit_ensemble(

@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.commands.checks import Line
 from pipeline.commands.part_hints import suggest_parts
 from pipeline.config.params import ConfigError, Params, load_params
-from pipeline.demo.camera import PRODUCTS
+from pipeline.demo.camera import NORMAL, PRODUCTS
 from pipeline.io.dataset_formats import DatasetError, Scan, scan_folder
 from pipeline.io.datasets import unused_bits
 from pipeline.io.demo_files import foreign_file
@@ -21,7 +21,6 @@ from pipeline.io.tables import read_metadata, read_parquet
 
 _DEMO = "data/raw/demo"
 _FEW = 20
-_DEMO_DEFECTS = 4
 
 
 def check_params(path: Path) -> tuple[Params | None, Line]:
@@ -81,7 +80,9 @@ def _category(
     what = f"images {category}"
     root = project / params.dataset.root / category
     if params.dataset.root == _DEMO and category in PRODUCTS and not root.is_dir():
-        n_images = params.demo.good + _DEMO_DEFECTS * params.demo.per_defect
+        n_images = params.demo.good + sum(
+            params.demo.n_images(label) for label in PRODUCTS[category] if label != NORMAL
+        )
         return n_images, Line("ok", what, f"the demo: `dvc repro` makes {n_images}")
     try:
         scan = _scan(category, params, project)

@@ -77,6 +77,7 @@ PositiveFloat = Annotated[float, Field(gt=0, le=1e9)]
 NotNegative = Annotated[float, Field(ge=0, le=1e9)]
 FilePath = Annotated[str, AfterValidator(_path)]
 Dtype = Literal["auto", "float32", "bfloat16"]
+Classifier = Literal["mixture", "heads"]
 
 
 CATEGORY_RULE = (
@@ -111,13 +112,24 @@ class Dataset(_Section):
         return names
 
 
+DemoDefect = Literal["scratch", "dent", "stain", "crack", "hole", "missing_thread", "knot"]
+"""The defects of both products of the demo."""
+
+
 class Demo(_Section):
     """The generated images."""
 
     seed: Seed = 0
     good: CountOrZero = 20
-    per_defect: CountOrZero = 20
+    per_defect: CountOrZero | dict[DemoDefect, CountOrZero] = 20
     normals: CountOrZero = 40
+
+    def n_images(self, defect: str) -> int:
+        """Return how many images of a defect there are; none of one that a mapping leaves out."""
+        counts = self.per_defect
+        if isinstance(counts, int):
+            return counts
+        return sum(number for name, number in counts.items() if name == defect)
 
 
 class Backbone(_Section):
@@ -374,7 +386,7 @@ class Train(_Section):
 class Predict(_Section):
     """Which of the two classifiers names the regions, and what is normal beforehand."""
 
-    classifier: Literal["mixture", "heads"] = "mixture"
+    classifier: Classifier = "mixture"
     normal: Literal["scores", "regions", "none"] = "scores"
     false_alarms: Annotated[float, Field(gt=0, lt=1)] = 0.05
     layers: Annotated[list[Block], Field(min_length=1)] = [5, 6, 7, 8, 9]

@@ -10,7 +10,7 @@ equally seeded generators a good and a defective image agree outside the defect.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,7 +36,7 @@ def generate(
     product: str,
     *,
     good: int = 20,
-    per_defect: int = 20,
+    per_defect: int | Mapping[str, int] = 20,
     normals: int = 40,
     seed: int = 0,
     progress: Progress = silent,
@@ -51,7 +51,8 @@ def generate(
     product
         "metal" or "fabric".
     good, per_defect, normals
-        Numbers of good test images, test images of each defect, and train images.
+        Numbers of good test images, test images of each defect, and train images. Where
+        `per_defect` is a mapping by label, defects that it does not name have no image.
 
     Raises
     ------
@@ -65,10 +66,13 @@ def generate(
     ('scratch', (256, 256, 3), True)
     """
     check_product(product)
-    if min(good, per_defect, normals, seed) < 0:
+    defects = [label for label in PRODUCTS[product] if label != NORMAL]
+    if isinstance(per_defect, int):
+        per_defect = dict.fromkeys(defects, per_defect)
+    if min(good, *per_defect.values(), normals, seed) < 0:
         raise ValueError("good, per_defect, normals and seed of the demo must not be negative")
     folders = [("train", NORMAL, normals), ("test", NORMAL, good)]
-    folders += [("test", label, per_defect) for label in PRODUCTS[product] if label != NORMAL]
+    folders += [("test", label, per_defect.get(label, 0)) for label in defects]
     total, done = sum(count for *_, count in folders), 0
     for split, label, count in folders:
         folder = zlib.crc32(f"{product}/{split}/{label}".encode())

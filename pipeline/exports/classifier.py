@@ -10,13 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.clustering.normal_images import known_normal
-from pipeline.config.params import ConfigError, Predict, Train, Views
+from pipeline.config.params import ConfigError, Predict, Views
 from pipeline.curation.names import ClassNames, names_for, run_of
 from pipeline.exports.files import refuse_existing
 from pipeline.exports.model_files import Runner, model_writer
 from pipeline.exports.modules import HeadsNetwork, MixtureNetwork
 from pipeline.io.files import replacing
-from pipeline.io.networks import crop_arrays, load_classifier, load_vit, masking, trained_sections
+from pipeline.io.networks import (
+    crop_arrays,
+    load_classifier,
+    load_vit,
+    masking,
+    stored_views,
+    trained_sections,
+)
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.region_classifier import JSON, RegionModel, check_network, load_region_model
 from pipeline.io.region_table import read_regions_and_crops
@@ -79,8 +86,8 @@ def write_network(category: str, out: Path, paths: ArtifactPaths, names: Path) -
     model, stored = load_region_model(folder)
     check_network(paths, category)
     options = parse_stored(folder / JSON, "params.predict", Predict, stored["predict"])
-    train, views = trained_sections(paths, category)
-    network = _load(category, paths, train, views, model, options)
+    views = stored_views(paths, category)
+    network = _load(category, paths, views, model, options)
     crops, n_classes = _views(category, paths, views.image_size, model, options)
     with replacing(out) as temporary:
         comparison = _compare(write(network, views.image_size, temporary), crops)
@@ -129,7 +136,6 @@ def _usage(
 def _load(
     category: str,
     paths: ArtifactPaths,
-    train: Train,
     views: Views,
     model: RegionModel,
     options: Predict,
@@ -143,6 +149,7 @@ def _load(
             vit, options.layers, model.space, model.vote, empty_is_normal=empty_is_normal
         )
     else:
+        train, _ = trained_sections(paths, category)
         block, heads, trained = load_classifier(
             paths.train(category), vit, fold_layerscale=train.fold_layerscale
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,6 @@ from pipeline.io.arrays import ArraySpec, create_arrays
 from pipeline.io.paths import ArtifactError
 from pipeline.io.schemas import REGIONS
 from pipeline.io.tables import write_parquet
-from pipeline.mgvit.prediction import Predictions
 from pipeline.mgvit.tokens import FrozenBlocks
 
 log = logging.getLogger("anomalyncd")
@@ -48,14 +48,14 @@ def write_regions(
     folder: Path,
     crops: pd.DataFrame,
     probabilities: NDArray[np.float64],
-    predictions: Predictions,
+    embeddings: NDArray[np.floating[Any]],
     metadata: dict[str, object],
 ) -> None:
     """Write regions.parquet; the metadata name the classifier that was fitted to them by its hash.
 
     Raises `ArtifactError` for probabilities or embeddings that are not finite.
     """
-    if not (np.isfinite(probabilities).all() and np.isfinite(predictions.embeddings).all()):
+    if not (np.isfinite(probabilities).all() and np.isfinite(embeddings).all()):
         raise ArtifactError(
             "probabilities or embeddings of the regions are not finite, and nothing was written: "
             "the network is of no use; set a lower train.lr and run the stage 'train' again"
@@ -67,7 +67,7 @@ def write_regions(
             "class": probabilities.argmax(1),
             "confidence": probabilities.max(1, initial=0.0),
             "probabilities": list(probabilities),
-            "embedding": list(predictions.embeddings),
+            "embedding": list(embeddings.astype(np.float32)),
         }
     )
     write_parquet(folder / "regions.parquet", frame, REGIONS, metadata)
@@ -81,15 +81,18 @@ def write_descriptors(folder: Path, rows: NDArray[np.float32]) -> None:
 
 
 def write_attention(
-    folder: Path, attention: NDArray[np.float32] | None, blocks: FrozenBlocks
+    folder: Path, attention: NDArray[np.float32] | None, blocks: FrozenBlocks | None
 ) -> None:
-    """Write the class token's attention to the patches, (M, h, w), without the prefix tokens'."""
-    vit = blocks.vit
-    grid = tuple(int(n) for n in vit.patch_embed.grid_size)
-    patches = np.zeros((0, *grid), np.float16)
-    if attention is not None:
-        patches = attention[:, int(vit.num_prefix_tokens) :].astype(np.float16).reshape(-1, *grid)
+    """Write the class token's attention to the patches, (M, h, w), without the prefix tokens'.
+
+    Without a network (`blocks` None) there are no rows.
+    """
+    patches, size = np.zeros((0, 1, 1), np.float32), 0
+    if blocks is not None:
+        vit, size = blocks.vit, blocks.masking.image_size
+        grid = tuple(int(n) for n in vit.patch_embed.grid_size)
+        if attention is not None:
+            patches = attention[:, int(vit.num_prefix_tokens) :].reshape(-1, *grid)
     specs = {"attention": ArraySpec(patches.shape, "float16")}
-    attributes = {"image_size": blocks.masking.image_size}
-    with create_arrays(folder / "attention.zarr", specs, attributes) as arrays:
-        arrays["attention"][:] = patches
+    with create_arrays(folder / "attention.zarr", specs, {"image_size": size}) as arrays:
+        arrays["attention"][:] = patches.astype(np.float16)

@@ -81,12 +81,13 @@ class Seen:
     """M sub-images as a classifier sees them.
 
     `pooled` (M, L, D) tokens for mixtures; for the heads `probabilities` (M, C) by the trained
-    network and its `embeddings` (M, D).
+    network, its `embeddings` (M, D) and its `attention` to all tokens (M, N).
     """
 
     pooled: NDArray[np.float32] | None = None
     probabilities: NDArray[np.float64] | None = None
     embeddings: NDArray[np.float32] | None = None
+    attention: NDArray[np.float32] | None = None
 
     @property
     def features(self) -> NDArray[np.float64]:
@@ -103,7 +104,11 @@ def seen_by_heads(network: TrainedNetwork, predictions: Predictions) -> Seen:
     probabilities = class_probabilities(
         predictions.logits, network.n_base_classes, temperature=network.temperature
     )
-    return Seen(probabilities=probabilities, embeddings=predictions.embeddings)
+    return Seen(
+        probabilities=probabilities,
+        embeddings=predictions.embeddings,
+        attention=predictions.attention,
+    )
 
 
 def fit_regions(
@@ -157,12 +162,14 @@ class RegionClasses:
     """Classes of M sub-images.
 
     `probabilities` (M, C), rows summing to 1; `unknown` (M,) are unlike all regions of the run;
-    `descriptors` (M, L, D) are what the classifier told them apart by.
+    `descriptors` (M, L, D) are what the classifier told them apart by, and `embeddings` (M, E) the
+    space in which it did: principal components of all layers, or the network's embeddings.
     """
 
     probabilities: NDArray[np.float64]
     unknown: NDArray[np.bool_]
     descriptors: NDArray[np.float64]
+    embeddings: NDArray[np.float64]
 
 
 def classify_regions(
@@ -189,9 +196,12 @@ def classify_regions(
     if model.space is not None and model.vote is not None and seen.pooled is not None:
         descriptors = model.space(seen.pooled)
         probabilities = model.vote.probabilities(descriptors)
+        embeddings = model.vote.components(descriptors)
     elif seen.probabilities is not None:
         descriptors, probabilities = seen.features, seen.probabilities.copy()
+        embeddings = descriptors[:, 0]
     else:
         raise ValueError("what was seen does not fit the model: one is of heads, one of mixtures")
     probabilities[normal] = np.eye(probabilities.shape[1])[0]
-    return RegionClasses(probabilities, model.known.unknown(descriptors) & ~normal, descriptors)
+    unknown = model.known.unknown(descriptors) & ~normal
+    return RegionClasses(probabilities, unknown, descriptors, embeddings)

@@ -66,27 +66,35 @@ def train_category(
         )
 
 
-def describe_training(
-    category: str,
-    result: TrainingResult,
-    base: pd.DataFrame,
-    n_novel_classes: int,
-    options: Train,
-    views: Views,
-    compute: Compute,
-    paths: ArtifactPaths,
+def describe_run(
+    category: str, n_novel_classes: int, views: Views, compute: Compute, paths: ArtifactPaths
 ) -> dict[str, Any]:
-    """Return the content of model.json: classes, parameters, and what new images need."""
-    base_classes = sorted(base["label"].unique())
+    """Return what model.json holds of every run: its classes, and what new images need."""
     return {
         "category": category,
         **_score_ranges(category, paths),
+        "n_classes": n_novel_classes,
+        "params": {
+            **params_of(paths.mebin(category) / "images.parquet"),
+            **params_of(paths.crops(category) / "crops.parquet"),
+            "views": views.to_json(),
+            "compute": {"dtype": compute.dtype},
+        },
+    }
+
+
+def describe_training(
+    run: dict[str, Any], result: TrainingResult, base: pd.DataFrame, options: Train
+) -> dict[str, Any]:
+    """Return `run` (`describe_run`) with what model.json holds of a trained network."""
+    base_classes = sorted(base["label"].unique())
+    return {
+        **run,
         "n_base_classes": len(base_classes),
         "base_classes": base_classes,
-        "n_classes": n_novel_classes,
         "head": result.best_head,
         "settings": asdict(training_settings(options)),
-        "params": _sections(category, options, views, compute, paths),
+        "params": {**run["params"], "train": options.to_json()},
         "torch": torch.__version__,
     }
 
@@ -100,17 +108,4 @@ def _score_ranges(category: str, paths: ArtifactPaths) -> dict[str, Any]:
     return {
         "maps": {name: binarized.get(name) for name in _MAPS},
         "mebin": {name: binarized.get(name) for name in ("s_min", "s_max")},
-    }
-
-
-def _sections(
-    category: str, options: Train, views: Views, compute: Compute, paths: ArtifactPaths
-) -> dict[str, Any]:
-    """Return the parameters of all that was made up to here, by section."""
-    return {
-        **params_of(paths.mebin(category) / "images.parquet"),
-        **params_of(paths.crops(category) / "crops.parquet"),
-        "views": views.to_json(),
-        "train": options.to_json(),
-        "compute": {"dtype": compute.dtype},
     }

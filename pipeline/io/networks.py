@@ -15,6 +15,7 @@ from pipeline.io.backbone_weights import load_saved_vit
 from pipeline.io.devices import Autocast, choose_device
 from pipeline.io.paths import ArtifactError, ArtifactPaths, damaged
 from pipeline.io.stored import (
+    Fields,
     check_sha256,
     parse_stored,
     read_object,
@@ -31,12 +32,16 @@ from pipeline.mgvit.tokens import FrozenBlocks, Masking
 
 JSON = "model.json"
 TENSORS = "model.safetensors"
-_FIELDS = {
+_RUN_FIELDS: Fields = {
+    "trained": (bool,),
+    "n_classes": (int,),
+    "params.views": (dict,),
+}
+_NETWORK_FIELDS: Fields = {
+    **_RUN_FIELDS,
     "head": (int,),
     "n_base_classes": (int,),
-    "n_classes": (int,),
     "params.train": (dict,),
-    "params.views": (dict,),
 }
 
 
@@ -90,18 +95,47 @@ def save_network(folder: Path, network: Network, description: dict[str, Any]) ->
             tensors[f"{prefix}.{name}"] = tensor.detach().cpu().numpy()
     path = folder / TENSORS
     write_tensors(path, tensors)
-    write_json(folder / JSON, {**description, "sha256": sha256_of(path)})
+    write_json(folder / JSON, {**description, "trained": True, "sha256": sha256_of(path)})
+
+
+def save_no_network(folder: Path, description: dict[str, Any]) -> None:
+    """Write a model.json of a run that trains nothing, and model.safetensors without a tensor."""
+    write_tensors(folder / TENSORS, {})
+    write_json(folder / JSON, {**description, "trained": False})
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """Return model.json of a training folder."""
-    return read_object(folder / JSON, _FIELDS)
+    """Return model.json of a training folder, which may tell of no network."""
+    return read_object(folder / JSON, _RUN_FIELDS)
+
+
+def _read_network(folder: Path) -> dict[str, Any]:
+    """Return model.json of a trained network; raise `ArtifactError` where none was trained."""
+    if not read_description(folder)["trained"]:
+        raise ArtifactError(
+            f"{folder}: no network was trained, as predict.classifier was mixture; set it to heads "
+            "and run the stages 'views' and 'train' again (or `dvc repro`)"
+        )
+    return read_object(folder / JSON, _NETWORK_FIELDS)
+
+
+def network_digest(folder: Path) -> str:
+    """Return the SHA-256 of the trained parameters, or of model.json where there are none."""
+    trained = read_description(folder)["trained"]
+    return sha256_of(folder / (TENSORS if trained else JSON))
+
+
+def stored_views(paths: ArtifactPaths, category: str) -> Views:
+    """Return the section `views` of the run."""
+    path = paths.train(category) / JSON
+    content = read_description(path.parent)["params"]
+    return parse_stored(path, "params.views", Views, content["views"])
 
 
 def trained_sections(paths: ArtifactPaths, category: str) -> tuple[Train, Views]:
     """Return the sections `train` and `views` as they were when the model was trained."""
     path = paths.train(category) / JSON
-    content = read_description(path.parent)["params"]
+    content = _read_network(path.parent)["params"]
     train = parse_stored(path, "params.train", Train, content["train"])
     return train, parse_stored(path, "params.views", Views, content["views"])
 
@@ -111,9 +145,10 @@ def load_classifier(
 ) -> tuple[ClassBlock, MultiHead, dict[str, Any]]:
     """Return the trained block, the heads and model.json of a training folder.
 
-    Raises `ArtifactError` if one of the files is damaged, or not of the same training.
+    Raises `ArtifactError` if one of the files is damaged or not of the same training, or nothing
+    was trained.
     """
-    description = read_description(folder)
+    description = _read_network(folder)
     path = folder / TENSORS
     stored = read_tensors(path, ["heads.weight"])
     check_sha256(path, description.get("sha256"), folder / JSON)

@@ -15,6 +15,7 @@ from pipeline.clustering.conformal import Limit
 from pipeline.clustering.descriptors import DescriptorSpace
 from pipeline.clustering.ensemble import Mixture, MixtureEnsemble
 from pipeline.clustering.novelty import KnnNovelty
+from pipeline.io.networks import network_digest
 from pipeline.io.paths import ArtifactError, ArtifactPaths, damaged
 from pipeline.io.stored import (
     NONE,
@@ -68,7 +69,8 @@ def save_region_model(
 ) -> str:
     """Write the model with the parameters of its run; return the SHA-256 of its tensors.
 
-    `network` is the SHA-256 of the trained parameters that the regions were seen by.
+    `network` is the SHA-256 of the trained parameters that the regions were seen by, or of the
+    description of a run without any (`network_digest`).
     """
     tensors: dict[str, NDArray[Any]] = {"known": model.known.unit_descriptors.astype(np.float16)}
     if model.space is not None and model.vote is not None:
@@ -136,13 +138,13 @@ def _limit(content: Mapping[str, Any]) -> Limit:
 
 
 def check_network(paths: ArtifactPaths, category: str) -> None:
-    """Raise `ArtifactError` unless the trained network is the one that `predict` last used."""
-    path = paths.train(category) / "model.safetensors"
+    """Raise `ArtifactError` unless the network, or the run without one, is what `predict` used."""
+    folder = paths.train(category)
     used = read_object(paths.predict(category) / JSON, {}).get("model_sha256")
-    if used is not None and sha256_of(path) != used:
+    if used is not None and network_digest(folder) != used:
         raise ArtifactError(
-            f"{paths.predict(category)}: made by another network than {path}; run the stage "
-            "'predict' again (or `dvc repro`)"
+            f"{paths.predict(category)}: made by another network than that of {folder}; run the "
+            "stage 'predict' again (or `dvc repro`)"
         )
 
 

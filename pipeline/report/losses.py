@@ -20,14 +20,17 @@ _CURVES = {
 }
 
 
-def loss_chart(path: Path) -> Markup:
+def loss_chart(path: Path) -> Markup | None:
     """Return SVG charts of the losses in history.csv: the terms, and those of each head.
 
     Terms that are zero throughout are left out.
 
-    Raises `ArtifactError` for a missing or damaged file.
+    None without an epoch: nothing was trained. Raises `ArtifactError` for a missing or damaged
+    file.
     """
     history = _read(path)
+    if len(history) == 0:
+        return None
     curves = {
         label: history[column].tolist()
         for column, label in _CURVES.items()
@@ -59,9 +62,9 @@ def _read(path: Path) -> pd.DataFrame:
     except (ValueError, OSError) as error:  # also what pandas calls an empty or broken file
         raise damaged(path, f"not a readable CSV file ({error})") from error
     lacking = [column for column in _CURVES if column not in history]
-    if lacking or len(history) == 0:
-        raise damaged(path, f"lacks the columns {lacking}" if lacking else "has no rows")
-    for column in _CURVES:
+    if lacking:
+        raise damaged(path, f"lacks the columns {lacking}")
+    for column in _CURVES if len(history) else ():
         if not pd.api.types.is_numeric_dtype(history[column]):
             raise damaged(path, f"the column {column!r} holds text")
     return history

@@ -154,7 +154,10 @@ class PartTable:
 
 @dataclass(frozen=True)
 class CategoryReport:
-    """The section of one category; `losses` is SVG, `parts` None without `manifest.part`."""
+    """The section of one category.
+
+    `losses` is SVG, None where nothing was trained; `parts` is None without `manifest.part`.
+    """
 
     name: str
     classes: Sequence[ClassGallery]
@@ -164,7 +167,7 @@ class CategoryReport:
     binarized: PanelTable
     confusion: Confusion | None
     scores: ScoreSection
-    losses: Markup
+    losses: Markup | None
     review: ReviewLink
     names: ClassNames = field(default_factory=ClassNames)
     parts: PartTable | None = None

@@ -90,10 +90,12 @@ def attended(category: Category) -> list[ClassPictures]:
 
     Each picture is the view of the network beside the weights of the last block, mean over heads
     (AnomalyNCD section 3.3.1), and those of the backbone as it came, without a mask. Crops without
-    a patch under their mask are left out: there the class token sees only itself. Raises
-    `ArtifactError` if attention.zarr is of other regions.
+    a patch under their mask are left out: there the class token sees only itself. There are none
+    where no network was trained. Raises `ArtifactError` if attention.zarr is of other regions.
     """
     folder = category.artifacts.predict(category.name)
+    if read_metadata(folder / "regions.parquet").get("classifier") == "mixture":
+        return []
     group = open_arrays(folder / "attention.zarr")
     attention = np.asarray(group["attention"], np.float32)
     if len(attention) != len(category.regions):
@@ -140,7 +142,10 @@ def embeddings(category: Category) -> Scatters:
     note = f"Each point is one of {len(category.regions)} regions"
     if len(rows) < len(category.regions):
         note = f"Each point is one of {len(rows)} regions, drawn from {len(category.regions)}"
-    note += ". Nearby points have similar embeddings; the axes have no meaning."
+    note += (
+        ", in the space in which they were told apart. Nearby points are alike; the axes have no "
+        "meaning."
+    )
     classes = regions["class"].tolist()
     names = {k: class_label(category.names, k) for k in sorted(set(classes))}
     charts = [scatter(points, classes, names, title=f"{category.name}: discovered classes")]

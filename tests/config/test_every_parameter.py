@@ -29,7 +29,7 @@ from pipeline.config.params import ConfigError, Params, parse_params
 from pipeline.demo.generate import generate
 from pipeline.inference.region_features import pooled_tokens
 from pipeline.io import networks as model_store
-from pipeline.io.paths import ArtifactPaths
+from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.schemas import CROPS, MERGED, REGIONS
 from pipeline.io.tables import read_json, read_parquet, write_parquet
 from stages import train
@@ -102,6 +102,10 @@ def settings(root: Path) -> dict[str, dict[str, Any]]:
 
 
 def run(stage: str, params: Params, paths: ArtifactPaths) -> None:
+    """Run a stage; `views` and `train` as for heads, whatever decides, so that both can."""
+    if stage in ("views", "train"):
+        predict = params.predict.model_copy(update={"classifier": "heads"})
+        params = params.model_copy(update={"predict": predict})
     category = None if stage in ("backbone", "base") else CATEGORY
     run_stage(importlib.import_module(f"stages.{stage}"), category, params, paths)
 
@@ -353,9 +357,8 @@ def test_what_mixtures_say_does_not(made: Path, tmp_path: Path) -> None:
     change = {"train": training, "views": {"mask_on": "all"}}
     folder = write(made, tmp_path, change, "views", "train", "predict")
     before = columns(folder_of(made / "data", "predict"))
-    after = columns(folder)
-    np.testing.assert_array_equal(after[0], before[0])
-    assert not np.array_equal(after[1], before[1])
+    for ours, theirs in zip(columns(folder), before, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_descriptors_have_the_dtype_of_compute(made: Path) -> None:
@@ -391,11 +394,34 @@ def test_layerscale_is_folded_if_asked(
     embeddings = []
     for fold in (True, False):
         folder = tmp_path / str(fold)
-        regions = write(made, folder, {"train": {"fold_layerscale": fold}}, "train", "predict")
+        change = {"train": {"fold_layerscale": fold}, "predict": {"classifier": "heads"}}
+        regions = write(made, folder, change, "train", "predict")
         tensors = load_file(folder_of(folder / "data", "train") / "model.safetensors")
         assert ("block.ls1.gamma" in tensors) != fold
         embeddings.append(columns(regions)[1])
     assert not np.allclose(*embeddings, atol=1e-5)
+
+
+def test_mixtures_train_nothing(made: Path, tmp_path: Path) -> None:
+    """Neither views nor network are made, and `predict` says the same without them."""
+    shutil.copytree(made / "data", tmp_path / "data")
+    paths, params = ArtifactPaths(tmp_path / "data"), parse_params(settings(made))
+    views, train, predict = (folder_of(paths.root, name) for name in ("views", "train", "predict"))
+    with_network = columns(predict)
+    for stage in ("views", "train", "predict"):
+        run_stage(importlib.import_module(f"stages.{stage}"), CATEGORY, params, paths)
+    assert [path.name for path in views.iterdir()] == ["views.json"]
+    assert load_file(train / "model.safetensors") == {}
+    assert len(pd.read_csv(train / "history.csv")) == 0
+    described = read_json(train / "model.json")
+    assert described["trained"] is False
+    assert set(described["params"]) == {"manifest", "maps", "mebin", "crops", "views", "compute"}
+    for ours, theirs in zip(columns(predict), with_network, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert 0 < with_network[1].shape[1] <= 8  # few principal components, for few regions
+    heads = parse_params({**settings(made), "predict": {"classifier": "heads"}})
+    with pytest.raises(ArtifactError, match=r"no network was trained.*predict\.classifier"):
+        run("predict", heads, paths)
 
 
 def test_parameters_travel_with_what_they_made(made: Path) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import get_args
 
 import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.config.params import Demo, Params
-from pipeline.demo.camera import PRODUCTS, DemoImage, product_image
+from pipeline.config.params import ConfigError, Demo, DemoDefect, Params, parse_params
+from pipeline.demo.camera import NORMAL, PRODUCTS, DemoImage, product_image
 from pipeline.demo.generate import DemoSample, generate
 from pipeline.demo.surfaces import SIZE
 from pipeline.io.paths import ArtifactPaths
@@ -121,6 +122,23 @@ def test_counts_do_not_shift_other_images(product: str) -> None:
     assert len(shared) == 5
     for key in shared:
         assert np.array_equal(few[key].image, many[key].image)
+
+
+def test_each_defect_can_have_its_own_number_of_images() -> None:
+    each = {"dent": 2, "crack": 1, "knot": 5}
+    samples = generate("metal", good=1, per_defect=each, normals=0)
+    labels = [sample.label for sample in samples]
+    assert labels == ["good", "dent", "dent", "crack"]
+    with pytest.raises(ValueError, match="not be negative"):
+        list(generate("metal", per_defect={"dent": -1}))
+
+    demo = parse_params({"demo": {"per_defect": {"dent": 2, "crack": 1}}}).demo
+    assert [demo.n_images(name) for name in ("dent", "crack", "knot")] == [2, 1, 0]
+    assert Demo(per_defect=3).n_images("knot") == 3
+    with pytest.raises(ConfigError, match=r"demo\.per_defect"):
+        parse_params({"demo": {"per_defect": {"dint": 2}}})
+    defects = {label for labels in PRODUCTS.values() for label in labels} - {NORMAL}
+    assert set(get_args(DemoDefect)) == defects
 
 
 def test_drawing_leaves_the_global_random_state_alone() -> None:

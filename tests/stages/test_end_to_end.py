@@ -162,12 +162,11 @@ def test_every_artifact_of_the_contract_is_there(project: Project) -> None:
     regions = read_parquet(paths.predict(c) / "regions.parquet", schemas.REGIONS)
     assert regions["crop_id"].tolist() == crops["crop_id"].tolist()
     np.testing.assert_allclose([sum(p) for p in regions["probabilities"]], 1, rtol=1e-5)
-    np.testing.assert_allclose([np.linalg.norm(e) for e in regions["embedding"]], 1, rtol=1e-5)
     merged = read_parquet(paths.merge(c) / "images.parquet", schemas.MERGED)
     assert set(merged["sample_id"]) == queries
-    history = pd.read_csv(paths.train(c) / "history.csv")
-    assert history["epoch"].tolist() == [0, 1]
-    assert {f"loss_head_{i}" for i in range(4)} <= set(history.columns)
+    assert [path.name for path in paths.views(c).iterdir()] == ["views.json"]
+    assert read_json(paths.train(c) / "model.json")["trained"] is False
+    assert "Training losses" not in (paths.report() / "index.html").read_text()
     assert len(read_parquet(paths.base() / "crops.parquet", schemas.BASE_CROPS)) == 0
     metrics = read_json(paths.evaluate(c) / "metrics.json")
     assert metrics["n_query"] == 10
@@ -213,9 +212,27 @@ def test_a_mebin_parameter_reruns_mebin_and_what_follows(project: Project) -> No
     assert (project.root / "data/mebin/a b/images.parquet").read_bytes() != before
 
 
+def test_a_loss_weight_changes_nothing_that_mixtures_decide(project: Project) -> None:
+    ran = words(stages_run(project.run("dvc", "exp", "run", "-S", "train.mu=2.0")))
+    assert ran == {"train", "report"}
+    project.run("dvc", "plots", "show", "-o", "plots_out")  # with no epoch to draw
+
+
+def test_heads_are_trained_if_they_decide(project: Project) -> None:
+    run = ("dvc", "exp", "run", "-S", "predict.classifier=heads")
+    assert {"views", "train", "predict"} <= words(stages_run(project.run(*run)))
+    paths, c = ArtifactPaths(project.root / "data"), "a b"
+    regions = read_parquet(paths.predict(c) / "regions.parquet", schemas.REGIONS)
+    np.testing.assert_allclose([np.linalg.norm(e) for e in regions["embedding"]], 1, rtol=1e-5)
+    history = pd.read_csv(paths.train(c) / "history.csv")
+    assert history["epoch"].tolist() == [0, 1]
+    assert {f"loss_head_{i}" for i in range(4)} <= set(history.columns)
+    assert "Training losses" in (paths.report() / "index.html").read_text()
+
+
 def test_a_loss_weight_reruns_training_but_not_the_views(project: Project) -> None:
     ran = words(stages_run(project.run("dvc", "exp", "run", "-S", "train.mu=1.0")))
-    assert "train" in ran
+    assert {"train", "predict"} <= ran
     assert not ran & {"views", "crops", "mebin", "maps", "manifest"}
 
 

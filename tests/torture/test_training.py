@@ -25,7 +25,6 @@ from pipeline.io.tables import write_parquet
 from pipeline.mgvit import training
 from pipeline.mgvit.attention import ClassBlock
 from pipeline.mgvit.network import new_network
-from pipeline.mgvit.prediction import Predictions
 from pipeline.mgvit.training import TrainingSettings
 from stages import merge
 from tests.config.test_every_parameter import CATEGORY, ORDER, run, settings, write_set
@@ -81,6 +80,7 @@ def test_the_stage_fails_and_leaves_what_was_there(tmp_path: Path) -> None:
     for stage in ("backbone", "base", *ORDER[: ORDER.index("train")]):
         run(stage, Params.model_validate(content), paths)
     content["train"]["lr"] = 1e6
+    content["predict"]["classifier"] = "heads"
     params = tmp_path / "params.yaml"
     params.write_text(json.dumps(content))
     old = paths.train(CATEGORY) / "old"
@@ -102,9 +102,8 @@ def crops() -> pd.DataFrame:
 def test_predict_writes_nothing_that_is_not_finite(tmp_path: Path, where: str) -> None:
     values = {"probabilities": np.full((2, 3), 1 / 3), "embeddings": np.ones((2, 4), np.float32)}
     values[where][1, 0] = np.nan
-    network = Predictions(np.zeros((2, 3), np.float32), values["embeddings"], None)
     with pytest.raises(ArtifactError, match=r"not finite.*train\.lr"):
-        write_regions(tmp_path, crops(), values["probabilities"], network, {})
+        write_regions(tmp_path, crops(), values["probabilities"], values["embeddings"], {})
     assert list(tmp_path.iterdir()) == []
 
 
