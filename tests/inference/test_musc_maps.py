@@ -38,6 +38,14 @@ def test_ranks_that_are_no_shares_are_refused(ranks: tuple[float, float]) -> Non
         detector().load(bank(*ranks))
 
 
+@pytest.mark.parametrize(("references", "compared"), [("auto", 256), (7, 7), (None, 2048)])
+def test_so_many_images_are_compared_with(references: str | int | None, compared: int) -> None:
+    options = Maps(method="musc", layers=[0], references=references)
+    musc = MuSc(options, Resources(Path("none"), Compute(), "bolts"))
+    numbers = musc._compared_with([f"image {number}" for number in range(2048)])
+    assert len(set(numbers.tolist())) == compared
+
+
 def test_maps_are_stored_to_the_power_gamma() -> None:
     raw = np.array([[[1.0, 2.0], [3.0, 5.0]]], np.float32)
     assert np.allclose(rescale_maps(raw.copy(), 1.0, 5.0, 1.0), [[[0, 0.25], [0.5, 1]]])
