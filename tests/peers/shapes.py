@@ -1,4 +1,4 @@
-"""Features of made-up images for tests of peers: blobs on the sphere, and patches that show them."""
+"""Features of made-up images for tests of peers: blobs on the sphere, and patches."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def test_without_a_base_set_it_works(key: str) -> None:
 def test_a_row_takes_no_more_than_it_says(key: str) -> None:
     """What `uses` and `inputs` leave out may be missing."""
     row = ROWS[key]
-    data, true = blobs(base=True)
+    data, _ = blobs(base=True)
     gone: dict[str, None] = {}
     if "N" not in row.uses:
         gone |= dict.fromkeys(("normals", "normal_means", "normal_attention"))

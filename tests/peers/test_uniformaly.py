@@ -81,7 +81,6 @@ def test_permuting_patches_of_constant_attention_changes_nothing() -> None:
 
 def test_normal_references_are_needed() -> None:
     data, _ = blobs()
+    less = PeerData(data.class_tokens, grid=data.grid, means=data.means, attention=data.attention)
     with pytest.raises(ValueError, match="normal"):
-        less = PeerData(data.class_tokens, grid=data.grid, means=data.means,
-                        attention=data.attention)  # fmt: skip
         UniFormaly()(less, 3, 0)
