@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pipeline.config.params import ConfigError, Key, Merge
-from pipeline.inference.peer_rows import Bench, run_rows
+from pipeline.inference.peer_rows import Bench, number_of_classes, run_rows
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.peer_files import write_predictions
 from pipeline.io.provenance import git_commit
 from pipeline.io.schemas import CROPS
-from pipeline.io.stored import read_object
 from pipeline.io.tables import read_parquet
 from pipeline.peers.rows import methods
 
@@ -39,9 +38,3 @@ def run(
     )
     runs = run_rows(method, inputs, bench)
     write_predictions(paths.peer(category) / f"{method}.parquet", runs, git_commit())
-
-
-def number_of_classes(paths: ArtifactPaths, category: str) -> int:
-    """Return the number of novel classes, normal included, as the stage `classes` settled it."""
-    path = paths.classes(category) / "classes.json"
-    return int(read_object(path, {"n_classes": (int,)})["n_classes"])

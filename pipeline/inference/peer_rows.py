@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from pipeline.config.params import Merge
 from pipeline.inference.fresh_process import NotComputedError, in_fresh_process, timed
 from pipeline.inference.peer_data import load_peer_data
+from pipeline.io.paths import ArtifactPaths
 from pipeline.io.peer_files import Cost, RowRun, read_description
+from pipeline.io.stored import read_object
 from pipeline.peers.base import Assignment, Input
 from pipeline.peers.order import sort_items, with_settings
 from pipeline.peers.rows import rows_of
@@ -51,6 +53,12 @@ def compute_row(
     done = [timed(sort_items, function, data, n_classes, seed) for seed in seeds]
     seconds = float(np.mean([seconds for _, seconds in done]))
     return SeedResults([result for result, _ in done], seconds, torch.get_num_threads())
+
+
+def number_of_classes(paths: ArtifactPaths, category: str) -> int:
+    """Return the number of novel classes, normal included, as the stage `classes` settled it."""
+    path = paths.classes(category) / "classes.json"
+    return int(read_object(path, {"n_classes": (int,)})["n_classes"])
 
 
 @dataclass(frozen=True)
