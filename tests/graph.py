@@ -74,10 +74,14 @@ def expected_code(stage: str) -> list[str]:
 
 
 def methods() -> set[Path]:
-    """Return the modules of pipeline/peers that are methods: they have rows in a registry."""
+    """Return the modules of pipeline/peers that are methods: they have rows in a registry.
+
+    But for those that another method imports: they are code of all, as other modules are.
+    """
     named = {file for registry in REGISTRIES if (ROOT / registry).exists()
              for file in imports(registry)}  # fmt: skip
-    return {f for f in named if f.parent == PEERS} - REGISTRIES - {PEERS / "base.py"}
+    own = {f for f in named if f.parent == PEERS} - REGISTRIES - {PEERS / "base.py"}
+    return own - {file for method in own for file in closure(method) - {method}}
 
 
 def is_code(dep: str) -> bool:
