@@ -64,7 +64,7 @@ def run(params: Params, paths: ArtifactPaths, names_path: Path = NAMES) -> None:
             categories=sections,
             metrics=rows,
             environment=environment(),
-            params=params.model_dump_json(indent=2, by_alias=True),
+            params=params.model_dump_json(indent=2, by_alias=True, exclude={"compare"}),
             times=[row for row in stage_times if row is not None],
         )
         (folder / "index.html").write_text(render(page), encoding="utf-8")

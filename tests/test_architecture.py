@@ -9,8 +9,11 @@ import pytest
 
 from tests.graph import ROOT, imports
 
-COMPUTE = {"binarization", "clustering", "demo", "detectors", "evaluation", "mgvit", "regions"}
-FILES = {"curation", "inference", "io", "report"}
+COMPUTE = {
+    *("binarization", "clustering", "demo", "detectors", "evaluation", "mgvit", "peers"),
+    "regions",
+}
+FILES = {"comparison", "curation", "inference", "io", "report"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "palette": set(),
@@ -23,6 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "detectors": {"progress", "terminal"},
     "mgvit": {"errors", "progress", "terminal"},
     "clustering": {"mgvit", "progress", "terminal"},
+    "peers": {"clustering", "detectors", "mgvit", "progress", "terminal"},
     "config": {"errors", *COMPUTE},
     "io": {
         *("clustering", "config", "demo", "detectors", "errors", "mgvit", "progress", "terminal"),
@@ -32,6 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": {
         *("binarization", "config", "curation", "errors", "evaluation", "io", "mgvit", "palette"),
     },
+    "comparison": {"evaluation", "peers", "report"},
     "exports": {
         *("clustering", "config", "curation", "errors", "io", "mgvit", "palette", "regions"),
     },

@@ -12,26 +12,29 @@ from ruamel.yaml import YAML
 
 from pipeline.config.params import Params, Report
 from pipeline.config.signature import arguments, keys_of
-from tests.graph import ROOT, closure, expected_code, is_code
+from tests.graph import OWN_METHOD, PIPELINES, ROOT, closure, expected_code, is_code, methods
 
 STAGES = sorted(
     file.relative_to(ROOT) for file in (ROOT / "stages").glob("*.py") if file.stem != "__init__"
 )
-NODES = YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")["stages"]
+NODES, COMPARISON = (YAML(typ="safe", pure=True).load(ROOT / name)["stages"] for name in PIPELINES)
+"""The default run, and the comparison with other methods, which is none of it."""
+ALL = {**NODES, **COMPARISON}
 
 
 def test_one_name_everywhere() -> None:
-    assert {path.stem for path in STAGES} == set(NODES)
-    for name, node in NODES.items():
+    assert {path.stem for path in STAGES} == set(ALL)
+    assert not set(NODES) & set(COMPARISON)
+    for name, node in ALL.items():
         assert node["cmd"].split()[:2] == ["anomalyncd", name]
         allowed = ("data/raw/demo/",) if name == "demo" else (f"data/{name}/", "data/summary.json")
         own = f"data/{name}"
         assert all(path == own or path.startswith(allowed) for path in outputs(name))
 
 
-@pytest.mark.parametrize("name", NODES)
+@pytest.mark.parametrize("name", ALL)
 def test_code_deps_are_the_import_graph(name: str) -> None:
-    listed = [dep for dep in NODES[name]["deps"] if is_code(dep)]
+    listed = [dep for dep in ALL[name]["deps"] if is_code(dep)]
     assert listed == expected_code(name), "run `python -m tests.graph`"
 
 
@@ -43,30 +46,30 @@ def tracked(keys: Iterable[str]) -> set[str]:
     """Return the entries of `params:` for what a stage takes of params.yaml."""
     expected: set[str] = set()
     for key in keys:
-        expected |= set(Params.model_fields) if key == "*" else {key}
+        expected |= set(Params.model_fields) - {"compare"} if key == "*" else {key}
     if "compute" in expected:  # device and memory change no result
         expected = expected - {"compute"} | {"compute.dtype"}
     return expected - PATHS
 
 
-@pytest.mark.parametrize("name", NODES)
+@pytest.mark.parametrize("name", ALL)
 def test_params_are_those_of_the_signature(name: str) -> None:
     run = importlib.import_module(f"stages.{name}").run
-    assert set(NODES[name]["params"]) == tracked(keys_of(run).values())
-    assert len(NODES[name]["params"]) == len(set(NODES[name]["params"]))
+    assert set(ALL[name]["params"]) == tracked(keys_of(run).values())
+    assert len(ALL[name]["params"]) == len(set(ALL[name]["params"]))
 
 
-@pytest.mark.parametrize("name", NODES)
+@pytest.mark.parametrize("name", ALL)
 def test_every_key_of_a_signature_is_there(name: str) -> None:
     """With a value of the type that the stage gives it."""
     run = importlib.import_module(f"stages.{name}").run
     given = arguments(run, Params())
-    left = {"category", "paths", "names_path", "frozen", "return"}
+    left = {"category", "method", "paths", "names_path", "frozen", "return"}
     assert set(get_type_hints(run)) - left == set(given)
 
 
 def outputs(name: str) -> list[str]:
-    node = NODES[name]
+    node = ALL[name]
     outs = [*node.get("outs", []), *node.get("plots", []), *node.get("metrics", [])]
     return [next(iter(out)) if isinstance(out, dict) else out for out in outs]
 
@@ -150,18 +153,36 @@ def test_the_maps_own_backbone_is_all_that_maps_depends_on() -> None:
     assert "data/backbone/backbone.json" in NODES["maps_backbone"]["deps"]
 
 
+def test_another_method_of_the_comparison_reruns_nothing() -> None:
+    """Not the list of methods, nor another method's code, is an input of a stage `peer`."""
+    peer = COMPARISON["peer"]
+    assert peer["matrix"]["method"] == "${compare.methods}"
+    assert not {"compare", "compare.methods"} & set(peer["params"])
+    named = {dep for dep in peer["deps"] if dep.startswith("pipeline/peers/")}
+    own = {path.as_posix() for path in methods()}
+    assert "pipeline/peers/uniformaly.py" in own
+    assert not named & own
+    assert OWN_METHOD in named
+
+
+def test_nothing_of_the_default_run_depends_on_the_comparison() -> None:
+    written = {out for name in COMPARISON for out in outputs(name)}
+    assert not {dep for node in NODES.values() for dep in node["deps"]} & written
+
+
 def test_labels_are_a_dependency_of_evaluate_and_report_alone() -> None:
     def reads(node: dict[str, list[str]], ending: str) -> bool:
         return any(dep.endswith(ending) for dep in node["deps"])
 
-    assert {name for name, node in NODES.items() if reads(node, "labels.parquet")} == {"evaluate"}
+    judges = {name for name, node in ALL.items() if reads(node, "labels.parquet")}
+    assert judges == {"evaluate", "compare"}
     assert {name for name, node in NODES.items() if "data/manifest" in node["deps"]} == {"report"}
     assert {n for n, node in NODES.items() if reads(node, "masks.parquet")} == {"maps", "evaluate"}
 
 
 @pytest.mark.parametrize("path", STAGES, ids=str)
-def test_only_three_stages_name_the_labels(path: Path) -> None:
-    """`manifest` writes labels.parquet, `evaluate` and `report` read it, with all they import."""
+def test_only_four_stages_name_the_labels(path: Path) -> None:
+    """`manifest` writes labels.parquet, three others read it, with all they import."""
     texts = [(ROOT / file).read_text(encoding="utf-8") for file in closure(path)]
     named = any('"labels.parquet"' in text for text in texts)
-    assert named == (path.stem in {"manifest", "evaluate", "report"})
+    assert named == (path.stem in {"manifest", "evaluate", "report", "compare"})

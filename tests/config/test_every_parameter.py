@@ -454,6 +454,7 @@ ELSEWHERE = {
     "base": ("stages/test_base", "root layout normal_label"),
     "train": ("config/test_every_parameter", "fold_layerscale"),
     "report": ("stages/test_report", "gallery examples"),
+    "compare": ("stages/test_compare", "methods input budget seeds open"),
     "merge": ("config/test_every_parameter", "weights temperature"),
     "compute": ("stages/test_maps", "memory_mb"),
 }
