@@ -9,7 +9,9 @@ import pytest
 
 from tests.graph import ROOT, imports
 
-COMPUTE = {"binarization", "clustering", "demo", "detectors", "evaluation", "mgvit", "regions"}
+COMPUTE = {
+    *("binarization", "clustering", "demo", "detectors", "evaluation", "mgvit", "peers", "regions"),
+}
 FILES = {"curation", "inference", "io", "report"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
@@ -22,6 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "demo": {"progress", "terminal"},
     "detectors": {"progress", "terminal"},
     "mgvit": {"errors", "progress", "terminal"},
+    "peers": {"errors", "progress", "terminal"},
     "clustering": {"mgvit", "progress", "terminal"},
     "config": {"errors", *COMPUTE},
     "io": {

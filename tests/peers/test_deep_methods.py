@@ -1,0 +1,68 @@
+"""What every trained peer method must do: find blobs, follow a permutation, survive one blob."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sklearn.metrics import normalized_mutual_info_score
+
+from pipeline.peers.base import Method
+from pipeline.peers.simgcd import Settings, SimGCD
+from pipeline.peers.training import Budget
+from tests.peers.blobs import blobs, permuted
+
+QUICK = Budget("sgd", 0.03, 32, 15, lr_end_factor=0.001)
+SMALL = Settings(hidden=32)
+
+METHODS: dict[str, Method] = {
+    "simgcd": SimGCD(SMALL, QUICK),
+}
+HARD: set[str] = set()
+"""Methods without probabilities."""
+
+every = pytest.mark.parametrize("name", METHODS)
+
+
+@every
+def test_blobs_are_found(name: str) -> None:
+    data, truth = blobs()
+    found = METHODS[name](data, 4, 0)
+    assert normalized_mutual_info_score(truth, found.labels) > 0.95
+    assert found.labels.dtype == np.int64
+    if name in HARD:
+        assert found.probabilities is None
+    else:
+        assert found.probabilities is not None
+        np.testing.assert_allclose(found.probabilities.sum(1), 1, atol=1e-5)
+        assert np.array_equal(found.probabilities.argmax(1), found.labels)
+
+
+@every
+def test_a_permutation_of_the_images_permutes_the_result(name: str) -> None:
+    data, _ = blobs(3, 60, noise=0.3)
+    order = np.random.default_rng(1).permutation(60)
+    found, moved = METHODS[name](data, 3, 5), METHODS[name](permuted(data, order), 3, 5)
+    assert np.array_equal(found.labels[order], moved.labels)
+    if found.probabilities is not None and moved.probabilities is not None:
+        assert np.array_equal(found.probabilities[order], moved.probabilities)
+
+
+@every
+def test_one_blob_and_no_base_set(name: str) -> None:
+    data, _ = blobs(1, 60, n_base_classes=0)
+    found = METHODS[name](data, 3, 0)
+    assert found.labels.min() >= 0
+    assert found.labels.max() < 3
+    assert found.probabilities is None or np.isfinite(found.probabilities).all()
+
+
+@every
+def test_identical_images_do_no_harm(name: str) -> None:
+    data, _ = blobs(1, 60, noise=0.0, n_base_classes=0)
+    assert data.view_tokens is not None
+    same = replace(data, view_tokens=np.stack([data.class_tokens] * 2))
+    found = METHODS[name](same, 2, 0)
+    assert found.labels.shape == (60,)
+    assert found.probabilities is None or np.isfinite(found.probabilities).all()
