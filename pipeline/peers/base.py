@@ -1,79 +1,119 @@
-"""What a peer method gets, returns and states about itself."""
+"""What every peer takes and gives, and how a row of the comparison is described.
+
+A method sees features of the images, the number of classes and a seed; labels of the images that
+are sorted are nowhere among them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[Any]
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
+Tokens = NDArray[np.float16] | Floats
+
+Input = Literal["whole", "crop", "patch"]
+Uses = Literal["N", "B", "M"]
+"""Extra data: normal references (N), a labelled base set (B), anomaly maps (M)."""
+Basis = Literal["C", "P", "T", "M"]
+"""What a row rests on: the authors' code (C), the AnomalyNCD paper (P), third-party code (T), general
+knowledge (M)."""
+Figures = tuple[float, float, float]
+"""NMI, ARI, F1."""
 
 
 @dataclass(frozen=True)
 class PeerData:
-    """Inputs of a method: N images or sub-images, features of width D, no label of a query."""
+    """Features of N images, or of N sub-images where the input is `crop`.
+
+    Parameters
+    ----------
+    class_tokens
+        (N, D), after the final norm, of the plain view.
+    view_tokens
+        (V, N, D): class tokens of V augmented views; None if they are not cached.
+    patch_tokens
+        For input `patch`: (N, P, D) of each layer, float16 or float32.
+    grid
+        Rows and columns of the P patches.
+    pooled
+        For input `crop`: (N, D') tokens averaged under the mask.
+    scores
+        (N, P) anomaly score of each patch, for rows that use maps.
+    normals
+        (R, P, D) of each layer: the patch tokens of normal references, if the row may use them.
+    base_tokens, base_view_tokens, base_labels
+        (M, D), (V, M, D) and (M,) from 0 to C_l - 1: the labelled base set; None without one.
+    sample_ids
+        The N names. Random draws for an item go by its rank among them, not by its position.
+    """
 
     class_tokens: Floats
-    """(N, D) class tokens after the final norm, plain view."""
-    view_tokens: Floats | None
-    """(V, N, D) class tokens of V augmented views; None if they are not cached."""
-    patch_tokens: Sequence[Array] | None
-    """One (N, P, D) float16 array a layer, for `patch` rows."""
-    grid: tuple[int, int] | None
-    """Rows and columns of the P patches."""
-    pooled: Floats | None
-    """(N, D') mask-pooled tokens, for `crop` rows."""
-    scores: Floats | None
-    """(N, P) anomaly score of each patch."""
-    normals: Sequence[Array] | None
-    """Patch tokens of normal references, (R, P, D) a layer, if the row may use them."""
-    base_tokens: Floats | None
-    """(M, D) class tokens of the labelled base set D_l."""
-    base_view_tokens: Floats | None
-    """(V, M, D)."""
-    base_labels: Ints | None
-    """(M,) classes of the base set, 0..C_l-1."""
-    sample_ids: Sequence[str]
-    """N unique names; random draws go by their order."""
+    view_tokens: Floats | None = None
+    patch_tokens: Sequence[Tokens] | None = None
+    grid: tuple[int, int] | None = None
+    pooled: Floats | None = None
+    scores: Floats | None = None
+    normals: Sequence[Tokens] | None = None
+    base_tokens: Floats | None = None
+    base_view_tokens: Floats | None = None
+    base_labels: Ints | None = None
+    sample_ids: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """Clusters of the N images."""
+    """Clusters 0 to K - 1 of N items; `probabilities` (N, K), or None of a hard assignment."""
 
     labels: Ints
-    """(N,) 0..K-1."""
-    probabilities: Floats | None
-    """(N, K), or None of a method that assigns hard labels."""
+    probabilities: Floats | None = None
 
 
 class Method(Protocol):
-    """A method: the same data, number of classes and seed give the same assignment."""
+    """A peer: sorts N items into `n_classes` clusters, normal included."""
 
     def __call__(self, data: PeerData, n_classes: int, seed: int) -> Assignment:
-        """Return clusters of the images in `data`, in their order."""
+        """Return the clusters. Raises ValueError where `data` lacks what the method needs."""
         ...
 
 
 @dataclass(frozen=True)
 class PeerRow:
-    """One row of the table: a method and what it uses."""
+    """A row of the table.
+
+    Parameters
+    ----------
+    name
+        Method and what differs: "SCAN (frozen DINOv2 for its pretext task)".
+    method
+        The function.
+    inputs
+        What it can be run on.
+    uses
+        Extra data that it takes.
+    random
+        Whether its result depends on the seed.
+    trains
+        What it trains: "nothing", "heads", "last block".
+    published
+        Data set -> NMI, ARI, F1 as published, under other settings.
+    basis
+        What our reading of the method rests on.
+    footnote
+        What a reader has to know, in a sentence.
+    """
 
     name: str
     method: Method
-    inputs: tuple[Literal["whole", "crop", "patch"], ...]
-    uses: frozenset[Literal["N", "B", "M"]]
-    """Normal references (N), base set (B), anomaly maps (M)."""
-    random: bool
-    """False: the seed changes nothing."""
-    trains: str
-    published: Mapping[str, tuple[float, float, float]]
-    """NMI, ARI and F1 by set, as published under other settings."""
-    basis: Literal["C", "P", "T", "M"]
-    """The weakest source of its equations: code, paper, third party, memory."""
-    footnote: str
+    inputs: tuple[Input, ...]
+    uses: frozenset[Uses] = frozenset()
+    random: bool = False
+    trains: str = "nothing"
+    published: Mapping[str, Figures] = field(default_factory=dict)
+    basis: Basis = "C"
+    footnote: str = ""

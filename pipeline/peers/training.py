@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -48,6 +48,16 @@ class Budget:
         250
         """
         return max(self.epochs, math.ceil(self.least_steps / math.ceil(n_samples / self.batch)))
+
+    def n_steps(self, n_samples: int) -> int:
+        """Return the number of steps for a set of `n_samples`.
+
+        Examples
+        --------
+        >>> Budget("adam", 0.001, 1000, 100).n_steps(1200)
+        200
+        """
+        return max(self.epochs * math.ceil(n_samples / self.batch), self.least_steps)
 
     def learning_rate(self, progress: float) -> float:
         """Return the learning rate at `progress` in [0, 1)."""
@@ -120,6 +130,15 @@ def training_set(data: PeerData, *, use_base: bool) -> TrainingSet:
         torch.from_numpy(np.concatenate([views[:n_views] for _, views in parts], axis=1)).float(),
         torch.from_numpy(labels).to(torch.int64),
         n_base,
+    )
+
+
+def standardised(data: TrainingSet) -> TrainingSet:
+    """Return the tokens with mean 0 and deviation 1 in each dimension over the plain queries."""
+    mean = data.queries.mean(0)
+    deviation = data.queries.std(0, correction=0).clamp_min(1e-6)
+    return replace(
+        data, plain=(data.plain - mean) / deviation, views=(data.views - mean) / deviation
     )
 
 

@@ -8,16 +8,21 @@ import numpy as np
 import pytest
 from sklearn.metrics import normalized_mutual_info_score
 
+from pipeline.peers import iic, scan
 from pipeline.peers.base import Method
 from pipeline.peers.simgcd import Settings, SimGCD
 from pipeline.peers.training import Budget
 from tests.peers.blobs import blobs, permuted
 
 QUICK = Budget("sgd", 0.03, 32, 15, lr_end_factor=0.001)
+ADAM = Budget("adam", 0.01, 100, 0, least_steps=100)
 SMALL = Settings(hidden=32)
 
 METHODS: dict[str, Method] = {
     "simgcd": SimGCD(SMALL, QUICK),
+    "scan": scan.SCAN(budget=ADAM),
+    "scan, self-labelling": scan.SCAN(scan.Settings(self_label=True, confidence=0.9), ADAM),
+    "iic": iic.IIC(budget=ADAM),
 }
 HARD: set[str] = set()
 """Methods without probabilities."""
