@@ -21,8 +21,8 @@ Input = Literal["whole", "crop", "patch"]
 Uses = Literal["N", "B", "M"]
 """Extra data: normal references (N), a labelled base set (B), anomaly maps (M)."""
 Basis = Literal["C", "P", "T", "M"]
-"""What a row rests on: the authors' code (C), the AnomalyNCD paper (P), third-party code (T), general
-knowledge (M)."""
+"""What a row rests on: the authors' code (C), the AnomalyNCD paper (P), third-party code (T) or
+general knowledge (M)."""
 Figures = tuple[float, float, float]
 """NMI, ARI, F1."""
 
@@ -51,6 +51,14 @@ class PeerData:
         (M, D), (V, M, D) and (M,) from 0 to C_l - 1: the labelled base set; None without one.
     sample_ids
         The N names. Random draws for an item go by its rank among them, not by its position.
+    masks
+        (N, P): the share of each patch under the mask of its image, for rows that use maps.
+    means, normal_means
+        (N, P, D) and (R, P, D), twice: tokens averaged over the middle blocks, as they are and
+        with each block layer-normalised over its map.
+    attention, normal_attention
+        (N, P) and (R, P): attention of the class token in the last of these blocks, averaged
+        over heads.
     """
 
     class_tokens: Floats
@@ -64,14 +72,23 @@ class PeerData:
     base_view_tokens: Floats | None = None
     base_labels: Ints | None = None
     sample_ids: Sequence[str] = ()
+    masks: Floats | None = None
+    means: Sequence[Tokens] | None = None
+    normal_means: Sequence[Tokens] | None = None
+    attention: Floats | None = None
+    normal_attention: Floats | None = None
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """Clusters 0 to K - 1 of N items; `probabilities` (N, K), or None of a hard assignment."""
+    """Clusters 0 to K - 1 of N items; `probabilities` (N, K), or None of a hard assignment.
+
+    `notes` are numbers to print beside the row, such as the effective number of patches.
+    """
 
     labels: Ints
     probabilities: Floats | None = None
+    notes: Mapping[str, float] = field(default_factory=dict)
 
 
 class Method(Protocol):

@@ -14,8 +14,15 @@ from torch import Tensor
 
 from pipeline.peers.base import Assignment, PeerData
 from pipeline.peers.layers import LinearHeads
-from pipeline.peers.ordering import by_sample_id
-from pipeline.peers.training import Budget, Stepper, generators, standardised, training_set
+from pipeline.peers.training import (
+    Budget,
+    Kind,
+    Stepper,
+    chosen,
+    generators,
+    standardised,
+    training_set,
+)
 
 EQUAL = Budget("adam", 1e-3, 100_000, 0, least_steps=500)
 """500 steps of the full set: the estimate of a K x K joint needs far more than K^2 images."""
@@ -63,21 +70,19 @@ class IIC:
     """IIC's head B on frozen class tokens."""
 
     settings: Settings = Settings()
-    budget: Budget = EQUAL
+    budget: Kind | Budget = "equal"
 
     def __call__(self, data: PeerData, n_classes: int, seed: int) -> Assignment:
         """Return probabilities of the head with the lowest own loss."""
-        return by_sample_id(lambda ordered: self._fit(ordered, n_classes, seed), data)
-
-    def _fit(self, data: PeerData, n_classes: int, seed: int) -> Assignment:
         weights, rng = generators(seed)
         samples = standardised(training_set(data, use_base=False))
         plain, views = samples.plain, samples.views
         heads = LinearHeads(plain.shape[1], n_classes, self.settings.heads, weights)
-        step = Stepper([heads], self.budget)
-        n_steps = self.budget.n_steps(len(plain))
+        budget = chosen(self.budget, equal=EQUAL, official=OFFICIAL)
+        step = Stepper([heads], budget)
+        n_steps = budget.n_steps(len(plain))
         for number in range(n_steps):
-            drawn = rng.permutation(len(plain))[: self.budget.batch]
+            drawn = rng.permutation(len(plain))[: budget.batch]
             view = rng.integers(0, len(views), len(drawn))
             loss = self._losses(heads, plain[drawn], views[view, drawn]).mean()
             step(loss, number / n_steps)

@@ -15,11 +15,12 @@ from torch.nn import functional as F
 from pipeline.peers.base import Assignment, Ints, PeerData
 from pipeline.peers.layers import LinearHeads
 from pipeline.peers.neighbours import cosine_neighbours, n_neighbours
-from pipeline.peers.ordering import by_sample_id
 from pipeline.peers.training import (
     Budget,
+    Kind,
     Stepper,
     TrainingSet,
+    chosen,
     generators,
     standardised,
     training_set,
@@ -92,13 +93,10 @@ class SCAN:
     """SCAN with linear heads on frozen class tokens."""
 
     settings: Settings = Settings()
-    budget: Budget = EQUAL
+    budget: Kind | Budget = "equal"
 
     def __call__(self, data: PeerData, n_classes: int, seed: int) -> Assignment:
         """Return probabilities of the head with the lowest own loss."""
-        return by_sample_id(lambda ordered: self._fit(ordered, n_classes, seed), data)
-
-    def _fit(self, data: PeerData, n_classes: int, seed: int) -> Assignment:
         weights, rng = generators(seed)
         samples = standardised(training_set(data, use_base=False))
         n, dim = samples.plain.shape
@@ -117,10 +115,11 @@ class SCAN:
         self, heads: LinearHeads, samples: TrainingSet, near: Ints, rng: np.random.Generator
     ) -> None:
         n, k = near.shape
-        step = Stepper([heads], self.budget)
-        n_steps = self.budget.n_steps(n)
+        budget = chosen(self.budget, equal=EQUAL, official=OFFICIAL)
+        step = Stepper([heads], budget)
+        n_steps = budget.n_steps(n)
         for number in range(n_steps):
-            drawn = rng.permutation(n)[: self.budget.batch]
+            drawn = rng.permutation(n)[: budget.batch]
             other = near[drawn, rng.integers(0, k, len(drawn))]
             view = rng.integers(0, len(samples.views), len(drawn))
             p = torch.softmax(heads(samples.plain[drawn]), -1)

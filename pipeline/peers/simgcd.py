@@ -8,7 +8,7 @@ Shapes: B samples, C = C_l + C_u classes, the base classes first, E width of the
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,8 +18,16 @@ from torch.nn import functional as F
 from pipeline.peers.base import Assignment, PeerData
 from pipeline.peers.contrast import UNLABELLED, info_nce, labelled_contrast
 from pipeline.peers.layers import Adapter, Projector, Prototypes
-from pipeline.peers.ordering import by_sample_id
-from pipeline.peers.training import EQUAL, Batch, Budget, generators, train, training_set
+from pipeline.peers.training import (
+    EQUAL,
+    Batch,
+    Budget,
+    Kind,
+    chosen,
+    generators,
+    train,
+    training_set,
+)
 
 OFFICIAL = Budget("sgd", 0.1, 128, 200, least_steps=9400, lr_end_factor=0.001, weight_decay=5e-5)
 """200 epochs of CUB's 5,994 images."""
@@ -129,9 +137,17 @@ def objective(
     return (1 - s.lambda_) * unlabelled + s.lambda_ * labelled
 
 
-def task_aware(logits: Tensor, n_base_classes: int, temperature: float) -> Assignment:
-    """Return the assignment among the novel classes from cosines (N, C) of plain views."""
-    p = torch.softmax(logits[:, n_base_classes:] / temperature, dim=-1).numpy()
+def assign(
+    logits: Tensor, n_base_classes: int, temperature: float, *, open_set: bool
+) -> Assignment:
+    """Return the assignment among the novel classes, from cosines (N, C) of plain views.
+
+    With `open_set` base classes take part, numbered after the novel ones.
+    """
+    logits = logits.roll(-n_base_classes, -1)
+    if not open_set:
+        logits = logits[:, : logits.shape[1] - n_base_classes]
+    p = torch.softmax(logits / temperature, dim=-1).numpy()
     return Assignment(p.argmax(1).astype(np.int64), p.astype(np.float32))
 
 
@@ -139,14 +155,13 @@ def task_aware(logits: Tensor, n_base_classes: int, temperature: float) -> Assig
 class SimGCD:
     """SimGCD on an adapter of frozen class tokens."""
 
-    settings: Settings = field(default_factory=Settings)
-    budget: Budget = EQUAL
+    settings: Settings = Settings()
+    budget: Kind | Budget = "equal"
+    open_set: bool = False
+    """Whether an image may fall into a base class."""
 
     def __call__(self, data: PeerData, n_classes: int, seed: int) -> Assignment:
         """Return probabilities over the `n_classes` novel classes."""
-        return by_sample_id(lambda ordered: self._fit(ordered, n_classes, seed), data)
-
-    def _fit(self, data: PeerData, n_classes: int, seed: int) -> Assignment:
         weights, rng = generators(seed)
         samples = training_set(data, use_base=True)
         n_base = samples.n_base_classes
@@ -159,6 +174,8 @@ class SimGCD:
             contrast = info_nce(z[0], z[1], s.contrast_temperature)
             return objective(logits, targets, z, batch.labels, contrast, s)
 
-        train(samples, [network], loss, self.budget, rng)
+        budget = chosen(self.budget, equal=EQUAL, official=OFFICIAL)
+        train(samples, [network], loss, budget, rng)
         with torch.no_grad():
-            return task_aware(network(samples.queries)[0], n_base, s.student_temperature)
+            logits, _ = network(samples.queries)
+        return assign(logits, n_base, s.student_temperature, open_set=self.open_set)

@@ -36,6 +36,8 @@ class Budget:
     """The learning rate goes from lr to lr * lr_end_factor in a cosine; 1: constant."""
     momentum: float = 0.9
     weight_decay: float = 0.0
+    warm_up: float = 0.0
+    """Share of the epochs in which the learning rate rises linearly from 0."""
 
     def n_epochs(self, n_samples: int) -> int:
         """Return the number of epochs for a set of `n_samples`.
@@ -61,12 +63,22 @@ class Budget:
 
     def learning_rate(self, progress: float) -> float:
         """Return the learning rate at `progress` in [0, 1)."""
+        if progress < self.warm_up:
+            return self.lr * progress / self.warm_up
+        progress = (progress - self.warm_up) / (1 - self.warm_up)
         end = self.lr * self.lr_end_factor
         return end + (self.lr - end) * (1 + math.cos(math.pi * progress)) / 2
 
 
 EQUAL = Budget("sgd", 0.003, 32, 50, lr_end_factor=0.001, weight_decay=5e-5)
 """AnomalyNCD's own budget."""
+
+
+def chosen(budget: Kind | Budget, *, equal: Budget, official: Budget) -> Budget:
+    """Return the budget of a method by its name, or `budget` itself."""
+    if isinstance(budget, Budget):
+        return budget
+    return equal if budget == "equal" else official
 
 
 @dataclass(frozen=True)

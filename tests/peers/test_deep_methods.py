@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import normalized_mutual_info_score
 
-from pipeline.peers import iic, scan
+from pipeline.peers import iic, scan, temi, turtle, uno
 from pipeline.peers.base import Method
+from pipeline.peers.order import sort_items
 from pipeline.peers.simgcd import Settings, SimGCD
 from pipeline.peers.training import Budget
 from tests.peers.blobs import blobs, permuted
@@ -23,6 +24,17 @@ METHODS: dict[str, Method] = {
     "scan": scan.SCAN(budget=ADAM),
     "scan, self-labelling": scan.SCAN(scan.Settings(self_label=True, confidence=0.9), ADAM),
     "iic": iic.IIC(budget=ADAM),
+    "uno": uno.UNO(
+        uno.Settings(hidden=32, out=16, pretraining_steps=20),
+        Budget("sgd", 0.1, 100, 0, least_steps=60, lr_end_factor=0.001),
+    ),
+    "temi": temi.TEMI(
+        temi.Settings(hidden=32, teacher_momentum=0.98),
+        Budget("adamw", 0.01, 100, 0, least_steps=100),
+    ),
+    "turtle": turtle.TURTLE(
+        turtle.Settings(inner_lr=0.1), Budget("adam", 0.1, 1000, 0, least_steps=100)
+    ),
 }
 HARD: set[str] = set()
 """Methods without probabilities."""
@@ -48,7 +60,9 @@ def test_blobs_are_found(name: str) -> None:
 def test_a_permutation_of_the_images_permutes_the_result(name: str) -> None:
     data, _ = blobs(3, 60, noise=0.3)
     order = np.random.default_rng(1).permutation(60)
-    found, moved = METHODS[name](data, 3, 5), METHODS[name](permuted(data, order), 3, 5)
+    found, moved = (
+        sort_items(METHODS[name], images, 3, 5) for images in (data, permuted(data, order))
+    )
     assert np.array_equal(found.labels[order], moved.labels)
     if found.probabilities is not None and moved.probabilities is not None:
         assert np.array_equal(found.probabilities[order], moved.probabilities)

@@ -16,12 +16,12 @@ from pipeline.peers.contrast import info_nce, labelled_contrast, supervised_cont
 from pipeline.peers.simgcd import (
     Settings,
     SimGCD,
+    assign,
     labelled_cross_entropy,
     mean_entropy,
     objective,
     self_distillation,
     soft_labels,
-    task_aware,
     teacher_temperature,
 )
 from pipeline.peers.training import Budget, PeerError, draw_batches, training_set, two_views
@@ -127,9 +127,13 @@ def test_teacher_temperature_falls_for_15_percent_of_the_epochs() -> None:
     assert got == pytest.approx([0.07, 0.055, 0.04, 0.04])
 
 
-def test_queries_are_never_assigned_to_base_classes() -> None:
-    found = task_aware(torch.tensor([[0.9, 0.1, 0.2], [0.9, 0.4, 0.3]]), 1, 0.1)
-    assert found.labels.tolist() == [1, 0]
+def test_queries_take_base_classes_in_the_open_set_alone_where_they_come_last() -> None:
+    logits = torch.tensor([[0.9, 0.1, 0.2], [0.3, 0.4, 0.2]])
+    task_aware = assign(logits, 1, 0.1, open_set=False)
+    assert task_aware.labels.tolist() == [1, 0]
+    assert task_aware.probabilities is not None
+    assert task_aware.probabilities.shape == (2, 2)
+    assert assign(logits, 1, 0.1, open_set=True).labels.tolist() == [2, 0]
 
 
 def test_two_views_of_a_sample_are_different_views_of_it() -> None:
