@@ -38,6 +38,8 @@ class Budget:
     weight_decay: float = 0.0
     warm_up: float = 0.0
     """Share of the epochs in which the learning rate rises linearly from 0."""
+    cycles: float = 1.0
+    """How often the cosine starts again."""
 
     def n_epochs(self, n_samples: int) -> int:
         """Return the number of epochs for a set of `n_samples`.
@@ -66,6 +68,7 @@ class Budget:
         if progress < self.warm_up:
             return self.lr * progress / self.warm_up
         progress = (progress - self.warm_up) / (1 - self.warm_up)
+        progress = progress * self.cycles % 1.0
         end = self.lr * self.lr_end_factor
         return end + (self.lr - end) * (1 + math.cos(math.pi * progress)) / 2
 

@@ -35,7 +35,7 @@ class Settings:
 def inner_gradient(weight: Tensor, x: Tensor, labels: Tensor) -> Tensor:
     """Return the gradient of CE(softmax(x W), labels) by W: x^T (p - labels) / N, (D, K)."""
     error = torch.softmax(x @ weight, -1) - labels
-    return torch.div(x.mT @ error, len(x))
+    return x.T @ error / len(x)
 
 
 def fit_classifier(weight: Tensor, x: Tensor, labels: Tensor, *, steps: int, lr: float) -> Tensor:
@@ -64,7 +64,8 @@ def outer_loss(logits: Tensor, labels: Tensor, gamma: float) -> Tensor:
         (N, K) of the task encoder.
     """
     error = -(labels * F.log_softmax(logits.detach(), -1)).sum(-1).mean()
-    return error - gamma * torch.special.entr(labels.mean(0)).sum()
+    spread: Tensor = torch.special.entr(labels.mean(0)).sum()
+    return error - gamma * spread
 
 
 class TaskEncoder(nn.Module):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import normalized_mutual_info_score
 
-from pipeline.peers import iic, scan, temi, turtle, uno
+from pipeline.peers import amend, cms, iic, protogcd, scan, temi, turtle, uno
 from pipeline.peers.base import Method
 from pipeline.peers.order import sort_items
 from pipeline.peers.simgcd import Settings, SimGCD
@@ -32,11 +32,15 @@ METHODS: dict[str, Method] = {
         temi.Settings(hidden=32, teacher_momentum=0.98),
         Budget("adamw", 0.01, 100, 0, least_steps=100),
     ),
+    "amend": amend.AMEND(SMALL, amend.Extra(), QUICK),
+    "protogcd": protogcd.ProtoGCD(SMALL, protogcd.Extra(), QUICK),
+    "cms": cms.CMS(cms.Settings(hidden=32), Budget("sgd", 0.003, 32, 15)),
+    "mean shift and Ward": cms.MeanShiftWard(),
     "turtle": turtle.TURTLE(
         turtle.Settings(inner_lr=0.1), Budget("adam", 0.1, 1000, 0, least_steps=100)
     ),
 }
-HARD: set[str] = set()
+HARD = {"cms", "mean shift and Ward"}
 """Methods without probabilities."""
 
 every = pytest.mark.parametrize("name", METHODS)
