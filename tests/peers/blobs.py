@@ -37,7 +37,8 @@ def blobs(
     """Return N images in blobs of equal size, base blobs elsewhere, and the true blobs.
 
     Centres are orthogonal. Patch tokens are those of the image but for background patches: the
-    patch in the middle shows the blob and has the highest anomaly score.
+    patch in the middle shows the blob and has the highest anomaly score, except in blob 0, which is
+    normal.
     """
     rng = np.random.default_rng(seed)
     axes = np.linalg.qr(rng.standard_normal((dim, dim)))[0]
@@ -49,7 +50,7 @@ def blobs(
     middle = grid**2 // 2
     patches[:, middle] = tokens
     scores = rng.uniform(0, 0.1, (n, grid**2)).astype(np.float32)
-    scores[:, middle] = 1
+    scores[labels > 0, middle] = 1
     data = PeerData(
         class_tokens=tokens,
         view_tokens=copies(tokens, 0.03, rng),
