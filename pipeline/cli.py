@@ -38,6 +38,9 @@ PER_CATEGORY = {
     "predict": "Classify each region: mixture ensemble or trained heads.",
     "merge": "Merge the classes of an image's regions into one.",
     "evaluate": "Compute metrics against labels and masks, if available.",
+    "features": "Compare: compute what all methods see of a category, once.",
+    "ours": "Compare: run this pipeline's own classifiers as rows of the table.",
+    "compare": "Compare: judge all rows against the labels; write the table.",
 }
 WHOLE = {
     "demo": "Generate the demo images (two products, four defects each).",
@@ -78,7 +81,9 @@ _DataOption = Annotated[Path, typer.Option("--data", help="Folder of the artifac
 _PARAMS, _DATA = Path("params.yaml"), Path("data")
 
 
-def run_stage(stage: str, category: str | None, params_path: Path, data: Path) -> None:
+def run_stage(
+    stage: str, category: str | None, params_path: Path, data: Path, *, method: str | None = None
+) -> None:
     """Run one stage; an error that the user can mend is one line and exit status 1."""
     start_logging()
     logging.getLogger("anomalyncd").setLevel(logging.INFO)
@@ -91,7 +96,10 @@ def run_stage(stage: str, category: str | None, params_path: Path, data: Path) -
         check_fit(params, stage, paths)
         run = importlib.import_module(f"stages.{stage}").run
         given: dict[str, object] = {} if category is None else {"category": category}
-        with recorded(stage, category, paths):
+        name = category
+        if method is not None:
+            given["method"], name = method, f"{category}-{method}"
+        with recorded(stage, name, paths):
             run(paths=paths, **given, **arguments(run, params))
 
 
@@ -120,6 +128,15 @@ def _whole(stage: str) -> Callable[..., None]:
     return command
 
 
+def _peer(
+    category: Annotated[str, typer.Option("--category", help="One of dataset.categories.")],
+    method: Annotated[str, typer.Option("--method", help="One of compare.methods.")],
+    params: _ParamsOption = _PARAMS,
+    data: _DataOption = _DATA,
+) -> None:
+    run_stage("peer", category, params, data, method=method)
+
+
 _ORDER = ("demo", "backbone", "base", *PER_CATEGORY, "report")
 for _stage in _ORDER:
     if _stage in WHOLE:
@@ -128,6 +145,7 @@ for _stage in _ORDER:
         app.command(_stage, help=PER_CATEGORY[_stage])(_per_category(_stage))
 
 
+app.command("peer", help="Compare: run one method over a category.")(_peer)
 for _command in (classify, correct, doctor, init, name, preset, promote):
     app.command()(_command)
 app.add_typer(export, name="export")

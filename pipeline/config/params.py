@@ -6,6 +6,7 @@ An unknown key, a wrong type or an impossible value is a `ConfigError` naming se
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -48,6 +49,8 @@ class _Section(BaseModel):
 _SectionT = TypeVar("_SectionT", bound=_Section)
 
 MOST_CLASSES = 1000
+_METHOD = re.compile(r"[a-z][a-z0-9_]*")
+_METHODS = ("floors", "anomaly_clustering", "uniformaly", "gcd_kmeans")
 
 
 def _path(text: str) -> str:
@@ -346,6 +349,26 @@ class Report(_Section):
     examples: CountOrZero = 8
 
 
+class Compare(_Section):
+    """The comparison with other methods, on the same images and features."""
+
+    methods: list[str] = [*_METHODS]
+    input: list[Literal["whole", "crop", "patch"]] = ["whole", "crop", "patch"]
+    budget: Literal["equal", "official"] = "equal"
+    seeds: Count = 5
+    open: bool = False
+
+    @field_validator("methods")
+    @classmethod
+    def _known(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if not _METHOD.fullmatch(name):
+                raise ValueError(f"{name!r} is no module of pipeline/peers")
+        if len(set(names)) != len(names):
+            raise ValueError("a method is listed twice")
+        return names
+
+
 class Compute(_Section):
     """Where networks run, in which dtype, and how much memory `maps` may take."""
 
@@ -372,6 +395,7 @@ class Params(_Section):
     merge: Merge = Merge()
     evaluate: Evaluate = Evaluate()
     report: Report = Report()
+    compare: Compare = Compare()
     compute: Compute = Compute()
 
 

@@ -9,7 +9,7 @@ from pipeline.errors import AnomalyNCDError
 
 _OF_CATEGORIES = (
     "manifest", "maps", "mebin", "crops", "classes",
-    "views", "train", "predict", "merge", "evaluate",
+    "views", "train", "predict", "merge", "evaluate", "features", "peer", "ours", "compare",
 )  # fmt: skip
 
 
@@ -92,6 +92,22 @@ class ArtifactPaths:
     def evaluate(self, c: str | None = None) -> Path:
         """`metrics.json` of a category; `summary.json` lies in the folder above (`c` None)."""
         return self.root / "evaluate" / c if c else self.root / "evaluate"
+
+    def features(self, c: str) -> Path:
+        """`features.json` and the arrays that every peer of the comparison sees."""
+        return self.root / "features" / c
+
+    def peer(self, c: str) -> Path:
+        """`<method>.parquet`: predictions of the rows of a method, with their cost."""
+        return self.root / "peer" / c
+
+    def ours(self, c: str) -> Path:
+        """`ours.parquet`: predictions of this pipeline's own rows."""
+        return self.root / "ours" / c
+
+    def compare(self, c: str) -> Path:
+        """`<method>.json` and `report.html`; metrics lie in `<c>.json` beside the folder."""
+        return self.root / "compare" / c
 
     def report(self) -> Path:
         """`index.html`."""

@@ -73,3 +73,11 @@ CLASSIFIED = _fields(
     ("probabilities", _FLOATS),
     ("region_classes", pa.list_(_INT)),
 )
+PEER = _fields(
+    ("row", _STRING),
+    ("input", _STRING),
+    ("seed", _INT),
+    ("sample_id", _STRING),
+    ("class", _INT),
+    ("probabilities", _FLOATS),
+)

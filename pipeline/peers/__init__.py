@@ -1,1 +1,1 @@
-"""The methods that AnomalyNCD is compared with: arrays in, arrays out, one module a method."""
+"""The methods that AnomalyNCD is compared with, one module a method: arrays in, arrays out."""
