@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import normalized_mutual_info_score
 
-from pipeline.peers import amend, blca, cms, gatcluster, iic, protogcd, scan, temi, turtle, uno
+from pipeline.peers import amend, blca, cms, gatcluster, gcd, iic, protogcd, scan, temi, turtle, uno
 from pipeline.peers.base import Method
 from pipeline.peers.order import sort_items
 from pipeline.peers.simgcd import Settings, SimGCD
@@ -32,6 +32,7 @@ METHODS: dict[str, Method] = {
         temi.Settings(hidden=32, teacher_momentum=0.98),
         Budget("adamw", 0.01, 100, 0, least_steps=100),
     ),
+    "gcd": gcd.GCD(gcd.Settings(hidden=32), Budget("sgd", 0.003, 32, 15)),
     "amend": amend.AMEND(SMALL, amend.Extra(), QUICK),
     "protogcd": protogcd.ProtoGCD(SMALL, protogcd.Extra(), QUICK),
     "cms": cms.CMS(cms.Settings(hidden=32), Budget("sgd", 0.003, 32, 15)),
@@ -43,7 +44,7 @@ METHODS: dict[str, Method] = {
         turtle.Settings(inner_lr=0.1), Budget("adam", 0.1, 1000, 0, least_steps=100)
     ),
 }
-HARD = {"cms", "mean shift and Ward", "blca", "blca, nothing trained"}
+HARD = {"gcd", "cms", "mean shift and Ward", "blca", "blca, nothing trained"}
 """Methods without probabilities."""
 
 SEEDS = {"gatcluster": 1}
