@@ -217,12 +217,14 @@ class GATCluster:
         network = Network(maps.shape[3], cells, n_classes, s, generator)
         budget = chosen(self.budget, equal=EQUAL, official=OFFICIAL)
         step = Stepper([network], budget)
+        alone = 0
         for number in range(budget.epochs):
             p = _probabilities(network, maps)
             t, d = translation_target(p), attention_target(p)
             groups = torch.from_numpy(
                 relation_groups(d.numpy(), n_classes, s.smallest_share, seed + number)
             )
+            alone += len(torch.unique(groups)) == len(maps)
             network.train()
             for _ in range(s.passes):
                 for rows in _batches(len(maps), budget.batch, rng):
@@ -230,7 +232,8 @@ class GATCluster:
                     loss = objective(p, attended, t[rows], d[rows], groups[rows], s)
                     step(loss, number / budget.epochs)
         found = _probabilities(network, maps).numpy()
-        return Assignment(found.argmax(1).astype(np.int64), found)
+        notes = {"share of rounds without relation": alone / budget.epochs}
+        return Assignment(found.argmax(1).astype(np.int64), found, notes)
 
 
 def _probabilities(network: Network, maps: Tensor) -> Tensor:

@@ -105,11 +105,12 @@ class SCAN:
         heads = LinearHeads(dim, n_classes, self.settings.heads, weights)
         self._train(heads, samples, near, rng)
         best = self._best(heads, samples, near)
+        notes = {}
         if self.settings.self_label:
-            self._self_label(heads, samples, best, rng)
+            notes["confident"] = float(self._self_label(heads, samples, best, rng))
         with torch.no_grad():
             p = torch.softmax(heads(samples.plain)[best], -1).numpy()
-        return Assignment(p.argmax(1).astype(np.int64), p)
+        return Assignment(p.argmax(1).astype(np.int64), p, notes)
 
     def _train(
         self, heads: LinearHeads, samples: TrainingSet, near: Ints, rng: np.random.Generator
@@ -135,16 +136,19 @@ class SCAN:
 
     def _self_label(
         self, heads: LinearHeads, samples: TrainingSet, best: int, rng: np.random.Generator
-    ) -> None:
-        """Train on confident images; nothing where no image is confident."""
+    ) -> int:
+        """Train on confident images, as long as there are any; return how many there were last."""
         s = self.settings
         step = Stepper([heads], Budget("adam", s.self_label_lr, 1000, 1))
+        n_chosen = 0
         for number in range(s.self_label_steps):
             with torch.no_grad():
                 p = torch.softmax(heads(samples.plain)[best], -1)
             chosen, labels = confident(p, s.confidence)
-            if len(chosen) == 0:
-                return
+            n_chosen = len(chosen)
+            if n_chosen == 0:
+                break
             view = rng.integers(0, len(samples.views), len(chosen))
             logits = heads(samples.views[view, chosen])[best]
             step(self_label_loss(logits, labels), number / s.self_label_steps)
+        return n_chosen

@@ -10,6 +10,7 @@ from sklearn.metrics import normalized_mutual_info_score
 
 from pipeline.peers import amend, blca, cms, gatcluster, gcd, iic, protogcd, scan, temi, turtle, uno
 from pipeline.peers.base import Method
+from pipeline.peers.deep_rows import DEEP_ROWS
 from pipeline.peers.order import sort_items
 from pipeline.peers.simgcd import Settings, SimGCD
 from pipeline.peers.training import Budget
@@ -47,6 +48,7 @@ METHODS: dict[str, Method] = {
 HARD = {"gcd", "cms", "mean shift and Ward", "blca", "blca, nothing trained"}
 """Methods without probabilities."""
 
+BASE = {key for key, row in DEEP_ROWS.items() if "B" in row.uses}
 SEEDS = {"gatcluster": 1}
 """Seed of the test on blobs, 0 of others: from 0 GATCluster ends with two blobs in one cluster."""
 
@@ -96,3 +98,14 @@ def test_identical_images_do_no_harm(name: str) -> None:
     found = METHODS[name](same, 2, 0)
     assert found.labels.shape == (60,)
     assert found.probabilities is None or np.isfinite(found.probabilities).all()
+
+
+@every
+def test_same_seed_same_result_and_the_base_set_reaches_only_rows_that_say_so(name: str) -> None:
+    data, _ = blobs(3, 60, noise=0.3)
+    method = METHODS[name]
+    first = method(data, 3, 2)
+    assert np.array_equal(first.labels, method(data, 3, 2).labels)
+    less = replace(data, base_tokens=None, base_view_tokens=None, base_labels=None)
+    if name not in BASE:
+        assert np.array_equal(first.labels, method(less, 3, 2).labels)
