@@ -6,12 +6,14 @@ import logging
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
+import pandas as pd
+
 from pipeline.comparison.descriptions import describe
 from pipeline.comparison.page import comparison_page, render_comparison
 from pipeline.comparison.table import Judged, judge
 from pipeline.config.params import Compare, Key
 from pipeline.inference.peer_rows import number_of_classes
-from pipeline.io.files import replacing_folder
+from pipeline.io.files import replacing_folder, write_text
 from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.peer_files import RowRun, read_description, read_predictions
 from pipeline.io.schemas import LABELS
@@ -58,7 +60,10 @@ def run(
             write_json(folder / f"{name}.json", {row.name: _as_json(row) for row in group})
         (folder / "report.html").write_text(render_comparison(page), encoding="utf-8")
     metrics = {row.name: row.means for row in everything if row.means}
-    write_json(paths.compare(category).with_suffix(".json"), metrics)
+    beside = paths.compare(category).parent
+    write_json(beside / f"{category}.json", metrics)
+    table = pd.DataFrame([{"row": name, **means} for name, means in metrics.items()])
+    write_text(beside / f"{category}.csv", table.to_csv(index=False, float_format="%.4f"))
 
 
 def _judged(

@@ -1,6 +1,6 @@
 """The import graph of the project, read from the source, and the code deps of dvc.yaml that follow.
 
-`python -m tests.graph` rewrites the code deps of dvc.yaml.
+`python -m tests.graph` rewrites the code deps of dvc.yaml and of compare/dvc.yaml.
 """
 
 from __future__ import annotations
@@ -14,6 +14,12 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("pipeline", "stages")
 CONFIG = Path("pipeline", "config")
 """No code dep: what its values are is tracked by `params:`."""
+PIPELINES = ("dvc.yaml", "compare/dvc.yaml")
+TEMPLATES = {"report": "pipeline/report/templates", "compare": "pipeline/comparison/templates"}
+PEERS = Path("pipeline", "peers")
+REGISTRIES = {PEERS / "rows.py", PEERS / "deep_rows.py"}
+"""They name the methods of the comparison: no code of the stage `peer`, which runs one."""
+OWN_METHOD = "pipeline/peers/${item.method}.py"
 
 
 def module_path(name: str) -> Path | None:
@@ -57,11 +63,21 @@ def expected_code(stage: str) -> list[str]:
     """Return the code deps that dvc.yaml should list for a stage."""
     templates = sorted(
         file.relative_to(ROOT).as_posix()
-        for file in (ROOT / "pipeline").rglob("*")
-        if stage == "report" and file.suffix in {".j2", ".css", ".js"}
-    )
+        for file in (ROOT / TEMPLATES[stage]).glob("*")
+        if file.is_file()
+    ) if stage in TEMPLATES else []  # fmt: skip
     files = closure(Path("stages") / f"{stage}.py")
+    if stage == "peer":
+        files -= REGISTRIES | methods()
+        templates = [OWN_METHOD]
     return sorted(f.as_posix() for f in files if not f.is_relative_to(CONFIG)) + templates
+
+
+def methods() -> set[Path]:
+    """Return the modules of pipeline/peers that are methods: they have rows in a registry."""
+    named = {file for registry in REGISTRIES if (ROOT / registry).exists()
+             for file in imports(registry)}  # fmt: skip
+    return {f for f in named if f.parent == PEERS} - REGISTRIES - {PEERS / "base.py"}
 
 
 def is_code(dep: str) -> bool:
@@ -70,17 +86,17 @@ def is_code(dep: str) -> bool:
 
 
 def rewrite() -> None:
-    """Put the expected code deps into dvc.yaml, before the data deps."""
+    """Put the expected code deps into the files of stages, before the data deps."""
     yaml = YAML()
     yaml.width = 120
     yaml.indent(mapping=2, sequence=4, offset=2)
-    path = ROOT / "dvc.yaml"
-    content = yaml.load(path)
-    for name, stage in content["stages"].items():
-        data = [dep for dep in stage.get("deps", []) if not is_code(dep)]
-        stage["deps"] = expected_code(name) + data
-    with path.open("w", encoding="utf-8") as file:
-        yaml.dump(content, file)
+    for path in (ROOT / name for name in PIPELINES):
+        content = yaml.load(path)
+        for name, stage in content["stages"].items():
+            data = [dep for dep in stage.get("deps", []) if not is_code(dep)]
+            stage["deps"] = expected_code(name) + data
+        with path.open("w", encoding="utf-8") as file:
+            yaml.dump(content, file)
 
 
 if __name__ == "__main__":

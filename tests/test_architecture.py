@@ -10,9 +10,10 @@ import pytest
 from tests.graph import ROOT, imports
 
 COMPUTE = {
-    *("binarization", "clustering", "demo", "detectors", "evaluation", "mgvit", "peers", "regions"),
+    *("binarization", "clustering", "demo", "detectors", "evaluation", "mgvit", "peers"),
+    "regions",
 }
-FILES = {"curation", "inference", "io", "report"}
+FILES = {"comparison", "curation", "inference", "io", "report"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "palette": set(),
@@ -24,8 +25,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "demo": {"progress", "terminal"},
     "detectors": {"progress", "terminal"},
     "mgvit": {"errors", "progress", "terminal"},
-    "peers": {"errors", "progress", "terminal"},
     "clustering": {"mgvit", "progress", "terminal"},
+    "peers": {"clustering", "detectors", "errors", "mgvit", "progress", "terminal"},
     "config": {"errors", *COMPUTE},
     "io": {
         *("clustering", "config", "demo", "detectors", "errors", "mgvit", "progress", "terminal"),
@@ -35,6 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": {
         *("binarization", "config", "curation", "errors", "evaluation", "io", "mgvit", "palette"),
     },
+    "comparison": {"evaluation", "peers", "report"},
     "exports": {
         *("clustering", "config", "curation", "errors", "io", "mgvit", "palette", "regions"),
     },

@@ -147,7 +147,7 @@ def _words(text: str) -> Cell:
 
 
 def _number(value: float | None, digits: int) -> Cell:
-    return Cell("–", "") if value is None else Cell(f"{value:.{digits}f}", f"{value:.6f}")
+    return Cell("-", "") if value is None else Cell(f"{value:.{digits}f}", f"{value:.6f}")
 
 
 def _three(value: float) -> str:

@@ -18,22 +18,13 @@ from torch import Tensor
 
 from pipeline.detectors.patchcore import patch_vectors
 from pipeline.peers.base import Assignment, Floats, PeerData, PeerRow
-from pipeline.peers.floors import ward_labels
+from pipeline.peers.partitions import squared_distances, ward_labels
 
 Doubles = NDArray[np.float64]
 
 _NEIGHBOURHOOD = 3
 _IMAGES = 8
 """Images of one block of distances."""
-
-
-def squared_distances(left: Tensor, right: Tensor) -> Tensor:
-    """Return the squared Euclidean distances (m, n) between rows of (m, D) and (n, D), in float32.
-
-    By |a|^2 + |b|^2 - 2 ab; at least 0.
-    """
-    sums = left.square().sum(1)[:, None] + right.square().sum(1)
-    return (sums - 2 * left @ right.T).clamp_min(0)
 
 
 def mutual_distances(tokens: Tensor) -> Doubles:

@@ -6,31 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
-from sklearn.cluster import AgglomerativeClustering, KMeans
 
 from pipeline.clustering.descriptors import l2_normalise
-from pipeline.peers.base import Assignment, Ints, PeerData, PeerRow
-
-_RESTARTS = 10
-
-
-def kmeans_labels(points: NDArray[np.floating], n_classes: int, seed: int) -> Ints:
-    """Return the k-means clusters (N,) of points (N, D): the best of 10 restarts.
-
-    There are no more clusters than different points.
-    """
-    k = min(n_classes, len(np.unique(points, axis=0)))
-    model = KMeans(k, n_init=_RESTARTS, random_state=seed)
-    return np.asarray(model.fit_predict(points), np.int64)
-
-
-def ward_labels(points: NDArray[np.floating], n_classes: int) -> Ints:
-    """Return Ward's clusters (N,) of points (N, D): the merges that raise the inertia least."""
-    if len(points) < 2:
-        return np.zeros(len(points), np.int64)
-    model = AgglomerativeClustering(min(n_classes, len(points)), linkage="ward")
-    return np.asarray(model.fit_predict(points), np.int64)
+from pipeline.peers.base import Assignment, PeerData, PeerRow
+from pipeline.peers.partitions import kmeans_labels, ward_labels
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.detectors.patchcore import k_centre
-from pipeline.peers.anomaly_clustering import squared_distances
 from pipeline.peers.base import Assignment, Floats, PeerData, PeerRow, Tokens
-from pipeline.peers.floors import kmeans_labels
+from pipeline.peers.partitions import kmeans_labels, squared_distances
 
 _WINDOW = 7
 _VISIBLE = 0.1

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from pipeline.peers.base import PeerData
-from pipeline.peers.floors import Floor, kmeans_labels, ward_labels
+from pipeline.peers.floors import Floor
+from pipeline.peers.partitions import kmeans_labels, ward_labels
 
 LINE = np.array([[0.0], [0.1], [5.0], [5.2], [9.0]])
 
