@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pipeline.peers.base import Assignment, PeerData
-from pipeline.peers.simgcd import (
+from pipeline.peers.self_distillation import (
     Network,
     Settings,
     assign,

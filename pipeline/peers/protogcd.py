@@ -13,7 +13,14 @@ from torch.nn import functional as F
 
 from pipeline.peers.base import Assignment, PeerData
 from pipeline.peers.contrast import info_nce
-from pipeline.peers.simgcd import OFFICIAL, Network, Settings, assign, objective, soft_labels
+from pipeline.peers.self_distillation import (
+    OFFICIAL,
+    Network,
+    Settings,
+    assign,
+    objective,
+    soft_labels,
+)
 from pipeline.peers.training import (
     EQUAL,
     Batch,

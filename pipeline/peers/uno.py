@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from pipeline.peers.base import Assignment, Ints, PeerData
 from pipeline.peers.contrast import UNLABELLED
 from pipeline.peers.layers import linear
-from pipeline.peers.simgcd import assign
+from pipeline.peers.self_distillation import assign
 from pipeline.peers.training import (
     Budget,
     Kind,

@@ -12,7 +12,8 @@ from pipeline.peers import amend, blca, cms, gatcluster, gcd, iic, protogcd, sca
 from pipeline.peers.base import Method
 from pipeline.peers.deep_rows import DEEP_ROWS
 from pipeline.peers.order import sort_items
-from pipeline.peers.simgcd import Settings, SimGCD
+from pipeline.peers.self_distillation import Settings
+from pipeline.peers.simgcd import SimGCD
 from pipeline.peers.training import Budget
 from tests.peers.blobs import blobs, permuted
 

@@ -13,9 +13,8 @@ from torch.nn import functional as F
 
 from pipeline.mgvit import losses
 from pipeline.peers.contrast import info_nce, labelled_contrast, supervised_contrastive
-from pipeline.peers.simgcd import (
+from pipeline.peers.self_distillation import (
     Settings,
-    SimGCD,
     assign,
     labelled_cross_entropy,
     mean_entropy,
@@ -24,6 +23,7 @@ from pipeline.peers.simgcd import (
     soft_labels,
     teacher_temperature,
 )
+from pipeline.peers.simgcd import SimGCD
 from pipeline.peers.training import Budget, PeerError, draw_batches, training_set, two_views
 from tests.peers.blobs import blobs
 
