@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "detectors": {"progress", "terminal"},
     "mgvit": {"errors", "progress", "terminal"},
     "clustering": {"mgvit", "progress", "terminal"},
-    "peers": {"clustering", "detectors", "mgvit", "progress", "terminal"},
+    "peers": {"clustering", "detectors", "errors", "mgvit", "progress", "terminal"},
     "config": {"errors", *COMPUTE},
     "io": {
         *("clustering", "config", "demo", "detectors", "errors", "mgvit", "progress", "terminal"),

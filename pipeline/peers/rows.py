@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pipeline.peers import anomaly_clustering, floors, gcd_kmeans, uniformaly
 from pipeline.peers.base import PeerRow
+from pipeline.peers.deep_rows import DEEP_ROWS
 
 ROWS: dict[str, PeerRow] = {
     **floors.ROWS,
     **anomaly_clustering.ROWS,
     **uniformaly.ROWS,
     **gcd_kmeans.ROWS,
+    **DEEP_ROWS,
 }
 
 
