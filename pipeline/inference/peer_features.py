@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.detectors.base import Images
-from pipeline.detectors.features import normalise_layer, squash
+from pipeline.detectors.features import normalise_layer, resize
 from pipeline.io.devices import Autocast
 from pipeline.mgvit.augmentation import (
     Augmentations,
@@ -112,7 +112,7 @@ def class_attention(attn: torch.nn.Module, tokens: Tensor, prefix: int) -> Tenso
 
 def whole_view(image: Pixels, size: int) -> Pixels:
     """Return the plain view of an image (H, W, 3): squashed to 256 for 224, then its centre."""
-    square = squash(image, resized_side(size))
+    square = resize(image, (resized_side(size), resized_side(size)))
     return plain_view(square, np.zeros(square.shape[:2], np.uint8), size=size)[0]
 
 
@@ -120,7 +120,7 @@ def drawn_view(
     image: Pixels, sample: int, view: int, *, size: int, seed: int, augmentations: Augmentations
 ) -> Pixels:
     """Return an augmented view of an image (H, W, 3), drawn for this sample and view alone."""
-    square = squash(image, resized_side(size))
+    square = resize(image, (resized_side(size), resized_side(size)))
     mask, rng = np.zeros(square.shape[:2], np.uint8), view_rng(seed, sample, view)
     return augmented_view(square, mask, rng, size=size, augmentations=augmentations)[0]
 
