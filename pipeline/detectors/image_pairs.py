@@ -66,6 +66,7 @@ def comparing(device: torch.device | str, *, half: bool) -> Iterator[Pairs]:
     """
     threads = torch.get_num_threads()
     workers = threads if torch.device(device).type == "cpu" else 1
+    torch.set_num_threads(1)  # for this thread, which reads the images
     try:
         with ThreadPoolExecutor(workers, "pairs", torch.set_num_threads, (1,)) as pool:
             yield Pairs(device, half, pool)
