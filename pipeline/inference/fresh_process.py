@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -62,12 +63,24 @@ def in_fresh_process(
 def _serve(sender: Connection, function: Callable[..., T], arguments: tuple[Any, ...]) -> None:
     try:
         value = function(*arguments)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        unit = 1 if sys.platform == "darwin" else 1024
-        sender.send(Measured(value, round(peak * unit / 2**20, 1), _gpu_mib()))
+        sender.send(Measured(value, _host_mib(), _gpu_mib()))
     except Exception as error:
         sender.send(error)
     sender.close()
+
+
+def _host_mib() -> float:
+    """Return the peak resident memory of this process.
+
+    Of /proc where there is one: on Linux `ru_maxrss` starts at that of the parent.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        kib = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+        return round(kib / 1024, 1)
+    except (OSError, StopIteration):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return round(peak * (1 if sys.platform == "darwin" else 1024) / 2**20, 1)
 
 
 def _gpu_mib() -> float | None:

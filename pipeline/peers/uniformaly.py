@@ -30,7 +30,7 @@ def background_masks(attention: Floats, grid: tuple[int, int], window: int = _WI
 
     Zeros beyond the border count. The maximum is that of each image.
     """
-    maps = torch.from_numpy(np.asarray(attention, np.float32)).reshape(-1, 1, *grid)
+    maps = torch.from_numpy(np.array(attention, np.float32)).reshape(-1, 1, *grid)
     pooled = F.avg_pool2d(maps, window, stride=1, padding=window // 2).flatten(1)  # (N, P)
     return np.asarray((pooled / pooled.amax(1, keepdim=True).clamp_min(1e-12)).numpy())
 

@@ -22,6 +22,8 @@ def refuse() -> None:
 
 
 def test_value_and_peak_memory() -> None:
+    """Also under a parent that took more than the process itself."""
+    assert take(1500) == 1500
     small, large = (in_fresh_process(take, (mib,), limit_s=60) for mib in (1, 300))
     assert (small.value, large.value) == (1, 300)
     assert large.host_mib - small.host_mib > 250
