@@ -98,7 +98,7 @@ class PooledTokens:
         for start, stop in _ranges(images.shape[0], batch):
             pairs = zip(images[start:stop], weights[start:stop], strict=True)
             pixels, grey = stack([plain_view(*pair, size=size) for pair in pairs])
-            parts.append(self(pixels, grey / 255))
+            parts.append(self(pixels, grey / np.float32(255)))
             progress(stop, images.shape[0])
         return np.concatenate(parts)
 
