@@ -58,7 +58,24 @@ _SectionT = TypeVar("_SectionT", bound=_Section)
 
 MOST_CLASSES = 1000
 _METHOD = re.compile(r"[a-z][a-z0-9_]*")
-_METHODS = ("floors", "anomaly_clustering", "uniformaly", "gcd_kmeans")
+_METHODS = (
+    "floors",
+    "anomaly_clustering",
+    "uniformaly",
+    "gcd_kmeans",
+    "iic",
+    "gatcluster",
+    "scan",
+    "uno",
+    "gcd",
+    "simgcd",
+    "amend",
+    "temi",
+    "turtle",
+    "protogcd",
+    "cms",
+    "blca",
+)
 
 
 def _path(text: str) -> str:
