@@ -30,7 +30,7 @@ from pipeline.demo.generate import generate
 from pipeline.inference.region_features import pooled_tokens
 from pipeline.io import networks as model_store
 from pipeline.io.paths import ArtifactError, ArtifactPaths
-from pipeline.io.schemas import CROPS, MERGED, REGIONS
+from pipeline.io.schemas import CROPS, IMAGES, MERGED, REGIONS
 from pipeline.io.tables import read_json, read_parquet, write_parquet
 from stages import train
 from tests.graph import ROOT
@@ -291,6 +291,9 @@ def merged(root: Path, **values: object) -> np.ndarray:
         embedding=[[1.0], [0.0]],
     )
     write_parquet(paths.predict(CATEGORY) / "regions.parquet", regions, REGIONS)
+    listed = pd.DataFrame({"sample_id": ["a"], "path": "a.png", "part": "a"})
+    listed = listed.assign(split="query", height=64, width=64, channels=3)
+    write_parquet(paths.manifest(CATEGORY) / "images.parquet", listed, IMAGES)
     run("merge", parse_params({"merge": values}), paths)
     images = read_parquet(paths.merge(CATEGORY) / "images.parquet", MERGED)
     return np.stack(images["probabilities"])

@@ -28,7 +28,7 @@ from pipeline.io.backbone_weights import load_backbone, save
 from pipeline.io.networks import crop_arrays, load_vit, save_network
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.region_classifier import RegionModel, load_region_model
-from pipeline.io.schemas import CROPS, MAP_SCORES, REFERENCE_SCORES, REGIONS
+from pipeline.io.schemas import CROPS, IMAGES, MAP_SCORES, REFERENCE_SCORES, REGIONS
 from pipeline.io.tables import read_parquet, write_parquet
 from pipeline.mgvit.attention import ClassBlock, create_vit
 from pipeline.mgvit.augmentation import plain_view
@@ -62,6 +62,9 @@ def write_crops(paths: ArtifactPaths) -> None:
     write_parquet(
         paths.crops("c") / "crops.parquet", pd.DataFrame(rows, columns=CROPS.names), CROPS
     )
+    listed = pd.DataFrame({"sample_id": ids, "path": ids, "part": ids})
+    listed = listed.assign(split="query", height=80, width=80, channels=3)
+    write_parquet(paths.manifest("c") / "images.parquet", listed, IMAGES)
     scores = pd.DataFrame({"sample_id": ids, "score": score, "image_score": score})
     write_parquet(paths.maps("c") / "scores.parquet", scores, MAP_SCORES)
     none = pd.DataFrame(columns=REFERENCE_SCORES.names)
