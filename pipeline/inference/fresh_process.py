@@ -12,6 +12,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from pipeline.errors import AnomalyNCDError
+
 T = TypeVar("T")
 
 
@@ -24,7 +26,7 @@ class Measured(Generic[T]):
     gpu_mib: float | None
 
 
-class NotComputedError(Exception):
+class NotComputedError(AnomalyNCDError):
     """The process took too long, was killed, or refused; the message says which."""
 
 

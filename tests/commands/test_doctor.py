@@ -103,7 +103,7 @@ def test_precomputed_maps_are_those_of_the_manifest(project: Path) -> None:
         ({"maps": "{backbone: {name: vit_of_mine}}"}, "maps.weights", "not a timm model"),
         ({"maps": "{backbone: {name: resnet18.a1_in1k}}"}, "backbone", "maps.backbone.name: resne"),
         ({"backbone": "{name: resnet18.a1_in1k}"}, "backbone", "backbone.name: resnet18"),
-        ({"views": "{image_size: 225}"}, "backbone", "views.image_size: 225 is no multiple"),
+        ({"views": "{image_size: 215}"}, "backbone", "views.image_size: 215 is no multiple"),
         ({"maps": "{layers: [5, 12]}"}, "backbone", "maps.layers: [5, 12]"),
         ({"dataset": "{root: photos, categories: [nuts]}"}, "images nuts", "is not a folder"),
         ({"maps": "{runs: [[12, 1]]}"}, "backbone", "maps.runs: [12]"),
