@@ -11,7 +11,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.clustering.normal_images import NormalRule
-from pipeline.config.params import ConfigError, Params, load_params
+from pipeline.config.params import Params
+from pipeline.config.reading import load_params
+from pipeline.config.section import ConfigError
 from pipeline.inference.region_features import normal_of_set, pooled_tokens
 from pipeline.io.part_table import numbered, read_parts
 from pipeline.io.paths import ArtifactPaths

@@ -26,7 +26,8 @@ from sklearn.metrics import roc_auc_score
 
 from benchmarks.speed.detectors import MAP_SIZE, Patches
 from benchmarks.speed.inputs import spread
-from pipeline.config.params import Params, load_params
+from pipeline.config.params import Params
+from pipeline.config.reading import load_params
 from pipeline.detectors import musc
 from pipeline.detectors.base import Images
 from pipeline.detectors.calibration import contrast

@@ -25,8 +25,10 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from benchmarks.paper_rows import expand
-from pipeline.config.params import ConfigError, Params, load_params
+from pipeline.config.params import Params
 from pipeline.config.presets import as_override, read_preset, with_overrides
+from pipeline.config.reading import load_params
+from pipeline.config.section import ConfigError
 from pipeline.errors import AnomalyNCDError
 
 ROOT = Path(__file__).resolve().parent.parent

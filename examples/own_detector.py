@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config.params import Maps
+from pipeline.config.detection import Maps
 from pipeline.detectors.base import Detector, Images, References, Scores
 from pipeline.detectors.features import Array
 from pipeline.inference.map_artifacts import make_maps

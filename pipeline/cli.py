@@ -21,7 +21,8 @@ from pipeline.commands.init import init
 from pipeline.commands.name import name
 from pipeline.commands.preset import preset
 from pipeline.commands.promote import promote
-from pipeline.config.params import ConfigError, load_params
+from pipeline.config.reading import load_params
+from pipeline.config.section import ConfigError
 from pipeline.config.signature import arguments
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.provenance import recorded

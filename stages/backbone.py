@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from pipeline.config.params import Backbone
+from pipeline.config.detection import Backbone
 from pipeline.io.backbone_weights import load_backbone, save
 from pipeline.io.paths import ArtifactPaths
 

@@ -9,7 +9,8 @@ import pandas as pd
 
 from pipeline.clustering.class_count import best_count, count_candidates
 from pipeline.clustering.normal_images import NormalRule
-from pipeline.config.params import Classes, Compute, Key
+from pipeline.config.params import Classes, Compute
+from pipeline.config.section import Key
 from pipeline.inference.defect_descriptors import defect_descriptors
 from pipeline.io.files import replacing_folder
 from pipeline.io.paths import ArtifactPaths

@@ -11,7 +11,8 @@ import pandas as pd
 from pipeline.comparison.descriptions import describe
 from pipeline.comparison.page import comparison_page, render_comparison
 from pipeline.comparison.table import Judged, judge
-from pipeline.config.params import Compare, Key
+from pipeline.config.comparison import Compare
+from pipeline.config.section import Key
 from pipeline.inference.peer_rows import number_of_classes
 from pipeline.io.files import replacing_folder, write_text
 from pipeline.io.paths import ArtifactError, ArtifactPaths

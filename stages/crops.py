@@ -8,7 +8,8 @@ from typing import Annotated
 
 import pandas as pd
 
-from pipeline.config.params import Crops, Key
+from pipeline.config.params import Crops
+from pipeline.config.section import Key
 from pipeline.inference.query_crops import crop_rows, cut_crops, place_squares
 from pipeline.io import schemas
 from pipeline.io.arrays import open_arrays

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config.params import ConfigError, Demo
+from pipeline.config.params import Demo
+from pipeline.config.section import ConfigError
 from pipeline.demo.camera import PRODUCTS
 from pipeline.demo.generate import DemoSample, generate
 from pipeline.io.demo_files import foreign_file

@@ -6,7 +6,8 @@ import logging
 from pathlib import Path
 from typing import Annotated, Any
 
-from pipeline.config.params import Evaluate, Key
+from pipeline.config.params import Evaluate
+from pipeline.config.section import Key
 from pipeline.evaluation.intervals import Interval
 from pipeline.evaluation.labels import (
     NO_METRICS,

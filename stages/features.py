@@ -12,7 +12,8 @@ from typing import Annotated
 
 import numpy as np
 
-from pipeline.config.params import Compute, Key, Views
+from pipeline.config.params import Compute, Views
+from pipeline.config.section import Key
 from pipeline.inference.peer_features import Encoder
 from pipeline.inference.peer_sets import (
     base_arrays,

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import pandas as pd
 
-from pipeline.config.params import Key, Manifest
+from pipeline.config.params import Manifest
+from pipeline.config.section import Key
 from pipeline.io import schemas
 from pipeline.io.datasets import Dataset, collect, unused_bits
 from pipeline.io.files import replacing_folder

@@ -10,20 +10,21 @@ from typing import Annotated
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config.params import Compute, Key, Maps
+from pipeline.config.detection import Maps
+from pipeline.config.params import Compute
+from pipeline.config.section import Key
 from pipeline.detectors.base import Detector
-from pipeline.detectors.grids import median_aspect, median_side
 from pipeline.inference.detectors import new_detector
 from pipeline.inference.given_maps import GivenMaps
 from pipeline.inference.map_artifacts import make_maps
-from pipeline.inference.patch_features import Resources, backbone_of_maps
+from pipeline.inference.map_settings import backbone_of_maps, settled_for
+from pipeline.inference.patch_features import Resources
 from pipeline.io import schemas
 from pipeline.io.backbone_weights import saved_sha256
 from pipeline.io.images import read_mask
 from pipeline.io.map_files import find_maps, mask_to_map, read_map, resize_map
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.scratch import Scratch
-from pipeline.io.stored import read_object
 from pipeline.io.tables import read_parquet
 from pipeline.progress import Progress, track
 
@@ -41,7 +42,7 @@ def run(
 
     Rows are in the order of the manifest. The score of an image is the maximum of its stored map.
     """
-    options = _settled(category, options, paths)
+    options = settled_for(category, options, paths)
     files = _map_files(category, options, paths) if options.method == "precomputed" else None
 
     def tracker(step: str) -> AbstractContextManager[Progress]:
@@ -74,34 +75,6 @@ def run(
         files=files,
         tracker=tracker,
     )
-
-
-def _settled(category: str, options: Maps, paths: ArtifactPaths) -> Maps:
-    """Return the section as it is for the images of the manifest, without `auto`."""
-    images = read_parquet(paths.manifest(category) / "images.parquet", schemas.IMAGES)
-    n_references = int((images["split"] == "normal").sum())
-    sizes = list(zip(images["height"], images["width"], strict=True))
-    settled = options.for_set(
-        n_references,
-        aspect=median_aspect(sizes),
-        image_side=median_side(sizes),
-        patch=_patch(options, paths),
-    )
-    if settled.detects:
-        resolution, aspect, tiles = settled.geometry
-        log.info(
-            "maps %s: %s, with %d references; %d px, height / width %g, %d x %d tiles",
-            *(category, settled.method, n_references, resolution, aspect, tiles, tiles),
-        )
-    return settled
-
-
-def _patch(options: Maps, paths: ArtifactPaths) -> int | None:
-    """Return the side of the patches, if the resolution hangs on it."""
-    if options.resolution != "auto" or not options.detects:
-        return None
-    path = backbone_of_maps(options, paths) / "backbone.json"
-    return int(read_object(path, {"patch_size": (int,)})["patch_size"])
 
 
 def _map_files(category: str, options: Maps, paths: ArtifactPaths) -> dict[str, Path]:

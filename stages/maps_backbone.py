@@ -6,7 +6,8 @@ import logging
 from pathlib import Path
 from typing import Annotated
 
-from pipeline.config.params import Backbone, Key
+from pipeline.config.detection import Backbone
+from pipeline.config.section import Key
 from pipeline.io.backbone_weights import load_backbone, save, save_reference
 from pipeline.io.files import replacing_folder
 from pipeline.io.paths import ArtifactPaths

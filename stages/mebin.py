@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline.binarization.mebin import ScoreRange
-from pipeline.config.params import Mebin
+from pipeline.config.detection import Mebin
 from pipeline.inference.map_masks import binarizer, pass_through
 from pipeline.inference.mask_artifacts import threshold_range, write_masks
 from pipeline.io import schemas

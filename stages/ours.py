@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pipeline.config.params import Compute, Key, Merge, Predict
+from pipeline.config.params import Compute, Merge, Predict
+from pipeline.config.section import Key
 from pipeline.inference.own_rows import run_own_rows
 from pipeline.inference.peer_rows import number_of_classes
 from pipeline.io.paths import ArtifactPaths

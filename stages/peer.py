@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pipeline.config.params import ConfigError, Key, Merge
+from pipeline.config.params import Merge
+from pipeline.config.section import ConfigError, Key
 from pipeline.inference.peer_rows import Bench, number_of_classes, run_rows
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.peer_files import write_predictions

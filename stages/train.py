@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pipeline.config.params import Classifier, Compute, Key, Train, Views
+from pipeline.config.params import Compute, Train, Views
+from pipeline.config.section import Classifier, Key
 from pipeline.inference.training_run import describe_run, describe_training, train_category
 from pipeline.io.files import replacing_folder
 from pipeline.io.history import write_history

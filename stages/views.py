@@ -13,7 +13,8 @@ from typing import Annotated
 
 import numpy as np
 
-from pipeline.config.params import Classifier, Compute, Key, Views
+from pipeline.config.params import Compute, Views
+from pipeline.config.section import Classifier, Key
 from pipeline.io.files import replacing_folder
 from pipeline.io.networks import augmentations, crop_arrays, load_blocks
 from pipeline.io.paths import ArtifactPaths

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.config.params import parse_params
+from pipeline.config.reading import parse_params
 from pipeline.inference import load_classifier
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.schemas import IMAGES, MAP_SCORES, REFERENCE_SCORES

@@ -16,7 +16,7 @@ from benchmarks.speed import detectors, growth, masks, network
 from benchmarks.speed.harness import Row, load, save
 from benchmarks.speed.inputs import Inputs
 from benchmarks.speed.table import markdown
-from pipeline.config.params import load_params
+from pipeline.config.reading import load_params
 from pipeline.errors import AnomalyNCDError
 from pipeline.io.paths import ArtifactPaths
 

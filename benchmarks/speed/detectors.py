@@ -19,6 +19,7 @@ from pipeline.detectors import patchcore
 from pipeline.detectors.features import Array, extract, resize, upsample
 from pipeline.detectors.normalise import rescale
 from pipeline.evaluation.localization import ProCurve
+from pipeline.inference.map_settings import geometry
 from pipeline.io.images import read_image, read_mask
 from pipeline.io.map_files import mask_to_map
 from pipeline.io.schemas import IMAGES, MASKS
@@ -59,7 +60,7 @@ def patches_of(inputs: Inputs, split: str, limit: int) -> Patches:
     images = read_parquet(folder / "images.parquet", IMAGES)
     images = images[images["split"] == split]
     images = images.iloc[spread(len(images), limit)]
-    vit = inputs.vit(options.geometry[0])
+    vit = inputs.vit(geometry(options).resolution)
 
     def encode(pixels: Tensor) -> tuple[Sequence[Tensor], Tensor]:
         with autocast_for(torch.device("cpu"), inputs.params.compute.dtype):

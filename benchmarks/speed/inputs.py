@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from timm.models.vision_transformer import VisionTransformer
 
 from pipeline.binarization.mebin import ScoreRange, score_range
-from pipeline.config.params import Mebin, Params
+from pipeline.config.detection import Mebin
+from pipeline.config.params import Params
 from pipeline.io.arrays import open_arrays
 from pipeline.io.networks import crop_arrays, load_vit
 from pipeline.io.paths import ArtifactPaths

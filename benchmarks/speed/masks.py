@@ -14,7 +14,8 @@ from benchmarks.speed.harness import Row, check, compare
 from benchmarks.speed.inputs import Inputs
 from pipeline.binarization.mebin import ScoreRange, binarize_map
 from pipeline.binarization.thresholds import MapBinarization
-from pipeline.config.params import Crops, Mebin, Merge
+from pipeline.config.detection import Mebin
+from pipeline.config.params import Crops, Merge
 from pipeline.io.images import read_image
 from pipeline.regions.crops import area_px, crop_scores, cut, region_squares, resize_mask
 from pipeline.regions.merging import merge_regions

@@ -16,7 +16,9 @@ from typing import Literal
 from packaging.requirements import Requirement
 
 from pipeline.commands.fit import architecture, map_misfits, misfits
-from pipeline.config.params import Backbone, ConfigError, Params
+from pipeline.config.detection import Backbone
+from pipeline.config.params import Params
+from pipeline.config.section import ConfigError
 from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.provenance import environment
 from pipeline.io.tables import read_json

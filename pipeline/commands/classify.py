@@ -12,7 +12,9 @@ import pyarrow.parquet as pq
 import typer
 
 from pipeline.commands.errors import check_run, reported
-from pipeline.config.params import ConfigError, Params, load_params
+from pipeline.config.params import Params
+from pipeline.config.reading import load_params
+from pipeline.config.section import ConfigError
 from pipeline.curation.names import NAMES, ClassNames, names_or_numbers
 from pipeline.io.datasets import collect
 from pipeline.io.images import sample_id

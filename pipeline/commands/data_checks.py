@@ -8,7 +8,9 @@ from pathlib import Path
 
 from pipeline.commands.checks import Line
 from pipeline.commands.part_hints import suggest_parts
-from pipeline.config.params import ConfigError, Params, load_params
+from pipeline.config.params import Params
+from pipeline.config.reading import load_params
+from pipeline.config.section import ConfigError
 from pipeline.demo.camera import NORMAL, PRODUCTS
 from pipeline.io.dataset_formats import DatasetError, Scan, scan_folder
 from pipeline.io.datasets import unused_bits

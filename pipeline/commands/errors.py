@@ -9,7 +9,7 @@ from contextvars import ContextVar
 
 import typer
 
-from pipeline.config.params import ConfigError
+from pipeline.config.section import ConfigError
 from pipeline.errors import AnomalyNCDError
 from pipeline.io.paths import ArtifactPaths
 from pipeline.terminal import say

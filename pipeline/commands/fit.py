@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.config.params import ConfigError, Params
+from pipeline.config.params import Params
+from pipeline.config.section import ConfigError
 from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.stored import read_object
 

@@ -13,7 +13,8 @@ from pipeline.commands import params_file
 from pipeline.commands.errors import reported
 from pipeline.commands.options import PARAMS, ParamsOption
 from pipeline.commands.survey import Place, describe, describe_base, locate, survey
-from pipeline.config.params import MOST_CLASSES, ConfigError, Manifest
+from pipeline.config.params import Manifest
+from pipeline.config.section import MOST_CLASSES, ConfigError
 from pipeline.io.dataset_formats import detect_layout
 from pipeline.io.files import replacing, replacing_folder
 from pipeline.io.images import is_image_name

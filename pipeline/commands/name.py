@@ -8,7 +8,7 @@ import typer
 
 from pipeline.commands.errors import check_run, reported
 from pipeline.commands.options import DATA, CategoryArgument, DataOption, NamesOption
-from pipeline.config.params import ConfigError
+from pipeline.config.section import ConfigError
 from pipeline.curation.names import NAMES, names_for, run_of, set_name
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.region_table import n_classes, read_regions

@@ -11,7 +11,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.representer import RoundTripRepresenter
 
 import pipeline
-from pipeline.config.params import ConfigError, Params, load_params, parse_params
+from pipeline.config.params import Params
+from pipeline.config.reading import load_params, parse_params
+from pipeline.config.section import ConfigError
 from pipeline.io.files import free_path, replacing, write_text
 
 SHIPPED = Path(pipeline.__path__[0]).parent / "params.yaml"

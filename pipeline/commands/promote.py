@@ -16,7 +16,7 @@ from pipeline.commands.options import (
     NamesOption,
     ParamsOption,
 )
-from pipeline.config.params import load_params
+from pipeline.config.reading import load_params
 from pipeline.curation.names import NAMES, names_for
 from pipeline.curation.promotion import promote as promote_classes
 from pipeline.io.paths import ArtifactPaths

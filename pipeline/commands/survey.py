@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from pipeline.commands.part_hints import suggest_parts
-from pipeline.config.params import CATEGORY_RULE, Base, ConfigError, Manifest, is_category_name
+from pipeline.config.params import Base, Manifest
+from pipeline.config.section import CATEGORY_RULE, ConfigError, is_category_name
 from pipeline.io.dataset_formats import detect_layout, holds_images
 from pipeline.io.datasets import Dataset, Sample, collect, unused_bits
 from pipeline.io.images import is_image_name

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.params import ConfigError, Params, parse_params, read_yaml
+from pipeline.config.params import Params
+from pipeline.config.reading import parse_params, read_yaml
+from pipeline.config.section import ConfigError
 from pipeline.config.validation import unknown_key
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./:+-]+")

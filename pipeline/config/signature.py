@@ -6,7 +6,8 @@ from collections.abc import Callable
 from operator import attrgetter
 from typing import get_type_hints
 
-from pipeline.config.params import Key, Params
+from pipeline.config.params import Params
+from pipeline.config.section import Key
 
 _SECTIONS = {field.annotation: name for name, field in Params.model_fields.items()}
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.config.params import ConfigError
+from pipeline.config.section import ConfigError
 from pipeline.curation.names import ClassNames, run_of
 from pipeline.io.file_checks import file_problem
 from pipeline.io.paths import ArtifactPaths

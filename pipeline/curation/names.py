@@ -19,7 +19,8 @@ from pathlib import Path
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
-from pipeline.config.params import ConfigError, read_yaml
+from pipeline.config.reading import read_yaml
+from pipeline.config.section import ConfigError
 from pipeline.io.files import free_path, replacing, write_text
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.region_table import read_regions

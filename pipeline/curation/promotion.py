@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.config.params import ConfigError
+from pipeline.config.section import ConfigError
 from pipeline.curation.corrections import corrected_classes
 from pipeline.curation.names import ClassNames
 from pipeline.io.arrays import open_arrays

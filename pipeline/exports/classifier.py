@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.clustering.normal_images import known_normal
-from pipeline.config.params import ConfigError, Predict, Views
+from pipeline.config.params import Predict, Views
+from pipeline.config.section import ConfigError
 from pipeline.curation.names import ClassNames, names_for, run_of
 from pipeline.exports.files import refuse_existing
 from pipeline.exports.model_files import Runner, model_writer

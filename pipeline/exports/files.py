@@ -6,7 +6,7 @@ import json
 from enum import StrEnum
 from pathlib import Path
 
-from pipeline.config.params import ConfigError
+from pipeline.config.section import ConfigError
 from pipeline.io.files import replacing
 
 

@@ -10,7 +10,7 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config.params import ConfigError
+from pipeline.config.section import ConfigError
 from pipeline.exports.discovered import Discovered, QueryImage, Region
 from pipeline.exports.files import Shape, refuse_existing, write_compact
 from pipeline.exports.outlines import brush_runs, outlines

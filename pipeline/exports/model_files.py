@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.config.params import ConfigError
+from pipeline.config.section import ConfigError
 
 Floats = NDArray[np.float32]
 Runner = Callable[[Floats, Floats], tuple[Floats, Floats]]

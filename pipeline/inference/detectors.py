@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pipeline.config.params import Maps
+from pipeline.config.detection import Maps
 from pipeline.detectors.base import Detector
 from pipeline.inference.musc_maps import MuSc
 from pipeline.inference.nearest_patches import NearestPatches

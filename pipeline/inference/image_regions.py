@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.binarization.mebin import ScoreRange
-from pipeline.config.params import Crops, Mebin
+from pipeline.config.detection import Mebin
+from pipeline.config.params import Crops
 from pipeline.inference.map_masks import binarizer
 from pipeline.inference.mask_squares import squares_of, stable_count
 from pipeline.regions.crops import area_px, crop_scores, cut, resize_mask

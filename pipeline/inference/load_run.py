@@ -10,22 +10,16 @@ from numpy.typing import NDArray
 
 from pipeline.binarization.mebin import ScoreRange
 from pipeline.clustering.descriptors import PooledTokens
-from pipeline.config.params import (
-    Compute,
-    ConfigError,
-    Crops,
-    Maps,
-    Mebin,
-    Merge,
-    Predict,
-    Views,
-)
+from pipeline.config.detection import Maps, Mebin
+from pipeline.config.params import Compute, Crops, Merge, Predict, Views
+from pipeline.config.section import ConfigError
 from pipeline.curation.names import NAMES, ClassNames, names_or_numbers
 from pipeline.detectors.base import Detector
 from pipeline.inference.detectors import new_detector
 from pipeline.inference.map_artifacts import BANK
+from pipeline.inference.map_settings import backbone_of_maps
 from pipeline.inference.new_images import ImageClassifier, RunOptions, See
-from pipeline.inference.patch_features import Resources, backbone_of_maps
+from pipeline.inference.patch_features import Resources
 from pipeline.inference.region_classes import Seen, load_network, seen_by_heads
 from pipeline.io.backbone_weights import saved_sha256
 from pipeline.io.devices import Autocast, choose_device

@@ -14,7 +14,7 @@ from pipeline.binarization.thresholds import (
     binarize_otsu,
     count_regions,
 )
-from pipeline.config.params import Mebin
+from pipeline.config.detection import Mebin
 
 Binarize = Callable[[NDArray[np.float32]], MapBinarization]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.config.params import Maps
+from pipeline.config.detection import Maps
 from pipeline.detectors.base import Images, Scores
 from pipeline.detectors.calibration import contrast
 from pipeline.detectors.features import (

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.binarization.mebin import ScoreRange, reference_floor, score_range
 from pipeline.binarization.thresholds import checked_map
-from pipeline.config.params import Mebin
+from pipeline.config.detection import Mebin
 from pipeline.inference.map_masks import Binarize
 from pipeline.io.arrays import ArraySpec, create_arrays, shard_items
 from pipeline.io.paths import ArtifactError

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.config.params import Maps
+from pipeline.config.detection import Maps
 from pipeline.detectors import musc
 from pipeline.detectors.base import Detector, Images, References, Scores
 from pipeline.detectors.features import (

@@ -12,7 +12,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.binarization.mebin import ScoreRange
-from pipeline.config.params import ConfigError, Crops, Maps, Mebin, Merge, Predict, Views
+from pipeline.config.detection import Maps, Mebin
+from pipeline.config.params import Crops, Merge, Predict, Views
+from pipeline.config.section import ConfigError
 from pipeline.curation.names import ClassNames
 from pipeline.detectors.base import Detector, Images
 from pipeline.inference.classification import Classification, joined

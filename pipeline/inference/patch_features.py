@@ -12,7 +12,8 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from pipeline.config.params import Compute, Maps
+from pipeline.config.detection import Maps
+from pipeline.config.params import Compute
 from pipeline.detectors.base import Images
 from pipeline.detectors.features import (
     Allocate,
@@ -23,9 +24,9 @@ from pipeline.detectors.features import (
     tiled,
 )
 from pipeline.detectors.grids import tiled_grid
+from pipeline.inference.map_settings import geometry
 from pipeline.io.backbone_weights import load_saved_vit
 from pipeline.io.devices import choose_device
-from pipeline.io.paths import ArtifactPaths
 from pipeline.mgvit.backbone import forward_features, normalization
 from pipeline.mgvit.precision import autocast_for, stores_half
 from pipeline.progress import Progress, silent
@@ -64,11 +65,6 @@ class Resources:
         return choose_device(self.compute.device)
 
 
-def backbone_of_maps(options: Maps, paths: ArtifactPaths) -> Path:
-    """Return the folder of the maps' ViT: that of `maps.backbone`, or the pipeline's (null)."""
-    return paths.backbone() if options.backbone is None else paths.maps_backbone()
-
-
 class PatchFeatures:
     """Patch tokens of images by the frozen ViT, on the grid of section `maps`.
 
@@ -78,13 +74,13 @@ class PatchFeatures:
     """
 
     def __init__(self, options: Maps, resources: Resources, layers: Sequence[int]) -> None:
-        self._options, self._resources, self._layers = options, resources, layers
-        self._tiles = options.geometry[2]
+        self._resources, self._layers = resources, layers
+        self._geometry = geometry(options)
 
     @cached_property
     def _vit(self) -> VisionTransformer:
-        resolution, aspect, _ = self._options.geometry
-        vit = load_saved_vit(self._resources.backbone, image_size=resolution, aspect=aspect)
+        how, folder = self._geometry, self._resources.backbone
+        vit = load_saved_vit(folder, image_size=how.resolution, aspect=how.aspect)
         return vit.to(self._resources.device).eval()
 
     def __call__(self, images: Images, what: str, allocate: Allocate) -> Features:
@@ -92,7 +88,8 @@ class PatchFeatures:
         vit, device = self._vit, self._resources.device
         dtype = self._resources.compute.dtype
         mean, std = normalization(vit)
-        tile, patch, tiles = vit.patch_embed.grid_size, vit.patch_embed.patch_size[0], self._tiles
+        tile, patch = vit.patch_embed.grid_size, vit.patch_embed.patch_size[0]
+        tiles = self._geometry.tiles
         grid = tiled_grid(tile, tiles)
 
         def encode(pixels: Tensor) -> tuple[Sequence[Tensor], Tensor]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config.params import Maps
+from pipeline.config.detection import Maps
 from pipeline.detectors import patchcore
 from pipeline.detectors.base import Detector, Images, References, Scores
 from pipeline.detectors.features import (

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pipeline.config.params import ConfigError
+from pipeline.config.section import ConfigError
 from pipeline.mgvit.precision import Dtype, autocast_for
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.binarization.thresholds import binarize_fixed, binarize_otsu
-from pipeline.config.params import Mebin
+from pipeline.config.detection import Mebin
 from pipeline.io.arrays import open_arrays
 from pipeline.io.images import ImageError, read_image, read_mask
 from pipeline.io.paths import ArtifactError

@@ -29,7 +29,7 @@ from benchmarks.speed.inputs import Inputs
 from benchmarks.speed.masks import our_crops
 from benchmarks.speed.table import markdown
 from pipeline.binarization import mebin
-from pipeline.config.params import load_params
+from pipeline.config.reading import load_params
 from pipeline.detectors import musc, patchcore
 from pipeline.io.paths import ArtifactPaths
 from pipeline.mgvit.attention import ClassBlock, frozen_tokens, patch_keep, visible_keys

@@ -15,8 +15,9 @@ import pytest
 from benchmarks import tables
 from benchmarks.tables import Run, runs_of
 from pipeline.commands.fit import misfits
-from pipeline.config.params import ConfigError, load_params
 from pipeline.config.presets import read_preset, with_overrides
+from pipeline.config.reading import load_params
+from pipeline.config.section import ConfigError
 from tests.graph import ROOT
 
 CONTENT = tables.load_tables()

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.binarization.mebin import binarize_map, score_range
 from pipeline.binarization.stable_run import SelectionRule
-from pipeline.config.params import Mebin
+from pipeline.config.detection import Mebin
 
 OPTIONS = Mebin()
 

@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.cli import app
-from pipeline.config.params import parse_params
+from pipeline.config.reading import parse_params
 from pipeline.curation.names import names_for, run_of, set_name
 from pipeline.inference import load_classifier
 from pipeline.io.paths import ArtifactPaths

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 from pipeline.cli import app
 from pipeline.commands import checks, data_checks
-from pipeline.config.params import Params, load_params
+from pipeline.config.params import Params
+from pipeline.config.reading import load_params
 from pipeline.io.backbone_weights import load_backbone, save
 from pipeline.io.paths import ArtifactPaths
 from stages import manifest

@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from pipeline.cli import app
 from pipeline.commands.fit import architecture, check_fit, map_misfits, misfits
-from pipeline.config.params import ConfigError, parse_params
+from pipeline.config.reading import parse_params
+from pipeline.config.section import ConfigError
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.tables import write_json
 

@@ -11,7 +11,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from pipeline.cli import app
-from pipeline.config.params import Params, load_params
+from pipeline.config.params import Params
+from pipeline.config.reading import load_params
 from pipeline.io.schemas import REGIONS
 from pipeline.io.tables import read_parquet
 from tests.graph import ROOT

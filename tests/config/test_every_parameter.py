@@ -25,8 +25,11 @@ import zarr
 from safetensors.numpy import load_file
 from timm.layers import LayerScale
 
-from pipeline.config.params import ConfigError, Params, parse_params
+from pipeline.config.params import Params
+from pipeline.config.reading import parse_params
+from pipeline.config.section import ConfigError
 from pipeline.demo.generate import generate
+from pipeline.inference.map_settings import settle
 from pipeline.inference.region_features import pooled_tokens
 from pipeline.io import networks as model_store
 from pipeline.io.paths import ArtifactError, ArtifactPaths
@@ -435,7 +438,7 @@ def test_parameters_travel_with_what_they_made(made: Path) -> None:
     assert read_json(predict / "classifier.json")["params"].keys() - stored.keys() == {"predict"}
     for section in ("crops", "views", "train"):
         assert stored[section] == getattr(given, section).to_json()
-    assert stored["maps"] == given.maps.for_set(2).to_json()
+    assert stored["maps"] == settle(given.maps, 2).to_json()
     assert stored["manifest"] == {"bits": given.manifest.bits}
     assert stored["compute"] == {"dtype": given.compute.dtype}
     expected = given.mebin.to_json()

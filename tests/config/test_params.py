@@ -8,10 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config.params import ConfigError, Params, load_params, parse_params
+from pipeline.config.params import Params
 from pipeline.config.presets import with_overrides
+from pipeline.config.reading import load_params, parse_params
+from pipeline.config.section import ConfigError
 from pipeline.config.validation import MOVED
 from pipeline.detectors.grids import median_aspect
+from pipeline.inference.map_settings import geometry, settle
 from pipeline.mgvit.augmentation import resized_side
 from tests.graph import ROOT
 
@@ -96,7 +99,7 @@ def test_missing_and_broken_files(tmp_path: Path) -> None:
 def test_what_is_settled_for_a_set_is_possible(patch: int, tiles: int | str, side: int) -> None:
     """It is stored, and parsed again for new images."""
     maps = parse_params({"maps": {"smallest_defect": 0.001, "tiles": tiles}}).maps
-    found = maps.for_set(50, aspect=median_aspect([(10, 3000)]), image_side=side, patch=patch)
+    found = settle(maps, 50, aspect=median_aspect([(10, 3000)]), image_side=side, patch=patch)
     assert parse_params({"maps": found.to_json()}).maps == found
     assert "auto" not in (found.method, found.resolution, found.aspect, found.tiles)
-    assert found.geometry == (found.resolution, found.aspect, found.tiles)
+    assert geometry(found) == (found.resolution, found.aspect, found.tiles)

@@ -13,8 +13,10 @@ from typer.testing import CliRunner
 
 from pipeline.cli import app
 from pipeline.commands.fit import architecture, map_misfits, misfits
-from pipeline.config.params import ConfigError, Params, load_params
+from pipeline.config.params import Params
 from pipeline.config.presets import as_override, read_preset, with_overrides
+from pipeline.config.reading import load_params
+from pipeline.config.section import ConfigError
 from pipeline.mgvit.attention import patch_keep
 from tests.graph import ROOT
 

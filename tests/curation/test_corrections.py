@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.cli import app
-from pipeline.config.params import ConfigError
+from pipeline.config.section import ConfigError
 from pipeline.curation.corrections import (
     add_corrections,
     applied_corrections,

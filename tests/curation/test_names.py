@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.config.params import ConfigError
+from pipeline.config.section import ConfigError
 from pipeline.curation.names import (
     ClassNames,
     names_for,

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.cli import app
-from pipeline.config.params import parse_params
+from pipeline.config.reading import parse_params
 from pipeline.curation.corrections import corrections_path
 from pipeline.curation.names import run_of, set_name
 from pipeline.io.images import read_mask

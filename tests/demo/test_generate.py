@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.config.params import ConfigError, Demo, DemoDefect, Params, parse_params
+from pipeline.config.params import Demo, DemoDefect, Params
+from pipeline.config.reading import parse_params
+from pipeline.config.section import ConfigError
 from pipeline.demo.camera import NORMAL, PRODUCTS, DemoImage, product_image
 from pipeline.demo.generate import DemoSample, generate
 from pipeline.demo.surfaces import SIZE

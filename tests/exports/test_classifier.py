@@ -20,7 +20,8 @@ from typer.testing import CliRunner
 from pipeline.cli import app
 from pipeline.clustering.descriptors import DescriptorSpace, PooledTokens
 from pipeline.clustering.ensemble import Mixture, MixtureEnsemble
-from pipeline.config.params import Params, parse_params
+from pipeline.config.params import Params
+from pipeline.config.reading import parse_params
 from pipeline.exports.modules import MixtureNetwork
 from pipeline.inference.region_features import pooled_tokens
 from pipeline.io.arrays import ArraySpec, create_arrays, open_arrays

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.config.params import Compute, Maps
+from pipeline.config.detection import Maps
+from pipeline.config.params import Compute
 from pipeline.detectors.base import Images
 from pipeline.detectors.features import Allocate, Features
 from pipeline.inference import musc_maps

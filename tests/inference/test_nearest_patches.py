@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.config.params import Compute, Maps, parse_params
+from pipeline.config.detection import Maps
+from pipeline.config.params import Compute
+from pipeline.config.reading import parse_params
 from pipeline.detectors.base import Images
 from pipeline.detectors.features import Allocate, Features
 from pipeline.inference import nearest_patches

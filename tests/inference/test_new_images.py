@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-from pipeline.config.params import ConfigError
+from pipeline.config.section import ConfigError
 from pipeline.inference import Classification, ImageClassifier, load_classifier, new_images
 from pipeline.io.arrays import open_arrays
 from pipeline.io.backbone_weights import load_backbone, save

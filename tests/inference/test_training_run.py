@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.config.params import Params, parse_params
+from pipeline.config.params import Params
+from pipeline.config.reading import parse_params
 from pipeline.inference import training_run
 from pipeline.io.arrays import ArraySpec, create_arrays
 from pipeline.io.networks import load_blocks, load_vit

@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from pipeline.config.params import Backbone, Maps, Params
+from pipeline.config.detection import Backbone, Maps
+from pipeline.config.params import Params
 from pipeline.io import backbone_weights as weights
 from pipeline.io import pypi_backbone
 from pipeline.io.backbone_weights import load_backbone

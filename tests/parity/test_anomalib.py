@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from pipeline.config.params import load_params
+from pipeline.config.reading import load_params
 from pipeline.demo.generate import generate
 from pipeline.io import schemas
 from pipeline.io.arrays import open_arrays

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.config.params import parse_params
+from pipeline.config.reading import parse_params
 from pipeline.io import schemas
 from pipeline.io.arrays import open_arrays
 from pipeline.io.dataset_formats import DatasetError

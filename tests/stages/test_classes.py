@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from pipeline.config.params import ConfigError, parse_params
+from pipeline.config.reading import parse_params
+from pipeline.config.section import ConfigError
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.tables import read_json
 from tests.config.test_every_parameter import CATEGORY, ORDER, run, settings, write_set

@@ -12,7 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.config.params import ConfigError, Params, parse_params
+from pipeline.config.params import Params
+from pipeline.config.reading import parse_params
+from pipeline.config.section import ConfigError
 from pipeline.inference import own_rows, peer_rows
 from pipeline.inference.fresh_process import Measured
 from pipeline.inference.peer_data import load_peer_data
@@ -169,7 +171,7 @@ def test_open_and_budget_reach_the_methods_that_know_them(
         budget: str = "equal"
 
         def __call__(self, data: PeerData, n_classes: int, seed: int) -> Assignment:
-            raise NotImplementedError
+            return Assignment(np.zeros(len(data.class_tokens), np.int64), None)
 
     assert with_settings(Knowing(), seen[0]) == Knowing("official")
 

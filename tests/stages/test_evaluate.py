@@ -11,7 +11,8 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from pipeline.config.params import Evaluate, Params, parse_params
+from pipeline.config.params import Evaluate, Params
+from pipeline.config.reading import parse_params
 from pipeline.io.arrays import ArraySpec, create_arrays
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.schemas import IMAGES as IMAGE_COLUMNS

@@ -10,7 +10,9 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from pipeline.config.params import ConfigError, Params, parse_params
+from pipeline.config.params import Params
+from pipeline.config.reading import parse_params
+from pipeline.config.section import ConfigError
 from pipeline.io import schemas
 from pipeline.io.dataset_formats import DatasetError
 from pipeline.io.images import sample_id

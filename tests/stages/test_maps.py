@@ -9,7 +9,9 @@ import pytest
 import timm
 import torch
 
-from pipeline.config.params import Params, parse_params
+from pipeline.config.params import Params
+from pipeline.config.reading import parse_params
+from pipeline.inference.map_settings import settle
 from pipeline.io import schemas
 from pipeline.io.arrays import open_arrays
 from pipeline.io.map_files import MapFileError
@@ -321,9 +323,9 @@ def test_every_parameter_of_nearest_counts(paths, change):
 def test_the_method_follows_from_the_references():
     options = parse_params({}).maps
     assert options.method == "auto"
-    assert options.for_set(9).method == "musc"
-    assert options.for_set(10).method == "nearest"
-    assert options.model_copy(update={"method": "patchcore"}).for_set(10).method == "patchcore"
+    assert settle(options, 9).method == "musc"
+    assert settle(options, 10).method == "nearest"
+    assert settle(options.model_copy(update={"method": "patchcore"}), 10).method == "patchcore"
 
 
 def test_four_references_are_too_few_for_auto(paths):

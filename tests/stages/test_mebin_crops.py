@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.binarization.thresholds import binarize_fixed, binarize_otsu
-from pipeline.config.params import Params, parse_params
+from pipeline.config.params import Params
+from pipeline.config.reading import parse_params
 from pipeline.io import schemas
 from pipeline.io.arrays import ArraySpec, create_arrays, open_arrays
 from pipeline.io.paths import ArtifactError, ArtifactPaths

@@ -15,7 +15,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.config.params import ConfigError, Params, parse_params
+from pipeline.config.params import Params
+from pipeline.config.reading import parse_params
+from pipeline.config.section import ConfigError
 from pipeline.curation.corrections import add_corrections
 from pipeline.curation.names import run_of, set_name
 from pipeline.io import schemas

@@ -15,7 +15,8 @@ from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from pipeline.cli import app
-from pipeline.config.params import ConfigError, Demo, Params
+from pipeline.config.params import Demo, Params
+from pipeline.config.section import ConfigError
 from pipeline.curation.names import ClassNames, read_names, run_of, set_name
 from pipeline.curation.promotion import promote
 from pipeline.demo.camera import PRODUCTS

@@ -21,7 +21,9 @@ from typer.testing import CliRunner
 
 from pipeline.cli import app
 from pipeline.commands.data_checks import check_data
-from pipeline.config.params import ConfigError, Params, load_params, parse_params
+from pipeline.config.params import Params
+from pipeline.config.reading import load_params, parse_params
+from pipeline.config.section import ConfigError
 from pipeline.curation.corrections import read_corrections
 from pipeline.io import map_files
 from pipeline.io.arrays import open_arrays
@@ -105,7 +107,7 @@ def test_pipes_and_devices_are_refused_as_maps(tmp_path: Path, suffix: str) -> N
 READ_CORRECTIONS = """
 import resource, sys
 from pathlib import Path
-from pipeline.config.params import ConfigError
+from pipeline.config.section import ConfigError
 from pipeline.curation.corrections import read_corrections
 resource.setrlimit(resource.RLIMIT_AS, (4 * 2**30,) * 2)
 try:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config.params import ConfigError
+from pipeline.config.section import ConfigError
 from pipeline.io.files import replacing, replacing_folder, temporary_prefix
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.provenance import recorded

@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 from pipeline.cli import app
 from pipeline.commands import checks
 from pipeline.commands.data_checks import check_data
-from pipeline.config.params import ConfigError, parse_params
+from pipeline.config.reading import parse_params
+from pipeline.config.section import ConfigError
 from pipeline.curation.corrections import read_corrections
 from pipeline.curation.names import read_names
 from pipeline.detectors.base import References, Scores

@@ -16,7 +16,9 @@ from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from pipeline.cli import app
-from pipeline.config.params import ConfigError, Params, load_params, parse_params
+from pipeline.config.params import Params
+from pipeline.config.reading import load_params, parse_params
+from pipeline.config.section import ConfigError
 
 
 def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:

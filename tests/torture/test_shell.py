@@ -15,7 +15,8 @@ from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from pipeline.cli import PER_CATEGORY, app
-from pipeline.config.params import ConfigError, parse_params
+from pipeline.config.reading import parse_params
+from pipeline.config.section import ConfigError
 from tests.graph import ROOT
 
 NODES = YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")["stages"]

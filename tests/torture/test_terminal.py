@@ -13,7 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from pipeline.cli import app, run_stage
-from pipeline.config.params import ConfigError
+from pipeline.config.section import ConfigError
 from pipeline.curation.names import read_names, set_name
 from pipeline.exports.discovered import read_discovered
 from pipeline.exports.folders import write_folders

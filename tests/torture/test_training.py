@@ -20,7 +20,7 @@ from pipeline.errors import AnomalyNCDError
 from pipeline.inference.region_artifacts import write_regions
 from pipeline.inference.training_inputs import training_settings
 from pipeline.io.paths import ArtifactError, ArtifactPaths
-from pipeline.io.schemas import CROPS, REGIONS
+from pipeline.io.schemas import CROPS, IMAGES, REGIONS
 from pipeline.io.tables import write_parquet
 from pipeline.mgvit import training
 from pipeline.mgvit.attention import ClassBlock
@@ -113,6 +113,9 @@ def test_merge_refuses_probabilities_that_are_not_finite(tmp_path: Path) -> None
     regions = table[["crop_id", "sample_id"]].assign(
         **{"class": 0}, confidence=0.5, embedding=[[1.0]] * 2, probabilities=[[0.5, 0.5]] * 2
     )
+    listed = pd.DataFrame({"sample_id": ["0", "1"], "path": "a.png", "part": ["0", "1"]})
+    listed = listed.assign(split="query", height=9, width=9, channels=3)
+    write_parquet(paths.manifest("c") / "images.parquet", listed, IMAGES)
     path = paths.predict("c") / "regions.parquet"
     write_parquet(path, regions, REGIONS)
     run_stage(merge, "c", Params(), paths)

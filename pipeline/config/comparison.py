@@ -1,0 +1,50 @@
+"""The section compare."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from pydantic import field_validator
+
+from pipeline.config.section import Count, Section
+
+_METHOD = re.compile(r"[a-z][a-z0-9_]*")
+_METHODS = (
+    "floors",
+    "anomaly_clustering",
+    "uniformaly",
+    "gcd_kmeans",
+    "iic",
+    "gatcluster",
+    "scan",
+    "uno",
+    "gcd",
+    "simgcd",
+    "amend",
+    "temi",
+    "turtle",
+    "protogcd",
+    "cms",
+    "blca",
+)
+
+
+class Compare(Section):
+    """The comparison with other methods, on the same images and features."""
+
+    methods: list[str] = [*_METHODS]
+    input: list[Literal["whole", "crop", "patch"]] = ["whole", "crop", "patch"]
+    budget: Literal["equal", "official"] = "equal"
+    seeds: Count = 5
+    open: bool = False
+
+    @field_validator("methods")
+    @classmethod
+    def _known(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if not _METHOD.fullmatch(name):
+                raise ValueError(f"{name!r} is no module of pipeline/peers")
+        if len(set(names)) != len(names):
+            raise ValueError("a method is listed twice")
+        return names
