@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from pipeline.config.section import Count, Section
 
@@ -34,7 +34,9 @@ class Compare(Section):
     """The comparison with other methods, on the same images and features."""
 
     methods: list[str] = [*_METHODS]
-    input: list[Literal["whole", "crop", "patch"]] = ["whole", "crop", "patch"]
+    input: list[Literal["whole", "crop", "patch"]] = Field(
+        default=["whole", "crop", "patch"], min_length=1
+    )
     budget: Literal["equal", "official"] = "equal"
     seeds: Count = 5
     open: bool = False

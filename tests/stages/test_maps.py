@@ -11,7 +11,7 @@ import torch
 
 from pipeline.config.params import Params
 from pipeline.config.reading import parse_params
-from pipeline.inference.map_settings import settle
+from pipeline.inference.map_settings import settle, settled_for
 from pipeline.io import schemas
 from pipeline.io.arrays import open_arrays
 from pipeline.io.map_files import MapFileError
@@ -156,7 +156,7 @@ def test_the_resolution_follows_from_the_smallest_defect(paths, monkeypatch):
     def settled(side: int, **maps: object) -> tuple[object, object]:
         write_parquet(table, images.assign(height=side, width=side), schemas.IMAGES)
         options = _params(paths, resolution="auto", **maps).maps
-        found = stage._settled(CATEGORY, options, paths)
+        found = settled_for(CATEGORY, options, paths)
         return found.resolution, found.tiles
 
     assert settled(64) == (448, 1)
@@ -167,7 +167,7 @@ def test_the_resolution_follows_from_the_smallest_defect(paths, monkeypatch):
     assert settled(2000, smallest_defect=0.01, tiles=1) == (1600, 1)
     assert settled(2000, smallest_defect=0.01, tiles=2) == (52 * 16, 2)
     assert settled(700, smallest_defect=0.01) == (24 * 16, 2)
-    given = stage._settled(CATEGORY, _params(paths, smallest_defect=0.01).maps, paths)
+    given = settled_for(CATEGORY, _params(paths, smallest_defect=0.01).maps, paths)
     assert (given.resolution, given.tiles) == (64, 1)
 
 
