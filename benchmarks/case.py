@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -33,6 +34,7 @@ class Case:
     paths: ArtifactPaths
     crops: pd.DataFrame
     labels: NDArray[np.str_]  # (M,), of the image of each region
+    inside: Literal["masks", "weights"] = "weights"  # what tokens are averaged with
 
     @property
     def image_labels(self) -> list[str]:
@@ -65,13 +67,14 @@ class Case:
 
     @cached_property
     def pooled(self) -> NDArray[np.float32]:
-        """Tokens (M, L, D) of `LAYERS`, averaged under the masks."""
+        """Tokens (M, L, D) of `LAYERS`, averaged with the weights of pixels or under the masks."""
         return pooled_tokens(
             self.paths,
             self.category,
             self.params.compute,
             LAYERS,
             image_size=self.params.views.image_size,
+            inside=self.inside,
         )
 
     def normal(self) -> NDArray[np.bool_]:

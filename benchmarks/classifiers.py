@@ -158,11 +158,15 @@ def main(
     defects: Annotated[bool, typer.Option(help="Leave the normal images out.")] = False,
     only_vote: Annotated[bool, typer.Option(help="Only the default.")] = False,
     heads: Annotated[bool, typer.Option(help="Train the heads of the paper, too.")] = False,
+    masks: Annotated[
+        bool, typer.Option(help="Average tokens under masks, not by weights.")
+    ] = False,
     params: Path = Path("params.yaml"),
     data: Path = Path("data"),
 ) -> None:
     """Compare settings of the mixture on the crops of a category."""
     case = load_case(category, params, data)
+    case = replace(case, inside="masks") if masks else case
     true = np.array(case.image_labels)
     keep = ~np.isin(true, case.params.manifest.normal_label) | (not defects)
     typer.echo(

@@ -4,6 +4,7 @@ edge: it reads artifacts)."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -26,15 +27,19 @@ def pooled_tokens(
     layers: Sequence[int],
     *,
     image_size: int,
+    inside: Literal["masks", "weights"] = "weights",
 ) -> NDArray[np.float32]:
-    """Return the tokens (M, L, D) of the sub-images, averaged with the weights of their pixels."""
+    """Return the tokens (M, L, D) of the sub-images, averaged with the weights of their pixels.
+
+    Or, for comparison, under their masks.
+    """
     device = choose_device(compute.device)
     vit = load_vit(paths, image_size=image_size)
     autocast = Autocast(device, compute.dtype)
     pooling = PooledTokens(vit, layers, device=device, autocast=autocast)
     with track(f"describing {category}") as progress:
-        images, weights = crop_arrays(paths.crops(category), "weights")
-        return pooling.over(images, weights, size=image_size, progress=progress)
+        images, second = crop_arrays(paths.crops(category), inside)
+        return pooling.over(images, second, size=image_size, progress=progress)
 
 
 def normal_of_set(
