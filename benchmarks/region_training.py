@@ -87,7 +87,7 @@ class Basis:
     """Principal components of each layer, at most 64, which the heads are trained in."""
 
     def __init__(self, descriptors: Array) -> None:
-        d = min(64, len(descriptors) - 1)
+        d = min(64, len(descriptors) - 1, descriptors.shape[2])
         layers = range(descriptors.shape[1])
         self.parts = [PCA(d, random_state=0).fit(descriptors[:, layer]) for layer in layers]
 
