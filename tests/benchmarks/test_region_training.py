@@ -37,6 +37,12 @@ def views(regions: np.ndarray) -> np.ndarray:
     return np.asarray(regions + rng.normal(scale=0.05, size=(2, 40, 2, 8)))
 
 
+@pytest.fixture(scope="module")
+def blurred(regions: np.ndarray) -> np.ndarray:
+    """Return the regions with so much noise that answers are not certain."""
+    return np.asarray(regions + np.random.default_rng(2).normal(scale=0.3, size=regions.shape))
+
+
 def _vote(regions: np.ndarray) -> MixtureEnsemble:
     options = {"dimensions": [2, 4], "extra_components": [0, 2]}
     return fit_ensemble(regions, np.ones(40), 4, normal_known=True, **options, seed=0)
@@ -54,17 +60,15 @@ def test_a_mixture_is_a_linear_softmax(vote: MixtureEnsemble, regions: np.ndarra
         assert np.abs(logits.softmax(-1).numpy() - mixture.responsibilities(regions)).max() < 1e-9
 
 
-def test_heads_start_as_the_vote(vote: MixtureEnsemble, regions: np.ndarray) -> None:
-    basis = Basis(regions)
+def test_heads_start_as_the_vote(blurred: np.ndarray) -> None:
+    vote, basis = _vote(blurred), Basis(blurred)
     with torch.no_grad():
-        answers = VoteHeads(vote, basis)(basis(regions)).mean(1).numpy()
-    assert np.abs(answers - vote.probabilities(regions)).max() < 1e-3
+        answers = VoteHeads(vote, basis)(basis(blurred)).mean(1).numpy()
+    assert np.abs(answers - vote.probabilities(blurred)).max() < 1e-3
 
 
-def test_heads_learn_and_keep_the_shares(regions: np.ndarray) -> None:
-    rng = np.random.default_rng(2)
-    blurred = regions + rng.normal(scale=0.3, size=regions.shape)
-    views = blurred + rng.normal(scale=0.2, size=(2, *regions.shape))
+def test_heads_learn_and_keep_the_shares(blurred: np.ndarray) -> None:
+    views = blurred + np.random.default_rng(3).normal(scale=0.2, size=(2, *blurred.shape))
     vote = _vote(blurred)
     before = vote_answers(vote, blurred, views)
     after = train_heads(vote, blurred, views, HeadSettings(steps=20), 0)
