@@ -79,7 +79,7 @@ def image_classes(
     settings = {**asdict(choice), "seed": seed, "classifier": "mixture"}
     options = case.params.predict.model_copy(update=settings)
     seen = Seen(pooled=case.pooled[:, [LAYERS.index(layer) for layer in choice.layers]])
-    return _classes(case, seen, options, n_classes or case.n_classes)
+    return classes_of_images(case, seen, options, n_classes or case.n_classes)
 
 
 def image_classes_by_heads(case: Case, seed: int) -> NDArray[np.int64]:
@@ -105,10 +105,12 @@ def image_classes_by_heads(case: Case, seed: int) -> NDArray[np.int64]:
     network = TrainedNetwork(blocks, block, heads, described)
     seen = seen_by_heads(network, network(*crop_arrays(paths.crops(case.category))))
     options = params.predict.model_copy(update={"normal": VOTE.normal, "classifier": "heads"})
-    return _classes(case, seen, options, case.n_classes)
+    return classes_of_images(case, seen, options, case.n_classes)
 
 
-def _classes(case: Case, seen: Seen, options: Predict, n_classes: int) -> NDArray[np.int64]:
+def classes_of_images(
+    case: Case, seen: Seen, options: Predict, n_classes: int
+) -> NDArray[np.int64]:
     model = fit_regions(
         seen, case.crops, case.scores, case.references, n_classes, options, case.parts
     )
