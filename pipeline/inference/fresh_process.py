@@ -36,7 +36,8 @@ def in_fresh_process(
     """Return what a module-level function gives, called in a new interpreter.
 
     Raises NotComputedError after `limit_s` seconds, for a process that dies, and with its message
-    for a ValueError of the function. Other errors are raised as they are.
+    for a ValueError of the function or an error that a user can mend. Others are raised as they
+    are.
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
@@ -54,7 +55,7 @@ def in_fresh_process(
         process.terminate()
         process.join()
         receiver.close()
-    if isinstance(outcome, ValueError):
+    if isinstance(outcome, ValueError | AnomalyNCDError):
         raise NotComputedError(str(outcome))
     if isinstance(outcome, BaseException):
         raise outcome
