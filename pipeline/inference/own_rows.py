@@ -12,7 +12,7 @@ import torch
 
 from pipeline.config.params import Compute, Merge, Predict
 from pipeline.inference.fresh_process import NotComputedError, in_fresh_process, timed
-from pipeline.inference.peer_rows import SeedResults, merged, stack_seeds
+from pipeline.inference.peer_rows import LIMIT_S, SeedResults, merged, stack_seeds
 from pipeline.inference.region_classes import (
     Seen,
     classify_regions,
@@ -32,8 +32,6 @@ from pipeline.peers.base import Assignment
 log = logging.getLogger("anomalyncd")
 
 Classifier = Literal["mixture", "heads"]
-
-LIMIT_S = 600.0
 
 
 def own_settings(options: Predict) -> dict[str, Predict]:

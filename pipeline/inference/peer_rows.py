@@ -26,7 +26,7 @@ from pipeline.regions.merging import merge_regions
 log = logging.getLogger("anomalyncd")
 
 LIMIT_S = 600.0
-"""Rows above ten minutes are skipped, and say so."""
+"""A row with all its seeds may take ten minutes; one that takes longer is skipped, and says so."""
 
 
 @dataclass(frozen=True)

@@ -60,11 +60,11 @@ class Projector(nn.Module):
     ) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            _linear(dim, hidden, generator),
+            vit_linear(dim, hidden, generator),
             nn.GELU(),
-            _linear(hidden, hidden, generator),
+            vit_linear(hidden, hidden, generator),
             nn.GELU(),
-            _linear(hidden, out, generator),
+            vit_linear(hidden, out, generator),
         )
 
     def forward(self, token: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ class Projector(nn.Module):
         return F.normalize(z if z.dtype == torch.float64 else z.float(), dim=-1)
 
 
-def _linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
+def vit_linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
     layer = nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")
     nn.init.trunc_normal_(layer.weight, std=0.02, generator=generator)
     nn.init.zeros_(layer.bias)

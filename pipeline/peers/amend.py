@@ -8,35 +8,23 @@ Shapes: A anchors (both views of a batch), N neighbours, M neighbours of each ne
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from pipeline.peers.base import Assignment, PeerData
 from pipeline.peers.self_distillation import (
     Network,
-    Settings,
-    assign,
+    PrototypeMethod,
     objective,
     soft_labels,
     teacher_temperature,
 )
-from pipeline.peers.training import (
-    EQUAL,
-    Batch,
-    Budget,
-    Kind,
-    TrainingSet,
-    chosen,
-    generators,
-    train,
-    training_set,
-)
+from pipeline.peers.training import OFFICIAL, Batch, Budget, TrainingSet
 
-OFFICIAL = Budget(
-    "sgd", 0.1, 128, 200, least_steps=9400, lr_end_factor=0.001, weight_decay=5e-5, cycles=200 / 30
-)
+RESTARTED = replace(OFFICIAL, cycles=200 / 30)
+"""The authors' cosine starts again every 30 epochs."""
 
 
 @dataclass(frozen=True)
@@ -145,43 +133,40 @@ def batch_neighbour_loss(z: Tensor, samples: Tensor, bank: Bank, extra: Extra) -
 
 
 @dataclass(frozen=True)
-class AMEND:
+class AMEND(PrototypeMethod):
     """AMEND on an adapter of frozen class tokens."""
 
-    settings: Settings = field(default_factory=Settings)
     extra: Extra = Extra()
-    budget: Kind | Budget = "equal"
-    open_set: bool = False
-    """Whether an image may fall into a base class."""
 
-    def __call__(self, data: PeerData, n_classes: int, seed: int) -> Assignment:
-        """Return probabilities over the `n_classes` novel classes."""
-        weights, rng = generators(seed)
-        samples = training_set(data, use_base=True)
-        n_base = samples.n_base_classes
-        s = self.settings
-        network = Network(samples.plain.shape[1], n_base + n_classes, s.hidden, weights)
-        bank = self._bank(network, samples, weights)
+    def official(self) -> Budget:
+        """Return the authors' budget."""
+        return RESTARTED
+
+    def loss(
+        self, network: Network, samples: TrainingSet, generator: torch.Generator
+    ) -> Callable[[Batch], Tensor]:
+        """Return the loss of a batch; it renews a bank of embeddings."""
+        s, extra = self.settings, self.extra
+        bank = filled_bank(network, samples, extra.bank, generator)
 
         def loss(batch: Batch) -> Tensor:
             logits, z = network(batch.views)
             targets = soft_labels(logits, teacher_temperature(batch.progress, s))
-            contrast = batch_neighbour_loss(z, batch.samples, bank, self.extra)
+            contrast = batch_neighbour_loss(z, batch.samples, bank, extra)
             bank.add(z[0], batch.samples)
             spread = prototype_spread(network.prototypes.directions())
             simgcd = objective(logits, targets, z, batch.labels, contrast, s)
-            return simgcd + self.extra.spread_weight * spread
+            return simgcd + extra.spread_weight * spread
 
-        budget = chosen(self.budget, equal=EQUAL, official=OFFICIAL)
-        train(samples, [network], loss, budget, rng)
-        with torch.no_grad():
-            logits, _ = network(samples.queries)
-        return assign(logits, n_base, s.student_temperature, open_set=self.open_set)
+        return loss
 
-    def _bank(self, network: Network, samples: TrainingSet, generator: torch.Generator) -> Bank:
-        """Return the bank of min(2048, all) images, filled by one pass."""
-        rows = torch.randperm(len(samples.plain), generator=generator)[: self.extra.bank]
-        with torch.no_grad():
-            bank = Bank(network(samples.views[0, rows])[1])
-        bank.owners = rows
-        return bank
+
+def filled_bank(
+    network: Network, samples: TrainingSet, size: int, generator: torch.Generator
+) -> Bank:
+    """Return the bank of min(`size`, all) images, filled by one pass."""
+    rows = torch.randperm(len(samples.plain), generator=generator)[:size]
+    with torch.no_grad():
+        bank = Bank(network(samples.views[0, rows])[1])
+    bank.owners = rows
+    return bank

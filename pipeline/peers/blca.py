@@ -20,8 +20,7 @@ from pipeline.peers.base import Assignment, Floats, Ints, PeerData
 from pipeline.peers.layers import linear
 from pipeline.peers.training import Budget, Kind, PeerError, Stepper, chosen, generators
 
-EQUAL = Budget("adamw", 5e-4, 1, 10, weight_decay=0.01)
-OFFICIAL = EQUAL
+BUDGET = Budget("adamw", 5e-4, 1, 10, weight_decay=0.01)
 """10 epochs, one image and its partners a step, as the authors have it."""
 
 
@@ -159,7 +158,7 @@ class BLCA:
         """Return tokens (N, P, D) of the trained net; `abnormal` (N, P) are above the threshold."""
         generator, rng = generators(seed)
         net = TokenNet(tokens.shape[-1], self.settings.hidden, generator)
-        budget = chosen(self.budget, equal=EQUAL, official=OFFICIAL)
+        budget = chosen(self.budget, equal=BUDGET, official=BUDGET)
         step = Stepper([net], budget)
         order = np.argsort(((found[:, None] - found[None]) ** 2).sum(-1), axis=1, kind="stable")
         x = torch.from_numpy(tokens)

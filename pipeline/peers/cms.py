@@ -8,7 +8,7 @@ Shapes: B samples, E width of the embedding, k neighbours.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,11 +16,13 @@ from sklearn.cluster import AgglomerativeClustering
 from torch import Tensor
 from torch.nn import functional as F
 
+from pipeline.mgvit.heads import Projector
 from pipeline.peers.base import Assignment, PeerData
-from pipeline.peers.contrast import info_nce, labelled_contrast
-from pipeline.peers.layers import Adapter, Projector
+from pipeline.peers.contrast import both_contrasts
+from pipeline.peers.layers import Adapter
 from pipeline.peers.training import (
     EQUAL,
+    OFFICIAL,
     Batch,
     Budget,
     Kind,
@@ -31,8 +33,8 @@ from pipeline.peers.training import (
     training_set,
 )
 
-OFFICIAL = Budget("sgd", 0.01, 128, 200, least_steps=9400, lr_end_factor=0.001, weight_decay=5e-5)
-"""200 epochs of CUB's 5,994 images."""
+LOWER = replace(OFFICIAL, lr=0.01)
+"""The authors' learning rate, a tenth of that of GCD."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +78,14 @@ def objective(shifted: Tensor, z: Tensor, labels: Tensor, settings: Settings) ->
     labels
         (B,) base classes or `UNLABELLED`.
     """
-    s = settings
-    contrast = info_nce(shifted[0], shifted[1], s.temperature)
-    labelled = labelled_contrast(z, labels, s.temperature_labelled)
-    return (1 - s.lambda_) * contrast + s.lambda_ * labelled
+    return both_contrasts(
+        shifted,
+        z,
+        labels,
+        lambda_=settings.lambda_,
+        temperature=settings.temperature,
+        temperature_labelled=settings.temperature_labelled,
+    )
 
 
 def shift_and_link(z: Tensor, n_classes: int, settings: Settings) -> Assignment:
@@ -97,7 +103,7 @@ class MeanShiftWard:
 
     def __call__(self, data: PeerData, n_classes: int, seed: int) -> Assignment:
         """Return hard labels; the seed changes nothing."""
-        z = F.normalize(torch.from_numpy(data.class_tokens).float(), dim=-1)
+        z = F.normalize(torch.tensor(data.class_tokens, dtype=torch.float32), dim=-1)
         return shift_and_link(z, n_classes, self.settings)
 
 
@@ -114,10 +120,10 @@ class CMS:
         samples = training_set(data, use_base=True)
         dim = samples.plain.shape[1]
         adapter = Adapter(dim, weights)
-        projector = Projector(dim, weights, hidden=self.settings.hidden)
+        projector = Projector(dim, hidden=self.settings.hidden, generator=weights)
         encoder = torch.nn.Sequential(adapter, projector)
         loss = _Loss(encoder, samples, self.settings)
-        budget = chosen(self.budget, equal=EQUAL, official=OFFICIAL)
+        budget = chosen(self.budget, equal=EQUAL, official=LOWER)
         train(samples, [encoder], loss, budget, rng)
         with torch.no_grad():
             return shift_and_link(encoder(samples.queries), n_classes, self.settings)

@@ -11,12 +11,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from pipeline.mgvit.heads import Projector
 from pipeline.peers.base import Assignment, PeerData
-from pipeline.peers.contrast import info_nce, labelled_contrast
+from pipeline.peers.contrast import both_contrasts
 from pipeline.peers.gcd_kmeans import SemiSupervisedKMeans
-from pipeline.peers.layers import Adapter, Projector
+from pipeline.peers.layers import Adapter
 from pipeline.peers.training import (
     EQUAL,
+    OFFICIAL,
     Batch,
     Budget,
     Kind,
@@ -26,9 +28,6 @@ from pipeline.peers.training import (
     train,
     training_set,
 )
-
-OFFICIAL = Budget("sgd", 0.1, 128, 200, least_steps=9400, lr_end_factor=0.001, weight_decay=5e-5)
-"""200 epochs of CUB's 5,994 images."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +52,14 @@ def objective(z: Tensor, labels: Tensor, settings: Settings) -> Tensor:
     labels
         (B,) base classes or `UNLABELLED`.
     """
-    s = settings
-    contrast = info_nce(z[0], z[1], s.temperature)
-    labelled = labelled_contrast(z, labels, s.temperature_labelled)
-    return (1 - s.lambda_) * contrast + s.lambda_ * labelled
+    return both_contrasts(
+        z,
+        z,
+        labels,
+        lambda_=settings.lambda_,
+        temperature=settings.temperature,
+        temperature_labelled=settings.temperature_labelled,
+    )
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ class GCD:
         weights, rng = generators(seed)
         dim = samples.plain.shape[1]
         adapter = Adapter(dim, weights)
-        projector = Projector(dim, weights, hidden=self.settings.hidden)
+        projector = Projector(dim, hidden=self.settings.hidden, generator=weights)
 
         def loss(batch: Batch) -> Tensor:
             return objective(projector(adapter(batch.views)), batch.labels, self.settings)

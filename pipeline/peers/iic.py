@@ -19,6 +19,7 @@ from pipeline.peers.training import (
     Kind,
     Stepper,
     chosen,
+    draws,
     generators,
     standardised,
     training_set,
@@ -80,12 +81,10 @@ class IIC:
         heads = LinearHeads(plain.shape[1], n_classes, self.settings.heads, weights)
         budget = chosen(self.budget, equal=EQUAL, official=OFFICIAL)
         step = Stepper([heads], budget)
-        n_steps = budget.n_steps(len(plain))
-        for number in range(n_steps):
-            drawn = rng.permutation(len(plain))[: budget.batch]
+        for drawn, progress in draws(budget, len(plain), rng):
             view = rng.integers(0, len(views), len(drawn))
             loss = self._losses(heads, plain[drawn], views[view, drawn]).mean()
-            step(loss, number / n_steps)
+            step(loss, progress)
         with torch.no_grad():
             losses = [self._losses(heads, plain, view) for view in views]
             best = int(torch.stack(losses).mean(0).argmin())

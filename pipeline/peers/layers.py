@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipeline.mgvit.heads import vit_linear
+
 
 def linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
     """Return a linear layer with torch's default distribution of weights and biases."""
@@ -18,14 +20,6 @@ def linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
     bound = 1 / math.sqrt(inputs)
     nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
     nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
-    return layer
-
-
-def vit_linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
-    """Return a linear layer as ViTs start it: standard deviation 0.02, no bias."""
-    layer = nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")
-    nn.init.trunc_normal_(layer.weight, std=0.02, generator=generator)
-    nn.init.zeros_(layer.bias)
     return layer
 
 
@@ -47,26 +41,6 @@ class Adapter(nn.Module):
         """Return (..., D) for class tokens (..., D)."""
         change: Tensor = self.outer(F.gelu(self.inner(token)))
         return token + change
-
-
-class Projector(nn.Module):
-    """D-2048-2048-256 with GELU; rows of its output have length 1 (METHOD: appendix B)."""
-
-    def __init__(
-        self, dim: int, generator: torch.Generator, *, hidden: int = 2048, out: int = 256
-    ) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            vit_linear(dim, hidden, generator),
-            nn.GELU(),
-            vit_linear(hidden, hidden, generator),
-            nn.GELU(),
-            vit_linear(hidden, out, generator),
-        )
-
-    def forward(self, token: Tensor) -> Tensor:
-        """Return (..., out) for class tokens (..., D)."""
-        return F.normalize(self.layers(token), dim=-1)
 
 
 class Prototypes(nn.Module):

@@ -5,32 +5,16 @@ Frozen trunk as in SimGCD.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.peers.base import Assignment, PeerData
-from pipeline.peers.contrast import info_nce
-from pipeline.peers.self_distillation import (
-    OFFICIAL,
-    Network,
-    Settings,
-    assign,
-    objective,
-    soft_labels,
-)
-from pipeline.peers.training import (
-    EQUAL,
-    Batch,
-    Budget,
-    Kind,
-    chosen,
-    generators,
-    train,
-    training_set,
-)
+from pipeline.mgvit.contrastive import info_nce
+from pipeline.peers.self_distillation import Network, PrototypeMethod, objective, soft_labels
+from pipeline.peers.training import Batch, TrainingSet
 
 
 @dataclass(frozen=True)
@@ -75,22 +59,17 @@ def separation(directions: Tensor, temperature: float) -> Tensor:
 
 
 @dataclass(frozen=True)
-class ProtoGCD:
+class ProtoGCD(PrototypeMethod):
     """ProtoGCD on an adapter of frozen class tokens."""
 
-    settings: Settings = field(default_factory=Settings)
     extra: Extra = Extra()
-    budget: Kind | Budget = "equal"
-    open_set: bool = False
-    """Whether an image may fall into a base class."""
 
-    def __call__(self, data: PeerData, n_classes: int, seed: int) -> Assignment:
-        """Return probabilities over the `n_classes` novel classes."""
-        weights, rng = generators(seed)
-        samples = training_set(data, use_base=True)
-        n_base = samples.n_base_classes
+    def loss(
+        self, network: Network, samples: TrainingSet, generator: torch.Generator
+    ) -> Callable[[Batch], Tensor]:
+        """Return the loss of a batch."""
+        del samples, generator
         s, extra = self.settings, self.extra
-        network = Network(samples.plain.shape[1], n_base + n_classes, s.hidden, weights)
 
         def loss(batch: Batch) -> Tensor:
             logits, z = network(batch.views)
@@ -101,8 +80,4 @@ class ProtoGCD:
             simgcd = objective(logits, targets, z, batch.labels, contrast, s)
             return simgcd + extra.separation_weight * apart
 
-        budget = chosen(self.budget, equal=EQUAL, official=OFFICIAL)
-        train(samples, [network], loss, budget, rng)
-        with torch.no_grad():
-            logits, _ = network(samples.queries)
-        return assign(logits, n_base, s.student_temperature, open_set=self.open_set)
+        return loss

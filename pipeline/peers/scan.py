@@ -21,6 +21,7 @@ from pipeline.peers.training import (
     Stepper,
     TrainingSet,
     chosen,
+    draws,
     generators,
     standardised,
     training_set,
@@ -118,14 +119,12 @@ class SCAN:
         n, k = near.shape
         budget = chosen(self.budget, equal=EQUAL, official=OFFICIAL)
         step = Stepper([heads], budget)
-        n_steps = budget.n_steps(n)
-        for number in range(n_steps):
-            drawn = rng.permutation(n)[: budget.batch]
+        for drawn, progress in draws(budget, n, rng):
             other = near[drawn, rng.integers(0, k, len(drawn))]
             view = rng.integers(0, len(samples.views), len(drawn))
             p = torch.softmax(heads(samples.plain[drawn]), -1)
             p_near = torch.softmax(heads(samples.views[view, other]), -1)
-            step(scan_loss(p, p_near, self.settings.eta).sum(), number / n_steps)
+            step(scan_loss(p, p_near, self.settings.eta).sum(), progress)
 
     def _best(self, heads: LinearHeads, samples: TrainingSet, near: Ints) -> int:
         """Return the head with the lowest consistency (all pairs) minus entropy, weight 1."""

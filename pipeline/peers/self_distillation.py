@@ -9,22 +9,32 @@ Shapes: B samples, C = C_l + C_u classes, the base classes first, E width of the
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.peers.base import Assignment
-from pipeline.peers.contrast import UNLABELLED, labelled_contrast
-from pipeline.peers.layers import Adapter, Projector, Prototypes
+from pipeline.mgvit.heads import Projector
+from pipeline.mgvit.losses import UNLABELLED
+from pipeline.peers.base import Assignment, PeerData
+from pipeline.peers.contrast import labelled_contrast
+from pipeline.peers.layers import Adapter, Prototypes
 from pipeline.peers.training import (
+    EQUAL,
+    OFFICIAL,
+    Batch,
     Budget,
+    Kind,
+    TrainingSet,
+    chosen,
+    generators,
+    train,
+    training_set,
 )
-
-OFFICIAL = Budget("sgd", 0.1, 128, 200, least_steps=9400, lr_end_factor=0.001, weight_decay=5e-5)
-"""200 epochs of CUB's 5,994 images."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +61,7 @@ class Network(nn.Module):
     def __init__(self, dim: int, n_classes: int, hidden: int, generator: torch.Generator) -> None:
         super().__init__()
         self.adapter = Adapter(dim, generator)
-        self.projector = Projector(dim, generator, hidden=hidden)
+        self.projector = Projector(dim, hidden=hidden, generator=generator)
         self.prototypes = Prototypes(dim, n_classes, generator)
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -143,3 +153,35 @@ def assign(
         logits = logits[:, : logits.shape[1] - n_base_classes]
     p = torch.softmax(logits / temperature, dim=-1).numpy()
     return Assignment(p.argmax(1).astype(np.int64), p.astype(np.float32))
+
+
+@dataclass(frozen=True)
+class PrototypeMethod(ABC):
+    """Prototypes and an adapter of frozen class tokens, trained by the loss of a subclass."""
+
+    settings: Settings = field(default_factory=Settings)
+    budget: Kind | Budget = "equal"
+    open_set: bool = False
+    """Whether an image may fall into a base class."""
+
+    @abstractmethod
+    def loss(
+        self, network: Network, samples: TrainingSet, generator: torch.Generator
+    ) -> Callable[[Batch], Tensor]:
+        """Return the loss of a batch."""
+
+    def official(self) -> Budget:
+        """Return the authors' budget."""
+        return OFFICIAL
+
+    def __call__(self, data: PeerData, n_classes: int, seed: int) -> Assignment:
+        """Return probabilities over the `n_classes` novel classes."""
+        weights, rng = generators(seed)
+        samples = training_set(data, use_base=True)
+        n_base, s = samples.n_base_classes, self.settings
+        network = Network(samples.plain.shape[1], n_base + n_classes, s.hidden, weights)
+        budget = chosen(self.budget, equal=EQUAL, official=self.official())
+        train(samples, [network], self.loss(network, samples, weights), budget, rng)
+        with torch.no_grad():
+            logits, _ = network(samples.queries)
+        return assign(logits, n_base, s.student_temperature, open_set=self.open_set)

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from pipeline.peers.base import Assignment, Floats, PeerData
 from pipeline.peers.layers import LinearHeads
 from pipeline.peers.neighbours import cosine_neighbours, n_neighbours
-from pipeline.peers.training import Budget, Kind, Stepper, chosen, generators
+from pipeline.peers.training import Budget, Kind, Stepper, chosen, draws, generators
 
 EQUAL = Budget("adamw", 1e-3, 512, 0, least_steps=500, weight_decay=1e-4)
 """500 steps with ten times the authors' learning rate."""
@@ -109,10 +109,8 @@ class TEMI:
         budget = chosen(self.budget, equal=EQUAL, official=OFFICIAL)
         step = Stepper([student], budget)
         prior = torch.full((s.heads, n_classes), 1 / n_classes)
-        n_steps = budget.n_steps(n)
         recent = torch.zeros(s.heads)
-        for number in range(n_steps):
-            drawn = rng.permutation(n)[: budget.batch]
+        for drawn, progress in draws(budget, n, rng):
             other = near[drawn, rng.integers(min(1, near.shape[1] - 1), near.shape[1], len(drawn))]
             pair = torch.from_numpy(np.concatenate([drawn, other]))
             p = _two(student(x[pair]))
@@ -121,7 +119,7 @@ class TEMI:
                 new = p_teacher.mean((0, 2))
                 prior = s.prior_momentum * prior + (1 - s.prior_momentum) * new
             losses = temi_loss(p, p_teacher, prior, s.beta)
-            step(losses.mean(), number / n_steps)
+            step(losses.mean(), progress)
             follow(teacher, student, s.teacher_momentum)
             recent = 0.9 * recent + 0.1 * losses.detach()
         with torch.no_grad():
@@ -135,5 +133,5 @@ def _two(p: Tensor) -> Tensor:
 
 
 def _standardised(tokens: Floats) -> Tensor:
-    x = torch.from_numpy(tokens).float()
+    x = torch.tensor(tokens, dtype=torch.float32)
     return (x - x.mean(0)) / x.std(0, correction=0).clamp_min(1e-6)

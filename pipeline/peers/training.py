@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import AnomalyNCDError
+from pipeline.mgvit.losses import UNLABELLED
+from pipeline.mgvit.training import draw_batches
 from pipeline.peers.base import Floats, Ints, PeerData
-from pipeline.peers.contrast import UNLABELLED
 
 Kind = Literal["equal", "official"]
 
@@ -75,6 +76,8 @@ class Budget:
 
 EQUAL = Budget("sgd", 0.003, 32, 50, lr_end_factor=0.001, weight_decay=5e-5)
 """AnomalyNCD's own budget."""
+OFFICIAL = Budget("sgd", 0.1, 128, 200, least_steps=9400, lr_end_factor=0.001, weight_decay=5e-5)
+"""That of GCD and its successors: 200 epochs of CUB's 5,994 images."""
 
 
 def chosen(budget: Kind | Budget, *, equal: Budget, official: Budget) -> Budget:
@@ -163,25 +166,6 @@ def _views(tokens: Floats | None, name: str) -> Floats:
     return tokens
 
 
-def draw_batches(n_base: int, n_novel: int, batch: int, rng: np.random.Generator) -> list[Ints]:
-    """Return the batches of one epoch as AnomalyNCD draws them: n_base + n_novel draws.
-
-    Samples are drawn with replacement, base first in number. With a base set, base and novel are
-    equally likely and a batch of only one kind is skipped; without one the draws are uniform.
-    """
-    total = n_base + n_novel
-    while True:
-        drawn = rng.integers(n_base, total, total)
-        if n_base:
-            is_base = rng.random(total) < 0.5
-            drawn[is_base] = rng.integers(0, n_base, int(is_base.sum()))
-        batches = [drawn[start : start + batch] for start in range(0, total, batch)]
-        if n_base:
-            batches = [b for b in batches if (b < n_base).any() and (b >= n_base).any()]
-        if batches:
-            return batches
-
-
 def two_views(data: TrainingSet, samples: Tensor, rng: np.random.Generator) -> Tensor:
     """Return tokens (2, B, D) of two different views a sample; of one view only, it and plain."""
     n_views = len(data.views)
@@ -201,6 +185,13 @@ def batches(data: TrainingSet, budget: Budget, rng: np.random.Generator) -> Iter
             samples = torch.from_numpy(drawn)
             views = two_views(data, samples, rng)
             yield Batch(samples, views, data.labels[samples], epoch / n_epochs)
+
+
+def draws(budget: Budget, n: int, rng: np.random.Generator) -> Iterator[tuple[Ints, float]]:
+    """Yield for each step of a budget some of n images, without replacement, and its progress."""
+    n_steps = budget.n_steps(n)
+    for number in range(n_steps):
+        yield rng.permutation(n)[: budget.batch], number / n_steps
 
 
 class Stepper:

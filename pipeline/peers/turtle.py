@@ -18,8 +18,7 @@ from pipeline.peers.base import Assignment, PeerData
 from pipeline.peers.layers import linear
 from pipeline.peers.training import Budget, Kind, Stepper, chosen
 
-EQUAL = Budget("adam", 1e-3, 10_000, 0, least_steps=6000)
-OFFICIAL = EQUAL
+BUDGET = Budget("adam", 1e-3, 10_000, 0, least_steps=6000)
 """The authors' own constants, which are affordable."""
 
 
@@ -95,11 +94,11 @@ class TURTLE:
         """Return the labels of the task encoder after the last step."""
         s = self.settings
         weights = torch.Generator().manual_seed(seed)
-        x = torch.from_numpy(data.class_tokens).float()
+        x = torch.tensor(data.class_tokens, dtype=torch.float32)
         n, dim = x.shape
         encoder = TaskEncoder(dim, n_classes, weights)
         with_bias = torch.cat([x, torch.ones(n, 1)], 1)
-        budget = chosen(self.budget, equal=EQUAL, official=OFFICIAL)
+        budget = chosen(self.budget, equal=BUDGET, official=BUDGET)
         step = Stepper([encoder], budget)
         n_steps = budget.n_steps(n)
         bound = dim**-0.5

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipeline.mgvit.losses import UNLABELLED
 from pipeline.peers.base import Assignment, Ints, PeerData
-from pipeline.peers.contrast import UNLABELLED
 from pipeline.peers.layers import linear
 from pipeline.peers.self_distillation import assign
 from pipeline.peers.training import (

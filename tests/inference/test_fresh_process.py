@@ -8,6 +8,7 @@ import time
 import pytest
 
 from pipeline.inference.fresh_process import NotComputedError, in_fresh_process
+from pipeline.io.paths import ArtifactError
 
 MIB = 2**20
 
@@ -19,6 +20,10 @@ def take(mib: int) -> int:
 
 def refuse() -> None:
     raise ValueError("there are no normal references")
+
+
+def lack() -> None:
+    raise ArtifactError("no network was trained")
 
 
 def test_value_and_peak_memory() -> None:
@@ -40,5 +45,7 @@ def test_what_takes_too_long_is_stopped() -> None:
 def test_a_refusal_and_a_death_are_named() -> None:
     with pytest.raises(NotComputedError, match="no normal references"):
         in_fresh_process(refuse, (), limit_s=60)
+    with pytest.raises(NotComputedError, match="no network was trained"):
+        in_fresh_process(lack, (), limit_s=60)
     with pytest.raises(NotComputedError, match="status 3"):
         in_fresh_process(os._exit, (3,), limit_s=60)

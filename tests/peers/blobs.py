@@ -69,15 +69,21 @@ def blobs(
 
 def permuted(data: PeerData, order: Ints) -> PeerData:
     """Return the same images in another order."""
+
+    def moved(array: Floats | None) -> Floats | None:
+        return None if array is None else array[order]
+
     assert data.view_tokens is not None
     assert data.patch_tokens is not None
-    assert data.scores is not None
     return replace(
         data,
         class_tokens=data.class_tokens[order],
         view_tokens=data.view_tokens[:, order],
         patch_tokens=[x[order] for x in data.patch_tokens],
-        pooled=data.class_tokens[order],
-        scores=data.scores[order],
+        means=None if data.means is None else [x[order] for x in data.means],
+        pooled=moved(data.pooled),
+        scores=moved(data.scores),
+        masks=moved(data.masks),
+        attention=moved(data.attention),
         sample_ids=[data.sample_ids[i] for i in order],
     )

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pipeline.mgvit.contrastive import info_nce
 from pipeline.peers.amend import (
     Bank,
     Extra,
@@ -15,7 +16,6 @@ from pipeline.peers.amend import (
     neighbour_loss,
     prototype_spread,
 )
-from pipeline.peers.contrast import info_nce
 
 W = torch.tensor([[1.0, 0], [0.6, 0.8], [-0.8, 0.6]])
 

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from pipeline.mgvit import losses
-from pipeline.peers.contrast import info_nce
+from pipeline.mgvit.contrastive import info_nce
 from pipeline.peers.gcd import GCD, Settings, objective
 from pipeline.peers.gcd_kmeans import SemiSupervisedKMeans
 from pipeline.peers.training import Budget, training_set

@@ -12,6 +12,7 @@ from pipeline.peers.base import Assignment, PeerData
 from pipeline.peers.deep_rows import DEEP_ROWS
 from pipeline.peers.order import sort_items
 from pipeline.peers.rows import ROWS, method_of, methods, rows_of
+from tests.peers.blobs import permuted
 from tests.peers.shapes import BLOBS, blobs, one_blob
 
 KEYS = sorted(set(ROWS) - set(DEEP_ROWS))
@@ -20,24 +21,6 @@ KEYS = sorted(set(ROWS) - set(DEEP_ROWS))
 
 def run(key: str, data: PeerData, n_classes: int = BLOBS, seed: int = 0) -> Assignment:
     return sort_items(ROWS[key].method, data, n_classes, seed)
-
-
-def permuted(data: PeerData, order: np.ndarray) -> PeerData:
-    assert data.view_tokens is not None
-    assert data.patch_tokens is not None
-    assert data.means is not None
-    return replace(
-        data,
-        class_tokens=data.class_tokens[order],
-        view_tokens=data.view_tokens[:, order],
-        patch_tokens=[tokens[order] for tokens in data.patch_tokens],
-        means=[tokens[order] for tokens in data.means],
-        pooled=None if data.pooled is None else data.pooled[order],
-        scores=None if data.scores is None else data.scores[order],
-        masks=None if data.masks is None else data.masks[order],
-        attention=None if data.attention is None else data.attention[order],
-        sample_ids=[data.sample_ids[i] for i in order],
-    )
 
 
 @pytest.mark.parametrize("key", KEYS)
