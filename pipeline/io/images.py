@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.errors import AnomalyNCDError
-from pipeline.io.file_checks import file_problem
+from pipeline.file_checks import file_problem
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 """Endings, in lower case, of the files that count as images."""
@@ -87,6 +87,24 @@ def read_image(path: Path, bits: int = 16) -> NDArray[np.uint8]:
         grey pixels outside 0 to 2**bits - 1. The message names file and reason.
     """
     return _to_rgb(_decode(path, _read_bytes(path)), path, bits)
+
+
+def read_listed(path: Path, listed: str, bits: int = 16) -> NDArray[np.uint8]:
+    """Read an image of the manifest, whose sample id is `listed`, as `read_image` does.
+
+    Raises ImageError also if the file is not the one that was listed.
+    """
+    data = _read_bytes(path)
+    check_listed(path, data, listed)
+    return _to_rgb(_decode(path, data), path, bits)
+
+
+def check_listed(path: Path, data: bytes, listed: str) -> None:
+    """Raise ImageError unless `data`, the bytes of a file, have the sample id `listed`."""
+    if _digest(data) != listed:
+        raise ImageError(
+            path, "changed since the manifest was made; run the stage 'manifest' again"
+        )
 
 
 def read_mask(path: Path) -> NDArray[np.bool_]:

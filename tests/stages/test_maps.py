@@ -11,7 +11,7 @@ import torch
 
 from pipeline.config.params import Params
 from pipeline.config.reading import parse_params
-from pipeline.inference.map_settings import settle
+from pipeline.inference.map_settings import settle, settled_for
 from pipeline.io import schemas
 from pipeline.io.arrays import open_arrays
 from pipeline.io.map_files import MapFileError
@@ -38,7 +38,11 @@ def state() -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def paths(tmp_path, monkeypatch, state) -> ArtifactPaths:
-    """A manifest of 6 queries (every third with a defect and a mask) and 4 normal images."""
+    """A manifest of 6 queries (every third with a defect and a mask) and 4 normal images.
+
+    Its ids are invented, no hashes of the images.
+    """
+    monkeypatch.setattr("pipeline.io.images.check_listed", lambda *_: None)
     monkeypatch.setattr(
         "pipeline.io.backbone_weights.load_saved", lambda folder: (state, {"timm_name": VIT})
     )
@@ -156,7 +160,7 @@ def test_the_resolution_follows_from_the_smallest_defect(paths, monkeypatch):
     def settled(side: int, **maps: object) -> tuple[object, object]:
         write_parquet(table, images.assign(height=side, width=side), schemas.IMAGES)
         options = _params(paths, resolution="auto", **maps).maps
-        found = stage._settled(CATEGORY, options, paths)
+        found = settled_for(CATEGORY, options, paths)
         return found.resolution, found.tiles
 
     assert settled(64) == (448, 1)
