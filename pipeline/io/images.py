@@ -138,7 +138,7 @@ def image_size(path: Path) -> tuple[int, int]:
             raise ImageError(path, problem)
         with Image.open(path, formats=FORMATS) as image:
             width, height = image.size
-            sideways = image.getexif().get(_EXIF_ORIENTATION) in _SIDEWAYS
+            sideways = _has_exif(image) and image.getexif().get(_EXIF_ORIENTATION) in _SIDEWAYS
     except ImageError:
         raise
     except Exception as error:
@@ -217,9 +217,17 @@ def _decode(path: Path, data: bytes) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             image.load()
-            return ImageOps.exif_transpose(image)
+            return ImageOps.exif_transpose(image) if _has_exif(image) else image.copy()
     except Exception as error:  # decoders raise nearly anything on broken bytes
         raise ImageError(path, _reason(error)) from error
+
+
+def _has_exif(image: Image.Image) -> bool:
+    """Tell whether an image has EXIF data that can be read; other programs ignore damaged ones."""
+    try:
+        return bool(image.getexif())
+    except Exception:  # Pillow raises several kinds
+        return False
 
 
 def _to_rgb(image: Image.Image, path: Path, bits: int = 16) -> NDArray[np.uint8]:

@@ -171,7 +171,7 @@ def test_the_resolution_follows_from_the_smallest_defect(paths, monkeypatch):
     assert settled(2000, smallest_defect=0.01, tiles=1) == (1600, 1)
     assert settled(2000, smallest_defect=0.01, tiles=2) == (52 * 16, 2)
     assert settled(700, smallest_defect=0.01) == (24 * 16, 2)
-    given = stage._settled(CATEGORY, _params(paths, smallest_defect=0.01).maps, paths)
+    given = settled_for(CATEGORY, _params(paths, smallest_defect=0.01).maps, paths)
     assert (given.resolution, given.tiles) == (64, 1)
 
 
