@@ -24,7 +24,8 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -254,7 +255,27 @@ def kill_runs(work: Path, kills: int, seed: int) -> Outcome:
             shutil.rmtree(data)
             if outcome.runs % 2:
                 shutil.copytree(work / "unbroken1", data)
+        outcome.faults += together(work, params, new)
     return outcome
+
+
+def together(work: Path, params: Params, new: list[Tree]) -> list[str]:
+    """Run two processes in one workspace and then a third alone; return what is wrong then.
+
+    Each of the two may fail where the other has just replaced what it reads.
+    """
+    data = work / "shared"
+    with ThreadPoolExecutor(2) as pool:
+        for future in [pool.submit(_tried, params, data) for _ in range(2)]:
+            future.result()
+    attempt(0, params, data, seconds=None)
+    wrong = [s for s, tree in zip(STAGES, new, strict=True) if written(data, s) != tree]
+    return [*(f"two at once: {stage} differs" for stage in wrong), *leftovers(data)]
+
+
+def _tried(params: Params, data: Path) -> None:
+    with suppress(RuntimeError):
+        attempt(0, params, data, seconds=None)
 
 
 def main() -> None:
