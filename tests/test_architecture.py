@@ -16,6 +16,7 @@ COMPUTE = {
 FILES = {"comparison", "curation", "inference", "io", "report"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "file_checks": set(),
     "palette": set(),
     "terminal": set(),
     "progress": {"terminal"},
@@ -27,12 +28,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "mgvit": {"errors", "progress", "terminal"},
     "clustering": {"mgvit", "progress", "terminal"},
     "peers": {"clustering", "detectors", "errors", "mgvit", "progress", "terminal"},
-    "config": {"errors", *COMPUTE},
+    "config": {"errors", "file_checks", *COMPUTE},
     "io": {
-        *("clustering", "config", "demo", "detectors", "errors", "mgvit", "progress", "terminal"),
+        *("clustering", "config", "demo", "detectors", "errors", "file_checks", "mgvit"),
+        *("progress", "terminal"),
     },
     "inference": {"config", "curation", "errors", "io", "progress", "terminal", *COMPUTE},
-    "curation": {"config", "errors", "io", "regions"},
+    "curation": {"config", "errors", "file_checks", "io", "regions"},
     "report": {
         *("binarization", "config", "curation", "errors", "evaluation", "io", "mgvit", "palette"),
     },

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
@@ -33,10 +33,12 @@ _METHODS = (
 class Compare(Section):
     """The comparison with other methods, on the same images and features."""
 
-    methods: list[str] = [*_METHODS]
-    input: list[Literal["whole", "crop", "patch"]] = Field(
-        default=["whole", "crop", "patch"], min_length=1
-    )
+    methods: Annotated[list[str], Field(min_length=1)] = [*_METHODS]
+    input: Annotated[list[Literal["whole", "crop", "patch"]], Field(min_length=1)] = [
+        "whole",
+        "crop",
+        "patch",
+    ]
     budget: Literal["equal", "official"] = "equal"
     seeds: Count = 5
     open: bool = False

@@ -6,6 +6,7 @@ An unknown key, a wrong type or an impossible value is a `ConfigError` naming se
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -46,6 +47,11 @@ class Dataset(Section):
                 raise ValueError(f"{name!r} cannot be a category ({CATEGORY_RULE})")
         if len(set(names)) != len(names):
             raise ValueError("a category is listed twice")
+        if len({unicodedata.normalize("NFC", name).casefold() for name in names}) != len(names):
+            raise ValueError(
+                "two categories differ only in upper and lower case, or in how accents are "
+                "encoded: some file systems keep both in one folder"
+            )
         return names
 
 

@@ -12,13 +12,20 @@ from ruamel.yaml.error import YAMLError
 from pipeline.config.params import Params
 from pipeline.config.section import ConfigError, Section
 from pipeline.config.validation import explain
+from pipeline.file_checks import file_problem
 
 SectionT = TypeVar("SectionT", bound=Section)
+
+LARGEST_YAML = 2**20
+"""Bytes; params.yaml has about 20 kB, and names of 1000 classes 40 kB."""
 
 
 def read_yaml(path: Path) -> object:
     """Return what a YAML 1.2 file holds; raise `ConfigError` if it cannot be read."""
     try:
+        problem = file_problem(path, LARGEST_YAML)
+        if problem is not None:
+            raise ConfigError(f"{path}: {problem}")
         with path.open(encoding="utf-8") as file:
             content: object = YAML(typ="safe", pure=True).load(file)
     except OSError as error:

@@ -54,8 +54,12 @@ Dtype = Literal["auto", "float32", "bfloat16"]
 Classifier = Literal["mixture", "heads"]
 
 
+LONGEST_CATEGORY = 150
+"""Bytes: file systems take names of 255, and files and folders of a category have longer ones."""
+
 CATEGORY_RULE = (
-    "not the name of a folder, or not printable, or with one of / \\ @ or with - at its front"
+    "not the name of a folder, or not printable, or with one of / \\ @ or with - at its front, or "
+    f"longer than {LONGEST_CATEGORY} bytes"
 )
 
 
@@ -66,4 +70,6 @@ def is_category_name(name: str) -> bool:
     line.
     """
     plain = name.isprintable() and not set(name) & set("/\\@") and not name.startswith("-")
+    if len(name.encode("utf-8", "surrogateescape")) > LONGEST_CATEGORY:
+        return False
     return plain and name not in {"", ".", ".."}

@@ -19,7 +19,7 @@ import pandas as pd
 
 from pipeline.config.section import ConfigError
 from pipeline.curation.names import ClassNames, run_of
-from pipeline.io.file_checks import file_problem
+from pipeline.file_checks import file_problem
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.region_table import n_classes
 from pipeline.io.tables import write_json
@@ -130,7 +130,7 @@ def read_corrections(path: Path) -> Corrections:
         problem = file_problem(path, LARGEST_FILE)
         if problem is not None:
             raise ConfigError(f"{path}: {problem}")
-        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
+        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_once)
     except ConfigError:
         raise
     except OSError as error:

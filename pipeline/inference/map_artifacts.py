@@ -19,7 +19,7 @@ from pipeline.inference.patch_features import Tracker, untracked
 from pipeline.io import schemas
 from pipeline.io.arrays import ArraySpec, create_arrays, shard_items
 from pipeline.io.files import replacing_folder
-from pipeline.io.images import read_image
+from pipeline.io.images import read_listed
 from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.stored import sha256_of, write_tensors
 from pipeline.io.tables import image_bits, read_parquet, write_parquet
@@ -102,7 +102,7 @@ def _images(table: pd.DataFrame, split: str, folder: Path, bits: int) -> Images:
     rows = table[table["split"] == split]
     files = [folder / path for path in rows["path"]]
     ids, parts = rows["sample_id"].tolist(), rows["part"].tolist()
-    return Images(ids, lambda i: read_image(files[i], bits), parts)
+    return Images(ids, lambda i: read_listed(files[i], ids[i], bits), parts)
 
 
 def write_maps(

@@ -21,7 +21,7 @@ from pipeline.inference.peer_features import (
 )
 from pipeline.io import schemas
 from pipeline.io.arrays import open_arrays
-from pipeline.io.images import read_image
+from pipeline.io.images import read_listed
 from pipeline.io.networks import augmentations, crop_arrays
 from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.peer_files import new_array, save_array
@@ -38,7 +38,8 @@ def images_of(paths: ArtifactPaths, category: str, folder: Path, split: str) -> 
     rows = table[table["split"] == split].sort_values("sample_id", kind="stable")
     files = [folder / path for path in rows["path"]]
     bits = image_bits(manifest)
-    return Images(rows["sample_id"].tolist(), lambda i: read_image(files[i], bits))
+    ids = rows["sample_id"].tolist()
+    return Images(ids, lambda i: read_listed(files[i], ids[i], bits))
 
 
 def whole_arrays(

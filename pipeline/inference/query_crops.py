@@ -18,7 +18,7 @@ from pipeline.inference.mask_squares import squares_of, stable_count
 from pipeline.io import schemas
 from pipeline.io.arrays import open_arrays
 from pipeline.io.crop_files import ImageAndMask
-from pipeline.io.images import read_image
+from pipeline.io.images import read_listed
 from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.stored import NUMBER, check_fields
 from pipeline.io.tables import image_bits, read_metadata, read_parquet
@@ -141,12 +141,7 @@ def cut_crops(
 def _cut(
     image: PlacedImage, mask: NDArray[np.bool_], amap: NDArray[np.float32], size: int
 ) -> list[ImageAndMask]:
-    pixels = read_image(image.path, image.bits)
-    if pixels.shape[:2] != image.shape:
-        raise ArtifactError(
-            f"{image.path}: is {pixels.shape[:2]} (height, width), the manifest says "
-            f"{image.shape}; run the stage 'manifest' again"
-        )
+    pixels = read_listed(image.path, image.sample_id, image.bits)
     inside = resize_mask(mask, image.shape)
     weights = map_weights(amap, inside, s_min=image.ends.s_min, s_max=image.ends.s_max)
     return [cut(pixels, weights, square, size=size) for square in image.squares]

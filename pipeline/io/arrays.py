@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,8 +56,8 @@ def create_arrays(
     specs
         Shape and dtype of each array.
     attributes
-        Attributes of the group, which also keeps the number of shards of each array. Attributes
-        that are known only at the end can be set through ``arrays[name].attrs``.
+        Attributes of the group, which also keeps the number and the CRC-32 of the shards of each
+        array. Attributes that are known only at the end can be set through ``arrays[name].attrs``.
 
     Yields
     ------
@@ -68,6 +69,10 @@ def create_arrays(
         content = {"schema_version": SCHEMA_VERSION, "shards": shards, **(attributes or {})}
         group.attrs.update(content)
         yield {name: _create_array(group, name, spec) for name, spec in specs.items()}
+        group.attrs["crc32"] = {
+            name: [_crc32(shard) for shard in _shards(temporary, group, name, count)]
+            for name, count in shards.items()
+        }
 
 
 def _create_array(group: zarr.Group, name: str, spec: ArraySpec) -> zarr.Array:
@@ -117,7 +122,10 @@ def open_arrays(path: Path) -> zarr.Group:
 
 
 def _check_shards(path: Path, group: zarr.Group, shards: object) -> None:
-    """Raise if a shard is missing, which would read as zeros; older groups have no `shards`."""
+    """Raise if a shard is missing, which would read as zeros, or is another one.
+
+    Older groups have no `shards`.
+    """
     if shards is None:
         return
     if not isinstance(shards, dict) or any(type(count) is not int for count in shards.values()):
@@ -125,8 +133,36 @@ def _check_shards(path: Path, group: zarr.Group, shards: object) -> None:
     for name, count in shards.items():
         if name not in group:
             raise damaged(path, f"the array {name!r} is missing")
-        axes = len(group[name].shape) - 1
-        for i in range(count):
-            shard = path.joinpath(name, "c", str(i), *("0" * axes))
+        checksums = _checksums(path, group, name, count)
+        for shard, checksum in zip(_shards(path, group, name, count), checksums, strict=True):
             if not shard.is_file():
                 raise damaged(path, f"the shard {shard.relative_to(path)} is missing")
+            if checksum is not None and _crc32(shard) != checksum:
+                raise damaged(
+                    path, f"the shard {shard.relative_to(path)} is not the one that was written"
+                )
+
+
+def _checksums(path: Path, group: zarr.Group, name: str, count: int) -> list[int | None]:
+    """Return the CRC-32 of each shard of an array; None for a group of before there were any."""
+    stored = dict(group.attrs).get("crc32")
+    if stored is None:
+        return [None] * count
+    found = stored.get(name) if isinstance(stored, dict) else None
+    if not isinstance(found, list) or len(found) != count:
+        raise damaged(path, f"its attribute 'crc32' has not {count} numbers for {name!r}")
+    return found
+
+
+def _shards(path: Path, group: zarr.Group, name: str, count: int) -> list[Path]:
+    """Return the files of an array's shards, which are complete along all axes but the first."""
+    rest = "0" * (len(group[name].shape) - 1)
+    return [path.joinpath(name, "c", str(i), *rest) for i in range(count)]
+
+
+def _crc32(path: Path) -> int:
+    checksum = 0
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            checksum = zlib.crc32(block, checksum)
+    return checksum

@@ -62,6 +62,12 @@ def load_backbone(
     else:
         state, origin = create_vit(name, None, seed=seed).state_dict(), {"origin": f"seed {seed}"}
     state = {key: state[key].detach().float().contiguous() for key in sorted(state)}
+    broken = [key for key, tensor in state.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise WeightsError(
+            f"backbone ({origin['origin']}): {broken[0]} holds NaN or infinity: copy or download "
+            "the weights again"
+        )
     try:
         vit = create_vit(name, state)
     except ValueError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.io.images import is_image_name
@@ -18,15 +19,8 @@ def image_files(root: Path) -> tuple[list[str], list[tuple[str, str]]]:
     """
     images: list[str] = []
     rejected: list[tuple[str, str]] = []
-    seen: set[str] = set()
-    for folder, folders, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:  # a link back: everything below is listed already
-            folders.clear()
-            continue
-        seen.add(real)
-        folders.sort()
-        for name in sorted(names):
+    for folder, names in _folders(root):
+        for name in names:
             path = Path(folder, name).relative_to(root)
             reason = _name_problem(path)
             if reason is None:
@@ -35,6 +29,26 @@ def image_files(root: Path) -> tuple[list[str], list[tuple[str, str]]]:
                 shown = os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
                 rejected.append((shown, reason))
     return sorted(images), rejected
+
+
+def _folders(root: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield each folder below `root` once, with its files: by its own name before that of a link.
+
+    So a link to a folder of another label does not rename it, and links back end.
+    """
+    seen: set[str] = set()
+    starts = [str(root)]
+    for start in starts:  # grows by the links that are met
+        for folder, folders, names in os.walk(start):
+            real = os.path.realpath(folder)
+            if real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            folders.sort()
+            paths = (os.path.join(folder, name) for name in folders)
+            starts += [path for path in paths if os.path.islink(path)]
+            yield folder, sorted(names)
 
 
 def _name_problem(path: Path) -> str | None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.errors import AnomalyNCDError
-from pipeline.io.file_checks import file_problem
+from pipeline.file_checks import file_problem
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 """Endings, in lower case, of the files that count as images."""
@@ -89,6 +89,24 @@ def read_image(path: Path, bits: int = 16) -> NDArray[np.uint8]:
     return _to_rgb(_decode(path, _read_bytes(path)), path, bits)
 
 
+def read_listed(path: Path, listed: str, bits: int = 16) -> NDArray[np.uint8]:
+    """Read an image of the manifest, whose sample id is `listed`, as `read_image` does.
+
+    Raises ImageError also if the file is not the one that was listed.
+    """
+    data = _read_bytes(path)
+    check_listed(path, data, listed)
+    return _to_rgb(_decode(path, data), path, bits)
+
+
+def check_listed(path: Path, data: bytes, listed: str) -> None:
+    """Raise ImageError unless `data`, the bytes of a file, have the sample id `listed`."""
+    if _digest(data) != listed:
+        raise ImageError(
+            path, "changed since the manifest was made; run the stage 'manifest' again"
+        )
+
+
 def read_mask(path: Path) -> NDArray[np.bool_]:
     """Read a mask as bool (H, W), True on the foreground; same orientation rule as `read_image`.
 
@@ -120,7 +138,7 @@ def image_size(path: Path) -> tuple[int, int]:
             raise ImageError(path, problem)
         with Image.open(path, formats=FORMATS) as image:
             width, height = image.size
-            sideways = image.getexif().get(_EXIF_ORIENTATION) in _SIDEWAYS
+            sideways = _has_exif(image) and image.getexif().get(_EXIF_ORIENTATION) in _SIDEWAYS
     except ImageError:
         raise
     except Exception as error:
@@ -199,9 +217,17 @@ def _decode(path: Path, data: bytes) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             image.load()
-            return ImageOps.exif_transpose(image)
+            return ImageOps.exif_transpose(image) if _has_exif(image) else image.copy()
     except Exception as error:  # decoders raise nearly anything on broken bytes
         raise ImageError(path, _reason(error)) from error
+
+
+def _has_exif(image: Image.Image) -> bool:
+    """Tell whether an image has EXIF data that can be read; other programs ignore damaged ones."""
+    try:
+        return bool(image.getexif())
+    except Exception:  # Pillow raises several kinds
+        return False
 
 
 def _to_rgb(image: Image.Image, path: Path, bits: int = 16) -> NDArray[np.uint8]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.errors import AnomalyNCDError
-from pipeline.io.file_checks import file_problem
+from pipeline.file_checks import file_problem
 from pipeline.io.images import FORMATS, IMAGE_SUFFIXES
 from pipeline.io.mask_files import same_text
 

@@ -10,9 +10,12 @@ import re
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
+from pipeline.file_checks import file_problem
 from pipeline.io.dataset_formats import DatasetError
 
 COLUMNS = ["path", "part"]
+LARGEST_FILE = 256 * 2**20
+"""Bytes: a file of parts of more than a million images."""
 
 
 def is_part_file(rule: str) -> bool:
@@ -52,6 +55,9 @@ def parts_by_file(file: Path, known: Iterable[str]) -> dict[str, str]:
     part.
     """
     try:
+        problem = file_problem(file, LARGEST_FILE)
+        if problem is not None:
+            raise DatasetError(f"manifest.part: {file}: {problem}")
         with file.open(encoding="utf-8-sig", newline="") as stream:
             rows = list(csv.reader(stream))
     except (OSError, UnicodeDecodeError, csv.Error) as error:

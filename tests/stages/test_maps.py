@@ -38,7 +38,11 @@ def state() -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def paths(tmp_path, monkeypatch, state) -> ArtifactPaths:
-    """A manifest of 6 queries (every third with a defect and a mask) and 4 normal images."""
+    """A manifest of 6 queries (every third with a defect and a mask) and 4 normal images.
+
+    Its ids are invented, no hashes of the images.
+    """
+    monkeypatch.setattr("pipeline.io.images.check_listed", lambda *_: None)
     monkeypatch.setattr(
         "pipeline.io.backbone_weights.load_saved", lambda folder: (state, {"timm_name": VIT})
     )

@@ -6,6 +6,7 @@ A tiny set is run once; each case breaks one file in a copy of what was written.
 from __future__ import annotations
 
 import json
+import os
 import re
 import resource
 import shutil
@@ -135,6 +136,53 @@ def test_the_run_is_sound(made: Path, data: Path) -> None:
     for command in (*ORDER[1:], "report", "classify"):
         code, said = call(made, data, command)
         assert code == 0, said
+
+
+def test_no_artifact_knows_the_folder_it_was_made_in(made: Path) -> None:
+    """So a run can be moved: the tests here use copies of it."""
+    place = str(made).encode()
+    for path in (made / "data").rglob("*"):
+        assert not path.is_file() or place not in path.read_bytes(), path
+
+
+def test_the_clock_decides_nothing(made: Path, data: Path) -> None:
+    """Times of files are a hundred years back or ahead: what stages write is the same."""
+    before = tree(data / "merge")
+    for i, path in enumerate(sorted(data.rglob("*"))):
+        then = (-1) ** i * 100 * 365 * 24 * 3600 + 1.7e9
+        os.utime(path, (then, then))
+    for command in ORDER[2:]:
+        assert call(made, data, command)[0] == 0
+    assert tree(data / "merge") == before
+
+
+@pytest.mark.parametrize(
+    ("gone", "command"),
+    [
+        ("backbone", "maps"),
+        ("manifest", "maps"),
+        ("maps", "mebin"),
+        ("mebin", "crops"),
+        ("crops", "predict"),
+        ("classes", "train"),
+        ("train", "predict"),
+        ("predict", "merge"),
+        ("merge", "evaluate"),
+        ("evaluate", "report"),
+        ("manifest", "report"),
+        ("maps", "classify"),
+        ("predict/metal/descriptors.zarr", "report"),
+        ("maps/metal/scores.parquet", "predict"),
+        ("mebin/metal/images.parquet", "report"),
+    ],
+)
+def test_what_was_deleted_is_named_with_its_stage(
+    made: Path, data: Path, gone: str, command: str
+) -> None:
+    shutil.rmtree(data / gone) if (data / gone).is_dir() else (data / gone).unlink()
+    line = fails(made, data, command)
+    assert "does not exist" in line
+    assert f"'{gone.split('/')[0]}'" in line
 
 
 @pytest.mark.parametrize("how", [empty, cut, foreign])
