@@ -41,6 +41,10 @@ class ImageError(AnomalyNCDError):
         self.path = path
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type[ImageError], tuple[Path, str]]:
+        """Survive the way from a worker: pickle would give `__init__` the message alone."""
+        return type(self), (self.path, self.reason)
+
 
 @dataclass(frozen=True)
 class ImageInfo:
