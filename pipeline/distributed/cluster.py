@@ -47,7 +47,7 @@ def connected(compute: Compute) -> Iterator[distributed.Client]:
             client.wait_for_workers(1, timeout=patience_s())
         except TimeoutError as error:
             raise no_workers(address) from error
-        check_workers(client)
+        check_workers(client, fingerprint())
         client.forward_logging("anomalyncd", logging.INFO)
         yield client
 
@@ -60,9 +60,8 @@ def no_workers(address: str | None) -> ConfigError:
     )
 
 
-def check_workers(client: distributed.Client) -> None:
-    """Raise `ConfigError` if a worker has other versions, code or processors than this process."""
-    own = fingerprint()
+def check_workers(client: distributed.Client, own: dict[str, str]) -> None:
+    """Raise `ConfigError` if a worker has another `fingerprint` than `own`."""
     for worker, other in sorted(client.run(fingerprint).items()):
         found = differences(own, other)
         if found:
