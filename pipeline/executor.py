@@ -68,6 +68,11 @@ def using(engine: Engine) -> Iterator[None]:
         _engine.reset(token)
 
 
+def distributed() -> bool:
+    """Tell whether blocks may run in other processes."""
+    return not isinstance(_engine.get(), Local)
+
+
 def blocks(total: int, *, shard: int, batch: int = 1) -> list[range]:
     """Cut 0 to `total` at multiples of `shard` and `batch`, by the total alone.
 

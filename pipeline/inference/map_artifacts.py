@@ -20,7 +20,7 @@ from pipeline.inference.patch_features import Tracker, untracked
 from pipeline.io import schemas
 from pipeline.io.arrays import ArraySpec, create_arrays, group_path
 from pipeline.io.files import replacing_folder
-from pipeline.io.images import read_image
+from pipeline.io.images import ImageFiles
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.stored import sha256_of, write_tensors
 from pipeline.io.tables import image_bits, read_parquet, write_parquet
@@ -101,9 +101,9 @@ def make_maps(
 
 def _images(table: pd.DataFrame, split: str, folder: Path, bits: int) -> Images:
     rows = table[table["split"] == split]
-    files = [folder / path for path in rows["path"]]
+    files = tuple(folder / path for path in rows["path"])
     ids, parts = rows["sample_id"].tolist(), rows["part"].tolist()
-    return Images(ids, lambda i: read_image(files[i], bits), parts)
+    return Images(ids, ImageFiles(files, bits), parts)
 
 
 def write_maps(

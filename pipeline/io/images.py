@@ -60,6 +60,25 @@ class ImageInfo:
     largest: int | None = None
 
 
+@dataclass(frozen=True)
+class ImageFiles:
+    """Image files, read one at a time by their numbers; `bits` as in `read_image`.
+
+    Unlike a function of a function, it can be sent to a worker.
+    """
+
+    files: tuple[Path, ...]
+    bits: int = 16
+
+    def __call__(self, number: int) -> NDArray[np.uint8]:
+        """Return an image (H, W, 3) RGB."""
+        return read_image(self.files[number], self.bits)
+
+    def some(self, numbers: range) -> ImageFiles:
+        """Return some of the files, by absolute paths."""
+        return ImageFiles(tuple(self.files[i].absolute() for i in numbers), self.bits)
+
+
 def is_image_name(path: Path) -> bool:
     """Tell whether the name has the ending of an image, in upper or lower case."""
     return path.suffix.lower() in IMAGE_SUFFIXES

@@ -25,7 +25,7 @@ from pipeline.config.section import ConfigError
 from pipeline.executor import Engine, Local, map_shards, using
 from pipeline.io.images import ImageError
 from pipeline.io.paths import ArtifactPaths
-from stages import crops, evaluate, manifest, maps, mebin
+from stages import backbone, classes, crops, evaluate, manifest, maps, maps_backbone, mebin
 from tests.distributed.workers import Killed, Late, Through, own_pid, twice
 from tests.graph import ROOT
 from tests.running import run_stage
@@ -215,6 +215,44 @@ def test_artifacts_are_the_same_bytes(images, local, on, tmp_path):
 def test_no_number_of_workers_changes_a_byte(many, cluster, tmp_path, workers):
     late = Through(cluster(workers), partial(Late, seed=workers, most_s=0.2), [])
     assert run(late, many[0], tmp_path / "data") == many[1]
+
+
+@pytest.mark.slow
+def test_networks_give_the_same_bits(cluster, tmp_path):
+    """Maps by nearest patches, pooled tokens, the number of classes."""
+    root = tmp_path / "raw"
+    write_images(root, MANY)
+    options = parse_params(
+        {
+            "dataset": {"root": str(root), "categories": ["c"]},
+            "backbone": {"source": "random", "name": "test_vit.r160_in1k"},
+            "maps": {"method": "nearest", "runs": [[0, 1], [1, 3]], "resolution": 64, "aspect": 1.0,
+                     "map_size": 48, "coreset_max": 500, "layers": [1]},
+            "mebin": {"erode_px": 2},
+            "classes": {"count": "auto"},
+            "views": {"image_size": 64},
+            "predict": {"layers": [0, 1], "normal": "regions"},
+            "compute": {"device": "cpu", "dtype": "float32"},
+        }
+    )  # fmt: skip
+    good = sorted(path.name for path in (root / "c/test/good").iterdir())[:20]
+    (root / "c/train/good").mkdir(parents=True)
+    for name in good:
+        (root / "c/test/good" / name).rename(root / "c/train/good" / name)
+    found = []
+    for name, engine in (("local", Local()), ("dask", cluster(2))):
+        paths = ArtifactPaths(tmp_path / name)
+        calls: list[str] = []
+        with using(Through(engine, partial(Late, seed=0, most_s=0.0), calls)):
+            for stage, category in (
+                (backbone, None), (maps_backbone, None), (manifest, "c"), (maps, "c"),
+                (mebin, "c"), (crops, "c"), (classes, "c"),
+            ):  # fmt: skip
+                run_stage(stage, category, options, paths)
+        found.append(digests(paths.root))
+        assert {"token_block", "write_map_block"} <= set(calls)
+    assert "compare_block" in calls
+    assert found[0] == found[1]
 
 
 def test_blocks_run_on_both_workers_and_come_back_in_order(on):
