@@ -24,6 +24,8 @@ from pipeline.commands.promote import promote
 from pipeline.config.reading import load_params
 from pipeline.config.section import ConfigError
 from pipeline.config.signature import arguments
+from pipeline.distributed.engines import engine_of
+from pipeline.executor import using
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.provenance import recorded
 from pipeline.terminal import start_logging
@@ -101,7 +103,11 @@ def run_stage(
         name = category
         if method is not None:
             given["method"], name = method, f"{category}-{method}"
-        with recorded(stage, name, paths):
+        with (
+            recorded(stage, name, paths),
+            engine_of(params.compute) as engine,
+            using(engine),
+        ):
             run(paths=paths, **given, **arguments(run, params))
 
 

@@ -10,10 +10,9 @@ import pandas as pd
 
 from pipeline.config.params import Crops
 from pipeline.config.section import Key
-from pipeline.inference.query_crops import crop_rows, cut_crops, place_squares
+from pipeline.inference.query_crops import crop_rows, place_squares, write_query_crops
 from pipeline.io import schemas
 from pipeline.io.arrays import open_arrays
-from pipeline.io.crop_files import write_crops
 from pipeline.io.files import replacing_folder
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.tables import write_parquet
@@ -41,6 +40,6 @@ def run(
         params = {"params": {"crops": options.to_json()}}
         write_parquet(folder / "crops.parquet", frame, schemas.CROPS, params)
         with track(f"crops {category}: cutting") as progress:
-            pairs = cut_crops(images, masks, maps, options.size, progress)
-            write_crops(folder / "crops.zarr", pairs, len(rows), options.size, weighted=True)
+            target = folder / "crops.zarr"
+            write_query_crops(target, images, masks, maps, options.size, progress)
     log.info("crops %s: %d sub-images of %d images", category, len(rows), len(images))

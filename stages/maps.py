@@ -59,6 +59,7 @@ def run(
             category,
             scratch=lambda: Scratch(scratch, compute.memory_mb / 2),
             tracker=tracker,
+            folder=scratch,
         )
         return new_detector(options, resources)
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from pipeline.binarization.mebin import ScoreRange
 from pipeline.config.detection import Mebin
-from pipeline.inference.map_masks import binarizer, pass_through
+from pipeline.inference.map_masks import Binarizer, pass_through
 from pipeline.inference.mask_artifacts import threshold_range, write_masks
 from pipeline.io import schemas
 from pipeline.io.arrays import open_arrays
@@ -42,7 +42,7 @@ def run(category: str, options: Mebin, paths: ArtifactPaths) -> None:
     else:
         known = scores_of_references(paths, category, "score")
         ends = threshold_range(category, scores, known, options)
-    binarize = pass_through if ground_truth else binarizer(options, ends)
+    binarize = pass_through if ground_truth else Binarizer(options, ends)
     metadata = {
         "method": "ground_truth" if ground_truth else options.method,
         "rule": options.rule,

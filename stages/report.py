@@ -40,6 +40,12 @@ from pipeline.report.sections import (
 )
 from pipeline.report.several import several
 
+_NOT_SHOWN: dict[str, bool | set[str]] = {
+    "compare": True,
+    "compute": {"engine", "address", "workers"},
+}
+"""Parameters that change nothing on the page."""
+
 
 def run(params: Params, paths: ArtifactPaths, names_path: Path = NAMES) -> None:
     """Write summary.json, report/index.html and a review page for each of dataset.categories."""
@@ -64,7 +70,7 @@ def run(params: Params, paths: ArtifactPaths, names_path: Path = NAMES) -> None:
             categories=sections,
             metrics=rows,
             environment=environment(),
-            params=params.model_dump_json(indent=2, by_alias=True, exclude={"compare"}),
+            params=params.model_dump_json(indent=2, by_alias=True, exclude=_NOT_SHOWN),
             times=[row for row in stage_times if row is not None],
         )
         (folder / "index.html").write_text(render(page), encoding="utf-8")

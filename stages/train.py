@@ -10,7 +10,12 @@ from typing import Annotated
 
 from pipeline.config.params import Compute, Train, Views
 from pipeline.config.section import Classifier, Key
-from pipeline.inference.training_run import describe_run, describe_training, train_category
+from pipeline.inference.training_run import (
+    checkpoints_of,
+    describe_run,
+    describe_training,
+    train_category,
+)
 from pipeline.io.files import replacing_folder
 from pipeline.io.history import write_history
 from pipeline.io.networks import load_vit, save_network, save_no_network
@@ -41,8 +46,12 @@ def run(
     crops = read_parquet(paths.crops(category) / "crops.parquet", CROPS)
     base = read_parquet(paths.base() / "crops.parquet", BASE_CROPS)
     vit = load_vit(paths, image_size=views.image_size)
-    result = train_category(category, vit, crops, base, n_classes, options, views, compute, paths)
+    checkpoints = checkpoints_of(category, n_classes, options, views, compute, paths)
+    result = train_category(
+        category, vit, crops, base, n_classes, options, views, compute, paths, checkpoints
+    )
     with replacing_folder(paths.train(category)) as folder:  # at once: all are of one run
         folder.mkdir()
         save_network(folder, result.network, describe_training(description, result, base, options))
         write_history(folder / "history.csv", result.history)
+    checkpoints.remove()

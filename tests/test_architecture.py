@@ -20,6 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "palette": set(),
     "terminal": set(),
     "progress": {"terminal"},
+    "executor": {"progress", "terminal"},
     "evaluation": set(),
     "regions": set(),
     "binarization": {"progress", "terminal"},
@@ -30,10 +31,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "peers": {"clustering", "detectors", "errors", "mgvit", "progress", "terminal"},
     "config": {"errors", "file_checks", *COMPUTE},
     "io": {
-        *("clustering", "config", "demo", "detectors", "errors", "file_checks", "mgvit"),
-        *("progress", "terminal"),
+        *("clustering", "config", "demo", "detectors", "errors", "executor", "file_checks"),
+        *("mgvit", "progress", "terminal"),
     },
-    "inference": {"config", "curation", "errors", "io", "progress", "terminal", *COMPUTE},
+    "inference": {
+        *("config", "curation", "errors", "executor", "io", "progress", "terminal", *COMPUTE),
+    },
+    "distributed": {"config", "errors", "executor", "progress", "terminal"},
     "curation": {"config", "errors", "file_checks", "io", "regions"},
     "report": {
         *("binarization", "config", "curation", "errors", "evaluation", "io", "mgvit", "palette"),
@@ -46,7 +50,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         *(
             "config",
             "curation",
+            "distributed",
             "errors",
+            "executor",
             "exports",
             "inference",
             "io",
@@ -55,8 +61,8 @@ MAY_IMPORT: dict[str, set[str]] = {
             *COMPUTE,
         ),
     },
-    "stages": {"config", "errors", "palette", "progress", "terminal", *FILES, *COMPUTE},
-    "cli": {"commands", "config", "errors", "io", "terminal"},
+    "stages": {"config", "errors", "executor", "palette", "progress", "terminal", *FILES, *COMPUTE},
+    "cli": {"commands", "config", "distributed", "errors", "executor", "io", "terminal"},
 }
 """The stages themselves are loaded by the CLI, by name."""
 NO_FILES = {"dvc", "json", "os", "pathlib", "pyarrow", "ruamel", "shutil", "typer", "yaml", "zarr"}

@@ -231,11 +231,17 @@ class Report(Section):
 
 
 class Compute(Section):
-    """Where networks run, in which dtype, and how much memory `maps` may take."""
+    """Where stages and networks run, in which dtype, and how much memory `maps` may take.
+
+    `engine`, `address` and `workers` change no result, and are part of no artifact.
+    """
 
     device: str = "auto"
     dtype: Dtype = "auto"
     memory_mb: Annotated[int, Field(gt=0, le=2**20)] = 1024
+    engine: Literal["local", "dask"] = "local"
+    address: FilePath | None = None
+    workers: Count | None = None
 
 
 class Params(Section):

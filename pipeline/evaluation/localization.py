@@ -7,6 +7,7 @@ of maps, and per-region overlap and pixel AUROC come from one pass.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,6 +19,17 @@ _BINS = (int(np.float32(1).view(np.uint32)) >> _DROPPED_BITS) + 1  # 1,040,385
 _COARSE_BITS = 17
 _LOWEST = int(np.float32(2**-10).view(np.uint32)) >> _COARSE_BITS
 _COARSE = (int(np.float32(1).view(np.uint32)) >> _COARSE_BITS) - _LOWEST + 1  # 641
+
+
+@dataclass(frozen=True)
+class ProCounts:
+    """The used bins (b,) of a `ProCurve`, what is in them (b,), and the number of regions."""
+
+    bins: NDArray[np.int64]
+    normal: NDArray[np.int64]
+    defect: NDArray[np.int64]
+    overlap: NDArray[np.float64]
+    regions: int
 
 
 class ProCurve:
@@ -67,6 +79,20 @@ class ProCurve:
         self._overlap += np.bincount(inside, weights=share, minlength=_BINS)
         self._regions += int(count)
 
+    def counts(self) -> ProCounts:
+        """Return what was counted, without the empty bins: for `join` in another process."""
+        used = np.flatnonzero(self._normal + self._defect)
+        return ProCounts(
+            used, self._normal[used], self._defect[used], self._overlap[used], self._regions
+        )
+
+    def join(self, other: ProCounts) -> None:
+        """Add the counts of other maps; `counts` of one set are to be joined in one order."""
+        self._normal[other.bins] += other.normal
+        self._defect[other.bins] += other.defect
+        self._overlap[other.bins] += other.overlap
+        self._regions += other.regions
+
     def aupro(self, *, max_fpr: float) -> float | None:
         """Return the mean per-region overlap over false-positive rates from 0 to `max_fpr`.
 
@@ -111,6 +137,12 @@ class ProPieces:
         self._normal.append(np.bincount(bins[~defective], minlength=_COARSE).astype(float))
         self._overlap.append(np.bincount(bins[defective], share, minlength=_COARSE).astype(float))
         self._regions.append(int(count))
+
+    def join(self, other: ProPieces) -> None:
+        """Append the maps of another."""
+        self._normal += other._normal
+        self._overlap += other._overlap
+        self._regions += other._regions
 
     def aupro(self, weights: NDArray[np.int64], *, max_fpr: float) -> NDArray[np.float64]:
         """Return the AUPRO (B,) with maps taken `weights` (B, N) times; NaN where there is none."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pipeline.binarization.mebin import ScoreRange
 from pipeline.config.detection import Mebin
 from pipeline.config.params import Crops
-from pipeline.inference.map_masks import binarizer
+from pipeline.inference.map_masks import Binarizer
 from pipeline.inference.mask_squares import squares_of, stable_count
 from pipeline.regions.crops import area_px, crop_scores, cut, resize_mask
 from pipeline.regions.weights import map_weights
@@ -44,7 +44,7 @@ def regions_of(
     `score_range` is that of the run, in which thresholds are sought.
     """
     shape = (image.shape[0], image.shape[1])
-    found = binarizer(mebin, score_range)(amap)
+    found = Binarizer(mebin, score_range)(amap)
     n_stable = stable_count(
         found.n_regions, found.counts, method=mebin.method, tau=mebin.tau, rule=mebin.rule
     )

@@ -13,14 +13,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.detectors.base import Detector, Images, References, Scores
-from pipeline.detectors.normalise import joint_range, rescale, stretching, value_range
-from pipeline.inference.map_scores import raw_maps, rescale_maps
+from pipeline.detectors.normalise import joint_range, rescale, stretching
+from pipeline.inference.map_blocks import RawBlock, range_block, run_blocks, write_map_block
+from pipeline.inference.map_scores import raw_maps
 from pipeline.inference.patch_features import Tracker, untracked
 from pipeline.io import schemas
-from pipeline.io.arrays import ArraySpec, create_arrays, shard_items
+from pipeline.io.arrays import ArraySpec, create_arrays, group_path
 from pipeline.io.files import replacing_folder
-from pipeline.io.images import read_listed
-from pipeline.io.paths import ArtifactError, ArtifactPaths
+from pipeline.io.images import ListedImages
+from pipeline.io.paths import ArtifactPaths
 from pipeline.io.stored import sha256_of, write_tensors
 from pipeline.io.tables import image_bits, read_parquet, write_parquet
 
@@ -100,9 +101,9 @@ def make_maps(
 
 def _images(table: pd.DataFrame, split: str, folder: Path, bits: int) -> Images:
     rows = table[table["split"] == split]
-    files = [folder / path for path in rows["path"]]
+    files = tuple(folder / path for path in rows["path"])
     ids, parts = rows["sample_id"].tolist(), rows["part"].tolist()
-    return Images(ids, lambda i: read_listed(files[i], ids[i], bits), parts)
+    return Images(ids, ListedImages(files, tuple(ids), bits), parts)
 
 
 def write_maps(
@@ -155,23 +156,14 @@ def write_maps(
     write_parquet(folder / "references.parquet", frame, schemas.REFERENCE_SCORES)
 
 
-def _blocks(count: int, map_size: int) -> list[slice]:
-    """Cut `count` maps into shards."""
-    step = shard_items(ArraySpec((count, map_size, map_size), "float32"))
-    return [slice(start, min(start + step, count)) for start in range(0, count, step)]
-
-
 def _extremes(
     scores: Scores, count: int, map_size: int, category: str, tracker: Tracker
 ) -> tuple[Floats, Floats]:
     """Return the minima and maxima (N,) of the raw maps; raise `ArtifactError` for NaN."""
-    minima, maxima = np.zeros((2, count), np.float32)
+    block = RawBlock(map_size, category)
     with tracker("range") as progress:
-        for block in _blocks(count, map_size):
-            raw = raw_maps(scores, block, map_size)
-            _check_finite(raw, category)
-            minima[block], maxima[block] = raw.min(axis=(1, 2)), raw.max(axis=(1, 2))
-            progress(block.stop, count)
+        found = run_blocks(range_block, scores, count, block, progress)
+    minima, maxima = np.concatenate([np.zeros((2, 0), np.float32), *found], axis=1)
     return minima, maxima
 
 
@@ -185,28 +177,14 @@ def _write_zarr(
 ) -> Floats:
     """Write the maps, rescaled from the raw range in `attributes`; return their maxima (N,)."""
     spec = ArraySpec((count, map_size, map_size), "float32")
-    largest = np.zeros(count, np.float32)
     with (
         create_arrays(path, {"maps": spec}, attributes) as arrays,
         tracker("writing") as progress,
     ):
-        for block in _blocks(count, map_size):
-            raw = raw_maps(scores, block, map_size)
-            low, high, gamma = (attributes[name] for name in ("raw_min", "raw_max", "gamma"))
-            maps = rescale_maps(raw, low, high, gamma)
-            largest[block] = maps.max(axis=(1, 2))
-            arrays["maps"][block] = maps
-            progress(block.stop, count)
-    return largest
-
-
-def _check_finite(raw: Floats, category: str) -> None:
-    try:
-        value_range(raw)  # raises for NaN and infinity
-    except ValueError as error:  # NaN in the weights, or a dtype that overflows
-        raise ArtifactError(
-            f"{category}: {error}: try compute.dtype float32, or other weights"
-        ) from error
+        low, high, gamma = (attributes[name] for name in ("raw_min", "raw_max", "gamma"))
+        block = RawBlock(map_size, "", group_path(arrays["maps"]), low, high, gamma)
+        found = run_blocks(write_map_block, scores, count, block, progress)
+    return np.concatenate([np.zeros(0, np.float32), *found])
 
 
 def _largest(references: References, map_size: int) -> Floats:

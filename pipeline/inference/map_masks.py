@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,22 +20,30 @@ from pipeline.config.detection import Mebin
 Binarize = Callable[[NDArray[np.float32]], MapBinarization]
 
 
-def binarizer(options: Mebin, score_range: ScoreRange) -> Binarize:
-    """Return what makes a mask of one map (H, W) in [0, 1], by `mebin.method`."""
-    if options.method == "fixed":
-        return lambda amap: binarize_fixed(
-            amap, threshold=options.fixed_threshold, erode_px=options.erode_px
+@dataclass(frozen=True)
+class Binarizer:
+    """Makes a mask of one map (H, W) in [0, 1], by `mebin.method`."""
+
+    options: Mebin
+    score_range: ScoreRange
+
+    def __call__(self, amap: NDArray[np.float32]) -> MapBinarization:
+        """Return the mask of a map."""
+        options = self.options
+        if options.method == "fixed":
+            return binarize_fixed(
+                amap, threshold=options.fixed_threshold, erode_px=options.erode_px
+            )
+        if options.method == "otsu":
+            return binarize_otsu(amap, erode_px=options.erode_px)
+        return binarize_map(
+            amap,
+            self.score_range,
+            thresholds=options.n_thresholds,
+            tau=options.tau,
+            erode_px=options.erode_px,
+            rule=options.rule,
         )
-    if options.method == "otsu":
-        return lambda amap: binarize_otsu(amap, erode_px=options.erode_px)
-    return lambda amap: binarize_map(
-        amap,
-        score_range,
-        thresholds=options.n_thresholds,
-        tau=options.tau,
-        erode_px=options.erode_px,
-        rule=options.rule,
-    )
 
 
 def pass_through(amap: NDArray[np.float32]) -> MapBinarization:

@@ -7,11 +7,15 @@ the scale of every run and of the image scores; both are kept for new images.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config.detection import Maps
+from pipeline.config.params import Compute
 from pipeline.detectors.base import Detector, Images, References, Scores
 from pipeline.detectors.calibration import (
     Calibration,
@@ -20,17 +24,24 @@ from pipeline.detectors.calibration import (
     fused_scores,
     joint_map,
 )
-from pipeline.detectors.features import Array, Features
+from pipeline.detectors.features import Allocate, Array, Features, allocate_memory
 from pipeline.detectors.nearest import Bank, build_bank, distances
+from pipeline.executor import blocks, distributed, map_shards
 from pipeline.inference.map_scores import PartNumbers, on_grid, some_references
 from pipeline.inference.patch_features import PatchFeatures, Resources
+from pipeline.io.images import ListedImages
 from pipeline.io.paths import ArtifactError
+from pipeline.io.stored import read_tensors, write_tensors
 from pipeline.mgvit.precision import uses_bfloat16
+from pipeline.progress import Progress
 
 Floats = NDArray[np.float32]
 
 _REFERENCES = 200
 """Parts at most whose references calibrate: a limit at a rate of 5 % needs some of each side."""
+
+_IMAGES_OF_A_BLOCK, _IMAGES_AT_ONCE = 64, 16
+"""Images of a task of a cluster, and those whose tokens it holds: multiples of all batches."""
 
 
 class NearestPatches(Detector):
@@ -86,14 +97,71 @@ class NearestPatches(Detector):
 
     def score(self, images: Images) -> Scores:
         """Compare images with the banks, but for the patches of their own parts."""
-        features = self._features(images, "queries", self._resources.scratch())
-        found = self._distances(features, "comparing", self._parts.shared(images))
+        parts = self._parts.shared(images)
+        files, folder = images.read, self._resources.folder
+        if distributed() and isinstance(files, ListedImages) and folder is not None:
+            found, grid = self._in_blocks(images, files, parts, folder)
+        else:
+            found, grid = self.compare(images, parts, self._resources.scratch())
         if not all(np.isfinite(run).all() for run in found):
             raise ArtifactError(
                 f"{self._resources.category}: an image shows the only part of the normal "
                 "references that is in a bank; add references of others, or mend manifest.part"
             )
-        return self._scores(found, features.grid)
+        return self._scores(found, grid)
+
+    def compare(
+        self, images: Images, parts: NDArray[np.int64] | None, allocate: Allocate
+    ) -> tuple[list[Floats], tuple[int, int]]:
+        """Return the distances (N, P) of every run, and the grid of the P patches.
+
+        `parts` (N,) are the numbers of the images' parts among the references; None: no reference
+        shows any of them.
+        """
+        features = self._features(images, "queries", allocate)
+        return self._distances(features, "comparing", parts), features.grid
+
+    def _in_blocks(
+        self,
+        images: Images,
+        files: ListedImages,
+        parts: NDArray[np.int64] | None,
+        folder: Path,
+    ) -> tuple[list[Floats], tuple[int, int]]:
+        """Do the same as `compare` in blocks of images, whose workers read the banks from files."""
+        banks = self.write_banks(folder.absolute() / "banks.safetensors")
+        items = blocks(len(images), shard=_IMAGES_OF_A_BLOCK)
+        shards = [
+            CompareBlock(
+                banks,
+                self._options.model_dump_json(by_alias=True),
+                self._resources.compute.model_dump_json(by_alias=True),
+                self._resources.backbone.absolute(),
+                self._resources.category,
+                files.some(rows),
+                None if parts is None else tuple(parts[rows.start : rows.stop].tolist()),
+            )
+            for rows in items
+        ]
+        with self._resources.tracker("features and comparing") as progress:
+            found = map_shards(compare_block, shards, items=items, progress=progress)
+        runs = [np.concatenate(run) for run in zip(*(runs for runs, _ in found), strict=True)]
+        return runs, found[0][1]
+
+    def write_banks(self, path: Path) -> Path:
+        """Write patches and owners of the banks for `read_banks`; return `path`."""
+        tensors: dict[str, Array | NDArray[np.int64]] = {}
+        for k, bank in enumerate(self._banks):
+            tensors |= {f"patches_{k}": bank.patches, f"owners_{k}": bank.owners}
+        write_tensors(path, tensors)
+        return path
+
+    def read_banks(self, path: Path) -> None:
+        """Take over the banks of another process, which may `compare` then."""
+        tensors = read_tensors(path)
+        self._banks = [
+            Bank(tensors[f"patches_{k}"], tensors[f"owners_{k}"]) for k in range(len(self._runs))
+        ]
 
     def score_references(self) -> References:
         """Return the scores that `fit` found, each reference compared with the others."""
@@ -160,6 +228,52 @@ class NearestPatches(Detector):
         patches = joint_map(runs, self._sizes, self._calibration)
         images = fused_scores(runs, self._sizes, self._calibration)
         return Scores(on_grid(patches, grid), lambda maxima: images)
+
+
+@dataclass(frozen=True)
+class CompareBlock:
+    """Images that a block compares with the banks of a file.
+
+    `options` and `compute` are the sections as JSON, `parts` the images' parts by number.
+    """
+
+    banks: Path
+    options: str
+    compute: str
+    backbone: Path
+    category: str
+    files: ListedImages
+    parts: tuple[int, ...] | None
+
+
+def compare_block(block: CompareBlock, progress: Progress) -> tuple[list[Floats], tuple[int, int]]:
+    """Return the distances (b, P) of every run, and the grid; few images are held at a time.
+
+    They go through the ViT in the batches of a run in one process: the same bits come out.
+    """
+    detector = _detector(block.banks, block.options, block.compute, block.backbone, block.category)
+    count = len(block.files.files)
+    found = []
+    for start in range(0, count, _IMAGES_AT_ONCE):
+        rows = range(start, min(start + _IMAGES_AT_ONCE, count))
+        files = block.files.some(rows)
+        images = Images([str(file) for file in files.files], files)
+        parts = None if block.parts is None else np.array(block.parts[rows.start : rows.stop])
+        found.append(detector.compare(images, parts, allocate_memory))
+        progress(rows.stop, count)
+    runs = [np.concatenate(run) for run in zip(*(runs for runs, _ in found), strict=True)]
+    return runs, found[0][1]
+
+
+@lru_cache(maxsize=1)
+def _detector(
+    banks: Path, options: str, compute: str, backbone: Path, category: str
+) -> NearestPatches:
+    """Return the detector of a run, which a worker keeps from block to block."""
+    resources = Resources(backbone, Compute.model_validate_json(compute), category)
+    detector = NearestPatches(Maps.model_validate_json(options), resources)
+    detector.read_banks(banks)
+    return detector
 
 
 def _rows(scales: Sequence[Scale]) -> Floats:

@@ -50,7 +50,8 @@ class Resources:
     """What the detectors of the pipeline compute with.
 
     `backbone` is the folder of the frozen ViT. `scratch` makes an allocator for the features of one
-    set of images. `category` names the product in messages.
+    set of images. `category` names the product in messages. `folder`, where there is one, is for
+    files that the workers of a cluster read.
     """
 
     backbone: Path
@@ -58,6 +59,7 @@ class Resources:
     category: str
     scratch: Callable[[], Allocate] = lambda: allocate_memory
     tracker: Tracker = untracked
+    folder: Path | None = None
 
     @cached_property
     def device(self) -> torch.device:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import zarr
 from numpy.typing import NDArray
 
 from pipeline.binarization.mebin import ScoreRange
 from pipeline.config.params import Crops
+from pipeline.executor import blocks, map_shards
 from pipeline.inference.mask_squares import squares_of, stable_count
 from pipeline.io import schemas
-from pipeline.io.arrays import open_arrays
-from pipeline.io.crop_files import ImageAndMask
+from pipeline.io.arrays import create_arrays, group_path, open_arrays, open_block, shard_items
+from pipeline.io.crop_files import ImageAndMask, crop_specs, write_rows
 from pipeline.io.images import read_listed
 from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.stored import NUMBER, check_fields
@@ -28,6 +32,7 @@ from pipeline.regions.weights import map_weights
 
 _METADATA = {"method": (str,), "rule": (str,), "tau": (int,), "s_min": NUMBER, "s_max": NUMBER}
 _THREADS = 2
+_MAPS_OF_A_BLOCK = 256
 _AHEAD = 16
 """Images whose sub-images are held in memory at a time."""
 
@@ -52,7 +57,7 @@ def place_squares(
     options: Crops,
     root: Path,
     paths: ArtifactPaths,
-    masks: Any,
+    masks: zarr.Array,
     progress: Progress,
 ) -> list[PlacedImage]:
     """Place the squares of every query image below `root`; nothing is decoded yet.
@@ -71,21 +76,62 @@ def place_squares(
             f"{category}: {maps.shape[0]} maps, {masks.shape[0]} masks and {len(table)} rows in "
             f"{table_path}; run the stages 'maps' and 'mebin' again"
         )
-    images = []
     ends = ScoreRange(metadata["s_min"], metadata["s_max"])
-    bits = image_bits(paths.manifest(category))
-    for i, row in enumerate(table.itertuples()):
-        shape = (int(manifest["height"].iloc[i]), int(manifest["width"].iloc[i]))
-        mask = resize_mask(masks[i], shape)
-        squares = squares_of(mask, options, _n_stable(row, metadata))
-        scores = crop_scores(maps[i], squares, shape, s_min=ends.s_min, s_max=ends.s_max)
-        areas = [area_px(mask, square) for square in squares]
-        path = root / str(manifest["path"].iloc[i])
-        images.append(
-            PlacedImage(str(row.sample_id), path, shape, squares, areas, scores, bits, ends)
+    heights, widths = manifest["height"].tolist(), manifest["width"].tolist()
+    shapes = list(zip(heights, widths, strict=True))
+    stable = [_n_stable(row, metadata) for row in table.itertuples()]
+    items = blocks(len(table), shard=_MAPS_OF_A_BLOCK)
+    shards = [
+        SquareBlock(
+            group_path(maps), group_path(masks), b.start, tuple(shapes[b.start : b.stop]),
+            tuple(stable[b.start : b.stop]), options, ends,
         )
-        progress(i + 1, len(table))
-    return images
+        for b in items
+    ]  # fmt: skip
+    found = map_shards(square_block, shards, items=items, progress=progress)
+    bits, folder = image_bits(paths.manifest(category)), root.absolute()
+    rows = zip(
+        table["sample_id"],
+        manifest["path"],
+        shapes,
+        (squares for block in found for squares in block),
+        strict=True,
+    )
+    return [
+        PlacedImage(str(sample_id), folder / str(path), shape, *squares, bits, ends)
+        for sample_id, path, shape, squares in rows
+    ]
+
+
+@dataclass(frozen=True)
+class SquareBlock:
+    """Images whose squares a block places: their sizes, and stable numbers of regions."""
+
+    maps: Path
+    masks: Path
+    start: int
+    shapes: tuple[tuple[int, int], ...]
+    stable: tuple[int, ...]
+    options: Crops
+    ends: ScoreRange
+
+
+Squares = tuple[NDArray[np.int64], list[int], NDArray[np.float64]]
+"""Of an image: squares (K, 3), their areas and their scores."""
+
+
+def square_block(block: SquareBlock, progress: Progress) -> list[Squares]:
+    """Place the squares of the images of a block."""
+    maps, masks = open_arrays(block.maps)["maps"], open_arrays(block.masks)["masks"]
+    found = []
+    for i, (shape, stable) in enumerate(zip(block.shapes, block.stable, strict=True)):
+        mask = resize_mask(masks[block.start + i], shape)
+        squares = squares_of(mask, block.options, stable)
+        ends, amap = block.ends, maps[block.start + i]
+        scores = crop_scores(amap, squares, shape, s_min=ends.s_min, s_max=ends.s_max)
+        found.append((squares, [area_px(mask, square) for square in squares], scores))
+        progress(i + 1, len(block.shapes))
+    return found
 
 
 def _queries(category: str, paths: ArtifactPaths, table: pd.DataFrame) -> pd.DataFrame:
@@ -120,22 +166,72 @@ def crop_rows(image: PlacedImage) -> Iterator[tuple[object, ...]]:
         yield f"{image.sample_id}-{k}", image.sample_id, k, *square, area, score
 
 
-def cut_crops(
-    images: list[PlacedImage], masks: Any, maps: Any, size: int, progress: Progress
-) -> Iterator[ImageAndMask]:
-    """Yield image and weights of every sub-image; a few images are decoded ahead.
+def write_query_crops(
+    path: Path,
+    images: Sequence[PlacedImage],
+    masks: zarr.Array,
+    maps: zarr.Array,
+    size: int,
+    progress: Progress,
+) -> None:
+    """Cut image and weights of every sub-image and write crops.zarr, in blocks of its shards.
 
-    `masks` (N, h, w) and `maps` (N, h, w) are those of masks.zarr and maps.zarr.
+    `masks` (N, h, w) and `maps` (N, h, w) are those of masks.zarr and maps.zarr. An image whose
+    sub-images are of two blocks is decoded twice.
     """
-    jobs = list(enumerate(images))
+    owners = np.repeat(np.arange(len(images)), [len(image.squares) for image in images])
+    specs = crop_specs(len(owners), size, weighted=True)
+    items = blocks(len(owners), shard=math.lcm(*map(shard_items, specs.values())))
+    with create_arrays(path, specs) as arrays:
+        target = group_path(arrays["images"])
+        shards = []
+        for rows in items:
+            first, last = int(owners[rows.start]), int(owners[rows.stop - 1])
+            before = rows.start - int(np.searchsorted(owners, first))
+            some = tuple(images[first : last + 1])
+            shards.append(
+                CutBlock(group_path(maps), group_path(masks), target, first, some, before, rows,
+                         size)
+            )  # fmt: skip
+        map_shards(cut_block, shards, items=items, progress=progress)
+
+
+@dataclass(frozen=True)
+class CutBlock:
+    """Rows of a crops.zarr, and the images that they are cut from, the first of them number
+    `start`; `before` sub-images of that one are of the block before."""
+
+    maps: Path
+    masks: Path
+    crops: Path
+    start: int
+    images: tuple[PlacedImage, ...]
+    before: int
+    rows: range
+    size: int
+
+
+def cut_block(block: CutBlock, progress: Progress) -> None:
+    """Cut the sub-images of a block and write them."""
+    crops = islice(_pairs(block, progress), block.before, block.before + len(block.rows))
+    group = open_block(block.crops)
+    write_rows({name: group[name] for name in ("images", "masks", "weights")}, crops, block.rows)
+
+
+def _pairs(block: CutBlock, progress: Progress) -> Iterator[ImageAndMask]:
+    """Yield image and weights of every sub-image; a few images are decoded ahead."""
+    maps, masks = open_arrays(block.maps)["maps"], open_arrays(block.masks)["masks"]
+    jobs = list(enumerate(block.images, block.start))
+    done = -block.before
     with ThreadPoolExecutor(_THREADS) as pool:
         for start in range(0, len(jobs), _AHEAD):
             batch = jobs[start : start + _AHEAD]
             for pairs in pool.map(
-                lambda job: _cut(job[1], masks[job[0]], maps[job[0]], size), batch
+                lambda job: _cut(job[1], masks[job[0]], maps[job[0]], block.size), batch
             ):
                 yield from pairs
-            progress(start + len(batch), len(jobs))
+            done += sum(len(image.squares) for _, image in batch)
+            progress(min(done, len(block.rows)), len(block.rows))
 
 
 def _cut(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +14,14 @@ from timm.models.vision_transformer import VisionTransformer
 
 from pipeline.config.params import Compute, Train, Views
 from pipeline.inference.training_inputs import token_source, training_settings
+from pipeline.io.checkpoints import EpochCheckpoints
 from pipeline.io.devices import Autocast, choose_device
 from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.tables import params_of, read_metadata
+from pipeline.io.view_cache import sources
+from pipeline.mgvit import training
 from pipeline.mgvit.attention import ClassBlock
+from pipeline.mgvit.checkpoints import Checkpoints
 from pipeline.mgvit.network import new_network
 from pipeline.mgvit.training import TrainingResult, train
 from pipeline.progress import track
@@ -31,6 +37,7 @@ def train_category(
     views: Views,
     compute: Compute,
     paths: ArtifactPaths,
+    checkpoints: Checkpoints | None = None,
 ) -> TrainingResult:
     """Train on the views of a category's crops and of the base crops (`token_source`).
 
@@ -62,8 +69,40 @@ def train_category(
             settings=settings,
             device=device,
             autocast=Autocast(device, "float32" if device.type == "cpu" else compute.dtype),
+            checkpoints=checkpoints,
             progress=progress,
         )
+
+
+def checkpoints_of(
+    category: str,
+    n_novel_classes: int,
+    options: Train,
+    views: Views,
+    compute: Compute,
+    paths: ArtifactPaths,
+) -> EpochCheckpoints:
+    """Return where the training of a category keeps its state, to go on after an interruption.
+
+    A state is of the same parameters, crops, backbone, code, torch and device, or not found.
+    """
+    made_from = {
+        **sources(category, views, compute, paths),
+        "train": options.to_json(),
+        "n_novel_classes": n_novel_classes,
+        "device": str(choose_device(compute.device)),
+        "torch": torch.__version__,
+        "code": _code(),
+    }
+    return EpochCheckpoints(paths.root / "scratch" / "train" / category, made_from)
+
+
+def _code() -> str:
+    """Return the SHA-256 of the modules that train."""
+    found = hashlib.sha256()
+    for file in sorted(Path(training.__file__).parent.glob("*.py")):
+        found.update(file.read_bytes())
+    return found.hexdigest()
 
 
 def describe_run(

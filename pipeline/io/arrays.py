@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import zarr
+from numpy.typing import NDArray
 
 from pipeline.io.files import replacing_folder
 from pipeline.io.paths import ArtifactError, damaged, missing
@@ -69,6 +70,7 @@ def create_arrays(
         content = {"schema_version": SCHEMA_VERSION, "shards": shards, **(attributes or {})}
         group.attrs.update(content)
         yield {name: _create_array(group, name, spec) for name, spec in specs.items()}
+        _sweep_partial(temporary)
         group.attrs["crc32"] = {
             name: [_crc32(shard) for shard in _shards(temporary, group, name, count)]
             for name, count in shards.items()
@@ -86,6 +88,34 @@ def _create_array(group: zarr.Group, name: str, spec: ArraySpec) -> zarr.Array:
         fill_value=0,
         config={"write_empty_chunks": True},  # else a shard of zeros would be no file
     )
+
+
+def write_block(array: zarr.Array, start: int, values: NDArray[Any]) -> None:
+    """Write items from `start` on into an array of `create_arrays`, from any process.
+
+    Raises ValueError unless they are whole shards: two writers of one shard would lose items.
+    """
+    items, total = array.shards[0], array.shape[0]
+    stop = start + len(values)
+    if start % items or (stop % items and stop != total) or stop > total:
+        raise ValueError(f"items {start} to {stop} of {total} are not whole shards of {items}")
+    array[start:stop] = values
+
+
+def open_block(path: Path) -> zarr.Group:
+    """Open a group that `create_arrays` is writing, to `write_block`; it must be there still."""
+    return zarr.open_group(path, mode="r+", use_consolidated=False)
+
+
+def group_path(array: zarr.Array) -> Path:
+    """Return the folder of the group of an array on disk, absolute."""
+    return Path(str(array.store_path).removeprefix("file://")).parent.absolute()
+
+
+def _sweep_partial(folder: Path) -> None:
+    """Remove what killed writers left: zarr writes a shard as ``0.<id>.partial`` and renames it."""
+    for left in folder.rglob("*.partial"):
+        left.unlink(missing_ok=True)
 
 
 class _Array(zarr.Array):  # type: ignore[misc]  # zarr has no types here

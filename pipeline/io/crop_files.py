@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import zarr
 from numpy.typing import NDArray
 
-from pipeline.io.arrays import ArraySpec, create_arrays, shard_items
+from pipeline.io.arrays import ArraySpec, create_arrays
 
 ImageAndMask = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
@@ -35,19 +36,29 @@ def write_crops(
     n_crops, size
         M, the number of crops, and S, their side in pixels.
     """
+    with create_arrays(path, crop_specs(n_crops, size, weighted=weighted)) as arrays:
+        write_rows(arrays, crops, range(n_crops))
+
+
+def crop_specs(n_crops: int, size: int, *, weighted: bool) -> dict[str, ArraySpec]:
+    """Return the arrays of a crops.zarr; see `write_crops`."""
     specs = {
         "images": ArraySpec((n_crops, size, size, 3), "uint8"),
         "masks": ArraySpec((n_crops, size, size), "uint8"),
     }
-    if weighted:
-        specs["weights"] = specs["masks"]
-    step = min(shard_items(spec) for spec in specs.values())
-    with create_arrays(path, specs) as arrays:
-        for start in range(0, n_crops, step):
-            stop = min(start + step, n_crops)
-            images, masks = zip(*islice(crops, stop - start), strict=True)
-            arrays["images"][start:stop] = np.stack(images)
-            inside = np.stack(masks)
-            arrays["masks"][start:stop] = inside > 0
-            if weighted:
-                arrays["weights"][start:stop] = inside
+    return {**specs, "weights": specs["masks"]} if weighted else specs
+
+
+def write_rows(
+    arrays: Mapping[str, zarr.Array], crops: Iterator[ImageAndMask], rows: range
+) -> None:
+    """Write the next crops as some rows, the smallest shard in memory at a time."""
+    step = min(array.shards[0] for array in arrays.values())
+    for start in range(rows.start, rows.stop, step):
+        stop = min(start + step, rows.stop)
+        images, masks = zip(*islice(crops, stop - start), strict=True)
+        arrays["images"][start:stop] = np.stack(images)
+        inside = np.stack(masks)
+        arrays["masks"][start:stop] = inside > 0
+        if "weights" in arrays:
+            arrays["weights"][start:stop] = inside

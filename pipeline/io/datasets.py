@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from pipeline.executor import blocks, map_shards
 from pipeline.io.dataset_formats import (
     DatasetError,
     Entry,
@@ -27,6 +28,8 @@ R = TypeVar("R")
 _CAMERA_BITS = (8, 10, 12)
 _DUPLICATE = "the same bytes as another file"
 _WORKERS = min(4, os.cpu_count() or 1)
+_BLOCK = 256
+"""Files of a block."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,7 @@ def collect(
         normal_root=normal_root,
     )
     rejected = [Rejected(*row) for row in scan.rejected]
-    infos = _parallel(lambda entry: _inspect(root, entry, bits), scan.entries, progress)
+    infos = _inspect_all(root, scan.entries, bits, progress)
     samples = _unique(scan.entries, infos, rejected)
     samples = _with_sound_masks(root, samples, rejected)
     if not any(sample.split == "query" for sample in samples):
@@ -152,9 +155,32 @@ def unused_bits(largest: int | None, bits: int) -> str | None:
     )
 
 
-def _inspect(root: Path, entry: Entry, bits: int) -> ImageInfo | str:
+@dataclass(frozen=True)
+class FileBlock:
+    """Image files that a block decodes, and the significant bits of their 16-bit pixels."""
+
+    files: tuple[Path, ...]
+    bits: int
+
+
+def _inspect_all(
+    root: Path, entries: Sequence[Entry], bits: int, progress: Progress
+) -> list[ImageInfo | str]:
+    """Return facts of every file, or why it cannot be used."""
+    folder, items = root.absolute(), blocks(len(entries), shard=_BLOCK)
+    shards = [FileBlock(tuple(folder / entries[i].path for i in b), bits) for b in items]
+    found = map_shards(inspect_block, shards, items=items, progress=progress)
+    return [info for block in found for info in block]
+
+
+def inspect_block(block: FileBlock, progress: Progress) -> list[ImageInfo | str]:
+    """Decode the files of a block; return the facts of each, or why it cannot be used."""
+    return _parallel(lambda file: _inspect(file, block.bits), block.files, progress)
+
+
+def _inspect(file: Path, bits: int) -> ImageInfo | str:
     try:
-        return inspect_image(root / entry.path, bits)
+        return inspect_image(file, bits)
     except ImageError as error:
         return error.reason
 
@@ -191,7 +217,10 @@ def _with_sound_masks(
     root: Path, samples: Sequence[Sample], rejected: list[Rejected]
 ) -> list[Sample]:
     """Remove unusable masks from their samples and add them to `rejected`."""
-    problems = _parallel(lambda sample: _mask_problem(root, sample), samples, silent)
+    folder, items = root.absolute(), blocks(len(samples), shard=_BLOCK)
+    shards = [MaskFileBlock(folder, tuple(samples[b.start : b.stop])) for b in items]
+    found = map_shards(mask_problems, shards, items=items)
+    problems = [problem for block in found for problem in block]
     sound: list[Sample] = []
     for sample, problem in zip(samples, problems, strict=True):
         if sample.mask is not None and problem is not None:
@@ -199,6 +228,19 @@ def _with_sound_masks(
             sample = replace(sample, mask=None)
         sound.append(sample)
     return sound
+
+
+@dataclass(frozen=True)
+class MaskFileBlock:
+    """Samples below a folder whose masks a block decodes."""
+
+    root: Path
+    samples: tuple[Sample, ...]
+
+
+def mask_problems(block: MaskFileBlock, progress: Progress) -> list[str | None]:
+    """Return why the mask of each sample cannot be used; None where it can, or there is none."""
+    return _parallel(lambda sample: _mask_problem(block.root, sample), block.samples, progress)
 
 
 def _with_parts(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from pipeline.io.files import replacing
-from pipeline.mgvit.training import EpochLosses
+from pipeline.mgvit.checkpoints import EpochLosses
 
 COLUMNS = (
     "epoch",

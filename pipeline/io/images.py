@@ -41,6 +41,10 @@ class ImageError(AnomalyNCDError):
         self.path = path
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type[ImageError], tuple[Path, str]]:
+        """Survive the way from a worker: pickle would give `__init__` the message alone."""
+        return type(self), (self.path, self.reason)
+
 
 @dataclass(frozen=True)
 class ImageInfo:
@@ -54,6 +58,27 @@ class ImageInfo:
     width: int
     channels: int
     largest: int | None = None
+
+
+@dataclass(frozen=True)
+class ListedImages:
+    """Images of the manifest, read one at a time by their numbers, as `read_listed` does.
+
+    Unlike a function of a function, it can be sent to a worker.
+    """
+
+    files: tuple[Path, ...]
+    sample_ids: tuple[str, ...]
+    bits: int = 16
+
+    def __call__(self, number: int) -> NDArray[np.uint8]:
+        """Return an image (H, W, 3) RGB; ImageError if its file changed."""
+        return read_listed(self.files[number], self.sample_ids[number], self.bits)
+
+    def some(self, numbers: range) -> ListedImages:
+        """Return some of the images, by absolute paths."""
+        files = tuple(self.files[i].absolute() for i in numbers)
+        return ListedImages(files, tuple(self.sample_ids[i] for i in numbers), self.bits)
 
 
 def is_image_name(path: Path) -> bool:

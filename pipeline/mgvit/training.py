@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.errors import AnomalyNCDError
+from pipeline.mgvit.checkpoints import Checkpoints, EpochLosses, restore, state_of
 from pipeline.mgvit.heads import parameter_groups
 from pipeline.mgvit.losses import UNLABELLED, LossTerms, total_loss
 from pipeline.mgvit.network import Network
@@ -68,22 +69,6 @@ class TokenSource(Protocol):
 
 
 @dataclass(frozen=True)
-class EpochLosses:
-    """Means over the batches of one epoch."""
-
-    epoch: int
-    lr: float
-    total: float
-    rep: float
-    cls_u: float
-    reg: float
-    rep_l: float
-    cls_l: float
-    per_head: tuple[float, ...]
-    """L_cls_u + mu L_reg of each head."""
-
-
-@dataclass(frozen=True)
 class TrainingResult:
     """The trained network, its losses, and the head with the smallest last `per_head` loss."""
 
@@ -129,6 +114,7 @@ def train(
     settings: TrainingSettings,
     device: torch.device,
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
+    checkpoints: Checkpoints | None = None,
     progress: Progress = silent,
 ) -> TrainingResult:
     """Train `network` in place (section 3.3).
@@ -143,6 +129,9 @@ def train(
         (M_u,) float32 anomaly scores of the novel crops, in [0, 1].
     autocast
         ``autocast()`` is entered around every forward pass.
+    checkpoints
+        Where the state goes after each epoch, and from where an interrupted training goes on: to
+        the same bits as without the interruption.
 
     Returns
     -------
@@ -162,7 +151,11 @@ def train(
     optimizer = _optimizer(network, settings)
     rng = np.random.default_rng(settings.seed)
     history: list[EpochLosses] = []
-    for epoch in range(settings.epochs):
+    state = None if checkpoints is None else checkpoints.load()
+    if state is not None:
+        restore(state, network, optimizer, rng)
+        history += state.history
+    for epoch in range(len(history), settings.epochs):
         lr = learning_rate(epoch, settings)
         for group in optimizer.param_groups:
             group["lr"] = lr
@@ -182,6 +175,8 @@ def train(
             terms.append(losses)
         history.append(_mean_losses(terms, epoch, lr))
         _check_finite(network, history[-1], settings)
+        if checkpoints is not None:
+            checkpoints.save(lambda: state_of(network, optimizer, rng, history))
         progress(epoch + 1, settings.epochs)
     return TrainingResult(network, tuple(history), int(np.argmin(history[-1].per_head)))
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +15,9 @@ from torch import Tensor
 
 from pipeline.config.params import Train
 from pipeline.inference.training_inputs import training_settings
+from pipeline.io.checkpoints import EpochCheckpoints
 from pipeline.mgvit.attention import ClassBlock
+from pipeline.mgvit.checkpoints import Checkpoints, TrainingState
 from pipeline.mgvit.network import new_network
 from pipeline.mgvit.prediction import predict
 from pipeline.mgvit.tokens import RaggedTokens
@@ -59,7 +63,12 @@ def block() -> ClassBlock:
 
 
 def run(
-    block: ClassBlock, settings: TrainingSettings, *, n_base: int = 0, start: int | None = None
+    block: ClassBlock,
+    settings: TrainingSettings,
+    *,
+    n_base: int = 0,
+    start: int | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> TrainingResult:
     """Train with `n_base` base samples from the first weights of the seed `start`, or settings'."""
     n_base_classes = 2 if n_base else 0
@@ -78,6 +87,7 @@ def run(
         n_base_classes=n_base_classes,
         settings=settings,
         device=CPU,
+        checkpoints=checkpoints,
     )
 
 
@@ -203,3 +213,42 @@ def test_without_sub_images_there_is_an_error(block: ClassBlock) -> None:
             settings=SETTINGS,
             device=CPU,
         )
+
+
+@pytest.mark.parametrize("n_base", [0, 20])
+def test_an_interrupted_training_goes_on_to_the_same_bits(
+    block: ClassBlock, tmp_path: Path, n_base: int
+) -> None:
+    """Killed in epoch 3 of 4: losses and parameters are those of an unbroken run."""
+    settings = replace(SETTINGS, epochs=4)
+    unbroken = run(block, settings, n_base=n_base)
+
+    class Kept(EpochCheckpoints):
+        def __init__(self) -> None:
+            super().__init__(tmp_path, {"inputs": n_base}, every_s=0)
+
+        def save(self, state: Callable[[], TrainingState]) -> None:
+            super().save(state)
+            if len(state().history) == 2 and not (tmp_path / "broken").exists():
+                (tmp_path / "broken").touch()
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(block, settings, n_base=n_base, checkpoints=Kept())
+    state = Kept().load()
+    assert state is not None
+    assert len(state.history) == 2
+    resumed = run(block, settings, n_base=n_base, checkpoints=Kept())
+    assert resumed.history == unbroken.history
+    assert torch.equal(weights(resumed), weights(unbroken))
+    assert EpochCheckpoints(tmp_path, {"inputs": "others"}).load() is None
+
+
+def test_a_damaged_state_is_no_state(block: ClassBlock, tmp_path: Path) -> None:
+    kept = EpochCheckpoints(tmp_path, {}, every_s=0)
+    run(block, SETTINGS, checkpoints=kept)
+    (file,) = tmp_path.rglob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    assert kept.load() is None
+    kept.remove()
+    assert not tmp_path.exists()
