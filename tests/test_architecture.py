@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("clustering", "config", "demo", "detectors", "errors", "mgvit", "progress", "terminal"),
     },
     "inference": {"config", "curation", "errors", "io", "progress", "terminal", *COMPUTE},
-    "curation": {"config", "errors", "io", "regions"},
+    "curation": {"clustering", "config", "errors", "io", "regions"},
     "report": {
         *("binarization", "config", "curation", "errors", "evaluation", "io", "mgvit", "palette"),
     },
