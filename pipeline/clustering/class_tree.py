@@ -33,7 +33,8 @@ class ClassTree:
 
     `centres` (F, E), `owners` (F,) the class of each, rising, and `sizes` (F,) regions. Node F + i
     joins the two nodes of `nodes[i]`, of smaller numbers, at `heights[i]`, which are at least those
-    below them. Every class has a fine cluster, of no region where it is empty; class 0 has one.
+    below them; the last one joins the normal class to the defects. Every class has a fine cluster,
+    of no region where it is empty; class 0 has one.
     """
 
     centres: Floats
@@ -99,7 +100,6 @@ def grow_tree(embeddings: ArrayLike, classes: ArrayLike, n_classes: int) -> Clas
     x, k = np.asarray(embeddings, np.float32), np.asarray(classes, np.int64)
     if len(x) != len(k) or n_classes < 1:
         raise ValueError(f"{len(k)} classes, of {n_classes}, for embeddings {x.shape}")
-    x = x.reshape(len(k), -1)
     wanted = max(FINE_PER_CLASS * n_classes, FEWEST_FINE)
     wanted = min(wanted, max(n_classes, int((k > 0).sum()) // _REGIONS_PER_FINE + 1))
     parts = _divided([x[k == j] for j in range(n_classes)], wanted)
@@ -141,7 +141,7 @@ def _divided(groups: Sequence[Floats], wanted: int) -> list[Floats]:
 def _joined(
     centres: Floats, sizes: Ints, owners: Ints
 ) -> tuple[list[tuple[int, int]], list[float]]:
-    """Return nodes and heights: those of each class first, then those that join the classes."""
+    """Return nodes and heights: of each class, then of the defects, and the normal class last."""
     nodes: list[tuple[int, int]] = []
     heights: list[float] = []
     centre = {f: centres[f].astype(np.float64) for f in range(len(owners))}
@@ -164,7 +164,9 @@ def _joined(
             open_nodes = [*(n for n in open_nodes if n not in (a, b)), new]
         return open_nodes[0]
 
-    join([join(np.flatnonzero(owners == k).tolist()) for k in range(int(owners.max()) + 1)])
+    classes = [join(np.flatnonzero(owners == k).tolist()) for k in range(int(owners.max()) + 1)]
+    if len(classes) > 1:
+        join([classes[0], join(classes[1:])])
     return nodes, heights
 
 

@@ -73,12 +73,12 @@
   const size = (k) => regionsIn(leavesNow(members, k));
   const words = (choice) => ("merge" in choice ? `merge ${choice.merge.join(" ")}` : `split ${choice.split}`);
 
-  /** The class whose lowest common node with class k is lowest. */
+  /** The class, but for the normal one, whose lowest common node with class k is lowest. */
   function nearest(k) {
     const own = leavesNow(members, k);
     for (let i = 0; i < nodes.length; i++) {
       if (!own.every((leaf) => leavesOf[i].has(leaf))) continue;
-      const others = [...leavesOf[i]].map((leaf) => members[leaf]).filter((other) => other !== k);
+      const others = [...leavesOf[i]].map((leaf) => members[leaf]).filter((other) => other !== k && other !== 0);
       if (others.length) return others[0];
     }
     return null;
