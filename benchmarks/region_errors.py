@@ -2,8 +2,9 @@
 
 Needs `dvc repro maps@<category>` and true masks. Rows as in figures 6 and 9 of the paper, on the
 maps that are there: fixed thresholds, Otsu's, and MEBin with more or fewer of them. Arguments after
-the category are rows of your own, each with its overrides: "mebin.tau=6 mebin.erode_px=0". Prints the
-share of found regions that hit no true one, of true ones that are missed, and how many were found.
+the category are rows of your own, each with its overrides: "mebin.tau=6 mebin.erode_px=0". Prints
+the share of found regions that hit no true one, that of true ones that are missed, and how many
+were found.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pipeline.config.params import Params
 from pipeline.config.presets import with_overrides
 from pipeline.config.reading import load_params
 from pipeline.evaluation.localization import region_rates
-from pipeline.inference.map_masks import binarizer
+from pipeline.inference.map_masks import Binarizer
 from pipeline.inference.mask_artifacts import threshold_range
 from pipeline.io.arrays import open_arrays
 from pipeline.io.images import read_mask
@@ -64,7 +65,7 @@ class Masked:
     def row(self, params: Params) -> str:
         """Return the cells of a row: both errors, and the number of regions."""
         ends = threshold_range(self.category, self.scores, self.references, params.mebin)
-        binarize = binarizer(params.mebin, ends)
+        binarize = Binarizer(params.mebin, ends)
         found: list[Regions] = []
         for k, shape in enumerate(self._shapes):
             found.append(find_regions(resize_mask(binarize(self._maps[k]).mask, shape)))

@@ -21,6 +21,7 @@ from pipeline.commands.init import init
 from pipeline.commands.name import name
 from pipeline.commands.preset import preset
 from pipeline.commands.promote import promote
+from pipeline.commands.reshape import UndoOption, merge, split
 from pipeline.config.reading import load_params
 from pipeline.config.section import ConfigError
 from pipeline.config.signature import arguments
@@ -39,7 +40,8 @@ PER_CATEGORY = {
     "views": "Run the frozen blocks over augmented views, once, into a cache.",
     "train": "Train the last block, the projector and the heads.",
     "predict": "Classify each region: mixture ensemble or trained heads.",
-    "merge": "Merge the classes of an image's regions into one.",
+    "shape": "Grow the tree of the classes; apply what was merged and split by hand.",
+    "merge": "Merge the classes of an image's regions into one; given numbers, merge classes.",
     "evaluate": "Compute metrics against labels and masks, if available.",
     "features": "Compare: compute what all methods see of a category, once.",
     "ours": "Compare: run this pipeline's own classifiers as rows of the table.",
@@ -61,7 +63,7 @@ app = typer.Typer(
         "stage also runs alone: it reads params.yaml and the artifacts of the stages before it, "
         "and writes its own under data/STAGE/.\n\n"
         "Order: demo, backbone, maps_backbone, base | manifest, maps, mebin, crops, classes, "
-        "views, train, predict, merge, evaluate | report. Example: `anomalyncd mebin metal`."
+        "views, train, predict, shape, merge, evaluate | report. Example: `anomalyncd mebin metal`."
     ),
     no_args_is_help=True,
     add_completion=False,
@@ -145,16 +147,41 @@ def _peer(
     run_stage("peer", category, params, data, method=method)
 
 
+def _merge(
+    category: Annotated[
+        str | None, typer.Argument(help="One of dataset.categories.", show_default=False)
+    ] = None,
+    classes: Annotated[
+        list[int] | None,
+        typer.Argument(help="Classes to merge under the first of these numbers, as 2 5."),
+    ] = None,
+    named: Annotated[
+        str | None, typer.Option("--category", help="Same as the argument (for DVC).")
+    ] = None,
+    undo: UndoOption = False,
+    params: _ParamsOption = _PARAMS,
+    data: _DataOption = _DATA,
+) -> None:
+    if not classes and not undo:
+        _per_category("merge")(category, named, params, data)
+    elif category is None:
+        raise typer.BadParameter("give the category before the classes")
+    else:
+        merge(category, classes or [], undo=undo, data=data)
+
+
 _ORDER = ("demo", "backbone", "maps_backbone", "base", *PER_CATEGORY, "report")
 for _stage in _ORDER:
     if _stage in WHOLE:
         app.command(_stage, help=WHOLE[_stage])(_whole(_stage))
+    elif _stage == "merge":
+        app.command(_stage, help=PER_CATEGORY[_stage])(_merge)
     else:
         app.command(_stage, help=PER_CATEGORY[_stage])(_per_category(_stage))
 
 
 app.command("peer", help="Compare: run one method over a category.")(_peer)
-for _command in (classify, correct, doctor, init, name, preset, promote):
+for _command in (classify, correct, doctor, init, name, preset, promote, split):
     app.command()(_command)
 app.add_typer(export, name="export")
 

@@ -38,7 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("config", "curation", "errors", "executor", "io", "progress", "terminal", *COMPUTE),
     },
     "distributed": {"config", "errors", "executor", "progress", "terminal"},
-    "curation": {"config", "errors", "file_checks", "io", "regions"},
+    "curation": {"clustering", "config", "errors", "file_checks", "io", "regions"},
     "report": {
         *("binarization", "config", "curation", "errors", "evaluation", "io", "mgvit", "palette"),
     },

@@ -95,7 +95,7 @@ def rerun(*, file: str = "", key: str = "") -> set[str]:
         stale |= more
 
 
-FROM_TRAIN = {"train", "predict", "merge", "evaluate", "report"}
+FROM_TRAIN = {"train", "predict", "shape", "merge", "evaluate", "report"}
 COMPUTED_BEFORE = {
     "backbone", "maps_backbone", "base", "manifest", "maps", "mebin", "crops", "classes", "views",
 }  # fmt: skip

@@ -9,6 +9,8 @@ import typer
 
 from pipeline.commands.errors import check_run, reported
 from pipeline.commands.options import DATA, CategoryArgument, DataOption
+from pipeline.commands.reshape import replace_choices
+from pipeline.curation.choices import is_choices_file
 from pipeline.curation.corrections import add_corrections, corrections_path, read_corrections
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.region_table import read_regions
@@ -20,10 +22,13 @@ def correct(
     file: Annotated[Path, typer.Argument(help="File downloaded from the review page.")],
     data: DataOption = DATA,
 ) -> None:
-    """Apply corrections from the review page (data/report/review-CATEGORY.html)."""
+    """Apply corrections, or choices about classes, from data/report/review-CATEGORY.html."""
     with reported("correct"):
         paths = ArtifactPaths(data)
         check_run(category, paths)
+        if is_choices_file(file):
+            replace_choices(category, file, paths)
+            return
         regions = read_regions(paths, category)
         n_corrected = add_corrections(paths, category, file, regions)
         n_read = len(read_corrections(file).targets)

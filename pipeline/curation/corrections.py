@@ -20,6 +20,7 @@ import pandas as pd
 from pipeline.config.section import ConfigError
 from pipeline.curation.names import ClassNames, run_of
 from pipeline.file_checks import file_problem
+from pipeline.io.class_tree import moved_classes
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.region_table import n_classes
 from pipeline.io.tables import write_json
@@ -72,7 +73,7 @@ def corrected_classes(
         Columns of `REGIONS`, M rows.
     names
         A correction to the name of a class in `names` gives the number of that class, the lowest if
-        several have the name.
+        several have the name. One to a class that was merged into another gives that.
 
     Returns
     -------
@@ -86,10 +87,12 @@ def corrected_classes(
     targets = applied_corrections(paths, category, regions)
     names = names or ClassNames()
     numbers = {names[k]: k for k in reversed(range(n_classes(regions)))}
+    moved = moved_classes(paths, category)
     classes: list[Target] = []
     for crop_id, number in zip(regions["crop_id"], regions["class"], strict=True):
         target = targets.get(crop_id, int(number))
-        classes.append(numbers.get(target, target) if isinstance(target, str) else target)
+        target = numbers.get(target, target) if isinstance(target, str) else target
+        classes.append(target if isinstance(target, str) else moved.get(target, target))
     return classes
 
 

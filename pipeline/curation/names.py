@@ -23,7 +23,7 @@ from pipeline.config.reading import read_yaml
 from pipeline.config.section import ConfigError
 from pipeline.io.files import free_path, replacing, write_text
 from pipeline.io.paths import ArtifactPaths
-from pipeline.io.region_table import read_regions
+from pipeline.io.region_table import read_predicted
 from pipeline.io.schemas import CROPS
 from pipeline.io.tables import read_parquet
 
@@ -47,14 +47,15 @@ class ClassNames:
 def run_of(paths: ArtifactPaths, category: str) -> str:
     """Return the run id: a 12-digit hash of each region's id, class and square.
 
-    Squares count if `crops.parquet` exists; the order of the regions, confidences and embeddings do
-    not. So names and corrections stay valid after a training that gives the same classes. Raises
-    `ConfigError` if nothing is predicted yet.
+    Classes are those of `predict`: names stay when people merge and split classes. Squares count if
+    `crops.parquet` exists; the order of the regions, confidences and embeddings do not. So names
+    and corrections stay valid after a training that gives the same classes. Raises `ConfigError` if
+    nothing is predicted yet.
     """
     path = paths.predict(category) / "regions.parquet"
     if not path.exists():
         raise ConfigError(f"{path} does not exist: run `dvc repro` first")
-    regions = read_regions(paths, category)
+    regions = read_predicted(paths, category)
     table = regions[["crop_id", "class"]]
     cut = paths.crops(category) / "crops.parquet"
     if cut.exists():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from pipeline.io.networks import (
     trained_sections,
 )
 from pipeline.io.paths import ArtifactPaths
-from pipeline.io.region_classifier import JSON, RegionModel, check_network, load_region_model
+from pipeline.io.region_classifier import JSON, RegionModel, check_network, load_shaped_model
 from pipeline.io.region_table import read_regions_and_crops
 from pipeline.io.scores import scores_of_images
 from pipeline.io.stored import parse_stored
@@ -84,7 +84,8 @@ def write_network(category: str, out: Path, paths: ArtifactPaths, names: Path) -
     refuse_existing(description_path)
     class_names = names_for(names, category, paths)
     folder = paths.predict(category)
-    model, stored = load_region_model(folder)
+    model, stored = load_shaped_model(paths, category)
+    model = _summed(category, model)
     check_network(paths, category)
     options = parse_stored(folder / JSON, "params.predict", Predict, stored["predict"])
     views = stored_views(paths, category)
@@ -165,6 +166,20 @@ def _load(
             empty_is_normal=empty_is_normal,
         )
     return network.eval().requires_grad_(False)
+
+
+def _summed(category: str, model: RegionModel) -> RegionModel:
+    """Return the model with votes for merged classes; raise `ConfigError` for split ones."""
+    if model.shaped is None:
+        return model
+    sums = model.shaped.sums()
+    if sums is None or model.vote is None:
+        raise ConfigError(
+            f"{category}: an exported model can have merged classes of the mixture, but no split "
+            "ones, nor merged ones of trained heads: use `anomalyncd classify`, or take choices "
+            "back (`anomalyncd split --undo`)"
+        )
+    return replace(model, vote=replace(model.vote, votes=model.vote.votes @ sums), shaped=None)
 
 
 def _views(

@@ -26,7 +26,7 @@ from pipeline.io.devices import Autocast, choose_device
 from pipeline.io.networks import JSON as MODEL_JSON
 from pipeline.io.networks import load_vit
 from pipeline.io.paths import ArtifactPaths, damaged
-from pipeline.io.region_classifier import JSON, RegionModel, check_network, load_region_model
+from pipeline.io.region_classifier import JSON, RegionModel, check_network, load_shaped_model
 from pipeline.io.stored import (
     NUMBER,
     Fields,
@@ -97,7 +97,7 @@ def load_classifier(
     ['class 3']
     """
     paths = ArtifactPaths(Path(data))
-    model, stored = load_region_model(paths.predict(category))
+    model, stored = load_shaped_model(paths, category)
     check_network(paths, category)
     options = _options(paths.predict(category) / JSON, stored, merge)
     compute = _compute(paths.predict(category) / JSON, stored["compute"], device)

@@ -203,5 +203,7 @@ def classify_regions(
     else:
         raise ValueError("what was seen does not fit the model: one is of heads, one of mixtures")
     probabilities[normal] = np.eye(probabilities.shape[1])[0]
+    if model.shaped is not None:
+        probabilities = model.shaped.probabilities(probabilities, embeddings)
     unknown = model.known.unknown(descriptors) & ~normal
     return RegionClasses(probabilities, unknown, descriptors, embeddings)

@@ -9,7 +9,8 @@ from pipeline.errors import AnomalyNCDError
 
 _OF_CATEGORIES = (
     "manifest", "maps", "mebin", "crops", "classes",
-    "views", "train", "predict", "merge", "evaluate", "features", "peer", "ours", "compare",
+    "views", "train", "predict", "shape", "merge", "evaluate",
+    "features", "peer", "ours", "compare",
 )  # fmt: skip
 
 
@@ -88,6 +89,10 @@ class ArtifactPaths:
     def predict(self, c: str) -> Path:
         """Regions, their descriptors and attention, and the fitted classifier."""
         return self.root / "predict" / c
+
+    def shape(self, c: str) -> Path:
+        """The tree of the classes, and regions with the classes that people chose."""
+        return self.root / "shape" / c
 
     def merge(self, c: str) -> Path:
         """`images.parquet`."""

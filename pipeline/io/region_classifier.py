@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.clustering.class_choices import ShapedClasses
 from pipeline.clustering.conformal import Limit
 from pipeline.clustering.descriptors import DescriptorSpace
 from pipeline.clustering.ensemble import Mixture, MixtureEnsemble
 from pipeline.clustering.novelty import KnnNovelty
+from pipeline.io.class_tree import has_tree, read_tree
 from pipeline.io.networks import network_digest
 from pipeline.io.paths import ArtifactError, ArtifactPaths, damaged
 from pipeline.io.stored import (
@@ -50,13 +52,15 @@ class RegionModel:
     """A fitted classifier of regions.
 
     Images are normal up to the score `normal` (-inf: none is by its score), `known` are the regions
-    of the run, `space` and `vote` the mixture's (None: heads).
+    of the run, `space` and `vote` the mixture's (None: heads), `shaped` the
+    classes that people merged and split (None: nothing was).
     """
 
     normal: Limit
     known: KnnNovelty
     space: DescriptorSpace | None = None
     vote: MixtureEnsemble | None = None
+    shaped: ShapedClasses | None = None
 
     @property
     def score_limit(self) -> float:
@@ -125,6 +129,16 @@ def load_region_model(folder: Path) -> tuple[RegionModel, dict[str, Any]]:
     return RegionModel(normal, known, space, MixtureEnsemble(mixtures, tensors["votes"])), content[
         "params"
     ]
+
+
+def load_shaped_model(paths: ArtifactPaths, category: str) -> tuple[RegionModel, dict[str, Any]]:
+    """Return what `load_region_model` does, with the classes of the stage `shape` if that ran."""
+    model, stored = load_region_model(paths.predict(category))
+    if has_tree(paths, category):
+        shaped, _ = read_tree(paths, category)
+        if not shaped.is_unchanged:
+            model = replace(model, shaped=shaped)
+    return model, stored
 
 
 def _limit(content: Mapping[str, Any]) -> Limit:

@@ -7,25 +7,37 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from pipeline.io.class_tree import check_tree, has_tree
 from pipeline.io.paths import ArtifactError, ArtifactPaths, damaged
 from pipeline.io.schemas import CROPS, REGIONS
 from pipeline.io.tables import read_parquet
 
 
 def read_regions(paths: ArtifactPaths, category: str) -> pd.DataFrame:
-    """Read `predict/<category>/regions.parquet` and check its values.
+    """Read the regions of a category, as people merged and split its classes, and check them.
 
     Returns
     -------
-    DataFrame with the columns of `REGIONS`. Every row has as many finite probabilities as there are
-    classes, and one of these classes.
+    DataFrame with the columns of `REGIONS`, of the stage `shape` if it ran, or else of `predict`.
+    Every row has as many finite probabilities as there are classes, and one of these classes.
 
     Raises
     ------
     ArtifactError
-        The file is missing, damaged or fails a check.
+        A file is missing, damaged or fails a check, or `shape` saw other regions.
     """
-    path = paths.predict(category) / "regions.parquet"
+    if not has_tree(paths, category):
+        return read_predicted(paths, category)
+    check_tree(paths, category)
+    return _read(paths.shape(category) / "regions.parquet")
+
+
+def read_predicted(paths: ArtifactPaths, category: str) -> pd.DataFrame:
+    """Read the regions as the stage `predict` classified them; otherwise as `read_regions`."""
+    return _read(paths.predict(category) / "regions.parquet")
+
+
+def _read(path: Path) -> pd.DataFrame:
     regions = read_parquet(path, REGIONS)
     if len(regions):
         _check_values(path, regions)

@@ -193,14 +193,15 @@ def render(page: ReportPage) -> str:
 def render_review(page: ReviewPage) -> str:
     """Return the HTML of a review page; everything read from disk is escaped, in JSON too.
 
-    Its content security policy allows no request and no script but review.js.
+    Its content security policy allows no request and no script but review.js and tree.js.
     """
-    script, style = (_inlined(f"review.{kind}") for kind in ("js", "css"))
-    digest = base64.b64encode(sha256(script.encode()).digest()).decode()
+    scripts, style = [_inlined("review.js"), _inlined("tree.js")], _inlined("review.css")
+    hashes = [base64.b64encode(sha256(s.encode()).digest()).decode() for s in scripts]
+    allowed = Markup(" ".join(f"'sha256-{digest}'" for digest in hashes))
     return (
         _environment()
         .get_template("review.html.j2")
-        .render(page=page, script=script, style=style, script_hash=Markup(digest))
+        .render(page=page, scripts=scripts, style=style, allowed=allowed)
     )
 
 

@@ -25,6 +25,7 @@ from pipeline.io.schemas import MEBIN_IMAGES
 from pipeline.io.tables import read_parquet
 from pipeline.palette import class_colour, class_marker
 from pipeline.report.category import Category
+from pipeline.report.class_tree import tree_columns
 from pipeline.report.page import ReviewPage
 from pipeline.report.pictures import crop_picture, heat_colours, outline_path, shrunk, webp_uri
 from pipeline.report.typicality import typicality
@@ -90,6 +91,7 @@ def review(category: Category, *, page_bytes: int = PAGE_BYTES) -> ReviewPage:
             "markers": [(class_colour(k), class_marker(k)) for k in range(48)],
             "regions": _regions(category, targets, classes, owners),
             "images": _images(category, owners),
+            "tree": tree_columns(category),
         },
         thumbnails=thumbnails,
         pictures=pictures,

@@ -25,10 +25,20 @@ from tests.graph import ROOT
 
 COPIED = (
     "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore",
-    "names.yaml", "data/corrections", "pipeline", "stages",
+    "names.yaml", "data/choices", "data/corrections", "pipeline", "stages",
 )  # fmt: skip
 FIRST_STAGES = {"demo", "backbone", "base", "manifest@a b", "maps@a b"}
-FROM_MEBIN = {"mebin", "crops", "classes", "views", "train", "predict", "merge", "evaluate"}
+FROM_MEBIN = {
+    "mebin",
+    "crops",
+    "classes",
+    "views",
+    "train",
+    "predict",
+    "shape",
+    "merge",
+    "evaluate",
+}
 
 
 class Project:

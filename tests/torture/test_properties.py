@@ -161,7 +161,10 @@ def test_parameters_come_back_from_the_file_as_they_were(key: str, value: float)
     try:
         params = parse_params(nested(key, value))
     except ConfigError as error:
-        assert key in str(error) or key.split(".")[0] in str(error)
+        named = str(error)
+        params = None
+    if params is None:
+        assert key.split(".")[0] in named
         return
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "params.yaml"

@@ -504,6 +504,8 @@
     });
   }
 
+  document.addEventListener("openregion", (event) => open(event.detail)); // from tree.js
+
   filters.addEventListener("input", applyFilters);
   filters.addEventListener("reset", () => setTimeout(applyFilters));
   filters.addEventListener("submit", (event) => event.preventDefault());

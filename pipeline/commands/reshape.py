@@ -1,0 +1,114 @@
+"""`anomalyncd merge CATEGORY 2 5` and `anomalyncd split CATEGORY 3`: shape classes by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from pipeline.clustering.class_choices import Merge, ShapedClasses, Split
+from pipeline.commands.errors import check_run, reported
+from pipeline.commands.options import DATA, CategoryArgument, DataOption
+from pipeline.config.section import ConfigError
+from pipeline.curation.choices import (
+    Choices,
+    check_category,
+    choices_path,
+    read_choices,
+    shaped,
+    stored_choices,
+    write_choices,
+)
+from pipeline.curation.names import run_of
+from pipeline.io.class_tree import read_tree
+from pipeline.io.files import free_path
+from pipeline.io.paths import ArtifactPaths
+from pipeline.terminal import say
+
+UndoOption = Annotated[
+    bool, typer.Option("--undo", help="Take back the last choice, whether a merge or a split.")
+]
+
+
+def merge(category: str, classes: Sequence[int], *, undo: bool = False, data: Path = DATA) -> None:
+    """Merge classes under the first of their numbers, or take the last choice back."""
+    with reported("merge"):
+        if undo and classes:
+            raise ConfigError("--undo takes back the last choice: give no classes with it")
+        _choose(category, None if undo else Merge(tuple(classes)), ArtifactPaths(data))
+
+
+def split(
+    category: CategoryArgument,
+    number: Annotated[
+        int | None, typer.Argument(help="Class number, as in the report.", show_default=False)
+    ] = None,
+    undo: UndoOption = False,
+    data: DataOption = DATA,
+) -> None:
+    """Split a class in two, where its tree divides; `merge CATEGORY 2 5` merges classes."""
+    with reported("split"):
+        if undo == (number is not None):
+            raise ConfigError("give the number of a class, or --undo")
+        _choose(category, None if number is None else Split(number), ArtifactPaths(data))
+
+
+def replace_choices(category: str, file: Path, paths: ArtifactPaths) -> None:
+    """Store the choices of a file downloaded from the review page in place of the present ones.
+
+    Raises `ConfigError` if the file is not for this run of the category, or a choice not possible.
+    """
+    new = read_choices(file)
+    check_category(file, new, category)
+    run = run_of(paths, category)
+    if new.run != run:
+        raise ConfigError(
+            f"{file}: these choices are about another run ({new.run}, this one is {run}): choose "
+            "on the present review page"
+        )
+    tree = read_tree(paths, category)[0].tree
+    after = shaped(tree, new, file)
+    _store(paths, new)
+    _say(category, new, after, paths)
+
+
+def _choose(category: str, choice: Merge | Split | None, paths: ArtifactPaths) -> None:
+    """Add a choice to the stored ones (None: remove the last), if the classes allow it."""
+    check_run(category, paths)
+    tree = read_tree(paths, category)[0].tree
+    stored, note = stored_choices(paths, category, run_of(paths, category))
+    if note is not None:
+        say(note, err=True, colour=typer.colors.YELLOW)
+    changed = stored.without_last() if choice is None else stored.plus(choice)
+    after = shaped(tree, changed, category)
+    _store(paths, changed)
+    _say(category, changed, after, paths)
+
+
+def _store(paths: ArtifactPaths, choices: Choices) -> None:
+    """Write the choices; those of another run are kept beside them."""
+    path = choices_path(paths, choices.category)
+    if path.exists() and read_choices(path).run != choices.run:
+        kept = free_path(path.with_name(f"{path.name}.old"))
+        path.rename(kept)
+        say(f"kept the choices about another run as {kept}")
+    write_choices(path, choices)
+
+
+def _say(category: str, choices: Choices, classes: ShapedClasses, paths: ArtifactPaths) -> None:
+    sizes = np.bincount(classes.members, classes.tree.sizes, classes.n_classes).astype(int)
+    there = np.unique(classes.members)
+    listed = ", ".join(f"{k} ({sizes[k]} regions)" for k in there)
+    n = len(choices.choices)
+    say(f"{category}: {n} choice{'' if n == 1 else 's'}; the classes will be {listed}")
+    say(
+        f"update with `dvc repro` (or the stages shape, merge and report); {_file(paths, category)}"
+    )
+
+
+def _file(paths: ArtifactPaths, category: str) -> str:
+    path = choices_path(paths, category)
+    return f"commit {path}" if path.exists() else f"{path} is gone"
