@@ -2,8 +2,9 @@
 
 Needs `dvc repro maps@<category>` and true masks. Rows as in figures 6 and 9 of the paper, on the
 maps that are there: fixed thresholds, Otsu's, and MEBin with more or fewer of them. Arguments after
-the category are rows of your own, each with its overrides: "mebin.tau=6 mebin.erode_px=0". Prints the
-share of found regions that hit no true one, of true ones that are missed, and how many were found.
+the category are rows of your own, each with its overrides: "mebin.tau=6 mebin.erode_px=0". Prints
+the share of found regions that hit no true one, of true ones that are missed, and how many were
+found.
 """
 
 from __future__ import annotations
