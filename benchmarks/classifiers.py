@@ -4,7 +4,7 @@ reads params.yaml, data/maps/<category> and data/crops/<category> (after `dvc re
 crops@<category>`), and prints NMI/ARI/F1 over images for every choice: the mean over seeds, the
 standard deviation of NMI, and how far the seeds agree (mean ARI of two, without labels). Predict,
 merge and evaluate give the same with `predict.classifier: mixture`. Labels are used for the metrics
-alone.
+alone. `--masks` averages tokens under the masks instead of with the weights of the maps.
 
 `--heads` adds rows for the trained heads of the paper, on the same regions and under the same rule
 for normal images, a `train.seed` a run. It reads the cached views too:
