@@ -131,10 +131,10 @@ def trained_classes(
     plain = side_by_side([seen[by].plain for by in variant.ends])
     views = side_by_side([seen[by].views for by in variant.ends])
     if variant.centred:
-        blocks[-1].norm.bias.data -= class_tokens(block, plain).mean(0)
-    network = new_network(
-        block, blocks[-1].norm.weight.shape[0], case.n_classes, heads=options.heads, seed=seed
-    )
+        bias = blocks[-1].get_parameter("norm.bias")
+        bias.data -= class_tokens(block, plain).mean(0)
+    dim = blocks[-1].get_parameter("norm.weight").shape[0]
+    network = new_network(block, dim, case.n_classes, heads=options.heads, seed=seed)
     result = train(
         CachedViews(views, case.params.views.count),
         network,

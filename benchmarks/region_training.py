@@ -176,7 +176,7 @@ def train_heads(
         for target, own in zip(targets, p, strict=True):
             loss = loss - (target[:, None] * own.clamp_min(1e-6).log()).sum(-1).mean() / 2
         mean = (p[0].mean((0, 1)) + p[1].mean((0, 1))) / 2
-        loss = loss + (mean * (mean.clamp_min(1e-6) / shares.clamp_min(1e-6)).log())[used].sum()
+        loss = loss + divergence(mean[used], shares[used])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -186,6 +186,11 @@ def train_heads(
         of_views = torch.stack([heads(view).mean(1) for view in x_views]).mean(0)
     members = each.argmax(-1).T.numpy()
     return Answers(each.mean(1).double().numpy(), of_views.double().numpy(), members)
+
+
+def divergence(p: Tensor, q: Tensor) -> Tensor:
+    """Return the Kullback-Leibler divergence sum p log(p / q) of shares p and q (C,)."""
+    return (p * (p.clamp_min(1e-6) / q.clamp_min(1e-6)).log()).sum()
 
 
 def _target(vote: Tensor, answer: Tensor, b: float, used: Tensor) -> Tensor:
