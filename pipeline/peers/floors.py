@@ -14,7 +14,7 @@ from pipeline.peers.partitions import kmeans_labels, ward_labels
 
 @dataclass(frozen=True)
 class Floor:
-    """A clustering of L2-normalised class tokens, or of the tokens of the pipeline's own descriptors."""
+    """A clustering of L2-normalised class tokens, or of tokens pooled by the map."""
 
     algorithm: Literal["kmeans", "ward"]
     tokens: Literal["class", "pooled"]
