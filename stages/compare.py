@@ -101,7 +101,7 @@ def _settings(options: Compare, rule: str, features: dict[str, object]) -> list[
     base = int(str(features.get("base_classes", 0)))
     assigned = "may fall into base classes" if options.open else "fall among the new classes only"
     return [
-        f"Budget {options.budget}; {options.seeds} seeds; images {assigned}; "
+        f"Budget {options.budget}; seeds: {options.seeds}; images {assigned}; "
         f"{base} classes in the base set; {features.get('references', 0)} normal references.",
         f"Normal class: no peer has a rule for it; rows of ours do where they say so "
         f"(predict.normal {rule}).",

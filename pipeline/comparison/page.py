@@ -46,6 +46,7 @@ class Cell:
     value: str
     deviation: str = ""
     words: bool = False
+    small: bool = False
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def _cells(row: Judged, feature_seconds: Mapping[str, float]) -> list[Cell]:
         _number(row.seconds, 2),
         _number(row.host_mib, 0),
         _number(row.gpu_mib, 0),
-        _words(published or "-"),
+        Cell(published or "-", published or "-", words=True, small=True),
         _words(about.basis),
     ]
 

@@ -65,7 +65,7 @@ def crop_arrays_of(
 ) -> list[str]:
     """Write class tokens and pooled tokens of the sub-images; return their ids, sorted."""
     table = read_parquet(paths.crops(category) / "crops.parquet", schemas.CROPS)
-    pixels, masks = crop_arrays(paths.crops(category))
+    pixels, weights = crop_arrays(paths.crops(category), "weights")
     order = np.argsort(table["crop_id"].to_numpy(np.str_), kind="stable")
     ids = [str(name) for name in table["crop_id"].to_numpy()[order]]
     crops = Images(ids, lambda i: np.asarray(pixels[int(order[i])], np.uint8))
@@ -75,7 +75,7 @@ def crop_arrays_of(
             augmentations=augmentations(views), progress=progress,
         )  # fmt: skip
     pooling = PooledTokens(encoder.vit, layers, device=encoder.device, autocast=encoder.autocast)
-    pooled = pooling.over(pixels, masks, size=encoder.size)[order]
+    pooled = pooling.over(pixels, weights, size=encoder.size)[order]
     save_array(folder, "crop_class_tokens", tokens)
     save_array(folder, "crop_view_tokens", augmented)
     save_array(folder, "crop_pooled", pooled)

@@ -42,7 +42,8 @@ class PeerData:
     grid
         Rows and columns of the P patches.
     pooled
-        For input `crop`: (N, D') tokens averaged under the mask.
+        For input `crop`: (N, D') tokens averaged as the pipeline's own descriptors are: by the
+        map, within its regions.
     scores
         (N, P) anomaly score of each patch, for rows that use maps.
     normals

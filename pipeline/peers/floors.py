@@ -14,7 +14,7 @@ from pipeline.peers.partitions import kmeans_labels, ward_labels
 
 @dataclass(frozen=True)
 class Floor:
-    """A clustering of L2-normalised class tokens, or of tokens pooled under the masks."""
+    """A clustering of L2-normalised class tokens, or of tokens pooled by the map."""
 
     algorithm: Literal["kmeans", "ward"]
     tokens: Literal["class", "pooled"]
@@ -23,7 +23,7 @@ class Floor:
         """Return hard clusters. Raises ValueError for pooled tokens that are not there."""
         tokens = data.class_tokens if self.tokens == "class" else data.pooled
         if tokens is None:
-            raise ValueError("there are no tokens pooled under masks: use the input crop")
+            raise ValueError("there are no pooled tokens: use the input crop")
         points = l2_normalise(np.asarray(tokens, np.float32))
         if self.algorithm == "ward":
             return Assignment(ward_labels(points, n_classes))
@@ -32,7 +32,7 @@ class Floor:
 
 def _row(algorithm: Literal["kmeans", "ward"], tokens: Literal["class", "pooled"]) -> PeerRow:
     title = "k-means" if algorithm == "kmeans" else "Ward"
-    what = "class" if tokens == "class" else "mask-pooled"
+    what = "class" if tokens == "class" else "map-pooled"
     return PeerRow(
         name=f"{title} on {what} tokens",
         method=Floor(algorithm, tokens),

@@ -19,9 +19,10 @@ from pipeline.inference import own_rows, peer_rows
 from pipeline.inference.fresh_process import Measured
 from pipeline.inference.peer_data import load_peer_data
 from pipeline.inference.peer_features import on_patches
+from pipeline.inference.region_features import pooled_tokens
 from pipeline.io.paths import ArtifactPaths
-from pipeline.io.peer_files import RowRun, read_predictions
-from pipeline.io.schemas import LABELS
+from pipeline.io.peer_files import RowRun, open_array, read_predictions
+from pipeline.io.schemas import CROPS, LABELS
 from pipeline.io.tables import read_json, read_parquet, write_parquet
 from pipeline.peers.base import Assignment, PeerData
 from pipeline.peers.order import with_settings
@@ -98,6 +99,18 @@ def test_features_are_those_of_the_images(made: Path) -> None:
     assert (patch.attention.sum(1) < 1).all()
     assert whole.base_labels is not None
     assert sorted(set(whole.base_labels.tolist())) == [0, 1]
+
+
+def test_pooled_tokens_are_those_that_the_pipeline_classifies(made: Path) -> None:
+    """Rows of ours are the pipeline's own, weights of the pixels included."""
+    paths, given = ArtifactPaths(made / "data"), params(made)
+    stored = read_parquet(paths.crops(CATEGORY) / "crops.parquet", CROPS)["crop_id"]
+    expected = pooled_tokens(
+        paths, CATEGORY, given.compute, given.predict.layers, image_size=given.views.image_size
+    )[np.argsort(stored.to_numpy(np.str_), kind="stable")]
+    found = open_array(paths.features(CATEGORY), "crop_pooled")
+    assert found is not None
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_map_is_seen_where_the_view_sees_the_image() -> None:
