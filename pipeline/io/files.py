@@ -8,6 +8,7 @@ killed one left.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import platform
@@ -18,7 +19,10 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+from pipeline.errors import AnomalyNCDError
+
 _LEFT = re.compile(r"\.(?P<name>.+)\.(?P<place>[0-9a-f]{4})-(?P<pid>\d+)-\w{6,8}\.(tmp|old)")
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _SYNCED = 64
 """Folders with more files are not flushed to disk: that would take longer than writing them."""
 
@@ -27,6 +31,13 @@ _live: set[Path] = set()
 
 _swept: set[tuple[int, Path]] = set()
 """Process and folder of every sweep; each folder is swept once."""
+
+
+FREE = "the old files are as they were: free space, or give another folder"
+
+
+class DiskFullError(AnomalyNCDError):
+    """There is no space, or a file may not be as large; the message names the artifact."""
 
 
 @contextlib.contextmanager
@@ -125,12 +136,25 @@ def _temporary(path: Path) -> Iterator[Path]:
     _live.update((temporary, aside))
     try:
         yield temporary
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        size = _size(temporary) / 2**20
+        raise DiskFullError(
+            f"{path} could not be written ({error.strerror}, after {size:.1f} MiB); {FREE}"
+        ) from error
     finally:
         if aside.exists() and not path.exists():  # interrupted between the two renames
             os.replace(aside, path)
         _remove(temporary)
         _remove(aside)
         _live.difference_update((temporary, aside))
+
+
+def _size(path: Path) -> int:
+    """Return the bytes of a file, or of all files of a folder."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _refuse_folder(path: Path) -> None:

@@ -16,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pipeline.io.files import DiskFullError
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.tables import write_json
 
@@ -81,7 +82,7 @@ def recorded(stage: str, category: str | None, paths: ArtifactPaths) -> Iterator
     }
     try:
         write_json(runs_path(stage, category, paths), record)
-    except OSError as error:
+    except (OSError, DiskFullError) as error:
         log.warning("%s: done, but its time and memory could not be recorded: %s", stage, error)
 
 

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from pipeline.io.files import replacing
+from pipeline.io.files import FREE, replacing
 from pipeline.io.paths import ArtifactError, damaged, missing
 from pipeline.io.tables import read_json
 
@@ -92,7 +92,7 @@ def write_tensors(path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
         with replacing(path) as temporary:
             save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, temporary)
     except SafetensorError as error:
-        raise ArtifactError(f"{path.name} could not be written ({error})") from error
+        raise ArtifactError(f"{path.name} could not be written ({error}); {FREE}") from error
 
 
 def read_tensors(path: Path, names: Iterable[str] = ()) -> dict[str, NDArray[Any]]:

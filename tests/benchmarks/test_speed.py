@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
+from typer.testing import CliRunner
 
 from benchmarks.plain import detectors, network
 from benchmarks.plain.crops import image_crops
@@ -29,6 +31,7 @@ from benchmarks.speed.inputs import Inputs
 from benchmarks.speed.masks import our_crops
 from benchmarks.speed.table import markdown
 from pipeline.binarization import mebin
+from pipeline.cli import app
 from pipeline.config.reading import load_params
 from pipeline.detectors import musc, patchcore
 from pipeline.io.paths import ArtifactPaths
@@ -236,7 +239,24 @@ def test_every_command_runs_on_tiny_input(
 
 
 @pytest.mark.slow
-def test_growth_runs_on_tiny_input(tmp_path: Path) -> None:
+def test_growth_runs_on_tiny_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its stages run in this process; `dvc repro` does in stages/test_end_to_end.py."""
+    done: list[Path] = []
+
+    def run(command: list[str], folder: Path) -> str:
+        if command != ["dvc", "repro"] or folder in done:
+            return "Data and pipelines are up to date."
+        done.append(folder)
+        with contextlib.chdir(folder):
+            whole = ("backbone", "maps_backbone", "base")
+            for stage in (*whole, *growth.STAGES):
+                category = [] if stage in (*whole, "report") else [growth.CATEGORY]
+                result = CliRunner().invoke(app, [stage, *category], catch_exceptions=False)
+                assert result.exit_code == 0, result.output
+        return ""
+
+    monkeypatch.setattr(growth, "run", run)
     rows = growth.grown((4,), tmp_path, repeats=1)
+    assert done == [tmp_path / "4"]
     assert len(rows) == 1 + 2 * len(growth.STAGES)
     assert all(row.metrics.keys() == {"N = 4"} for row in rows)

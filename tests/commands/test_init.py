@@ -245,7 +245,7 @@ def test_outside_a_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.slow
-def test_init_then_repro(tmp_path: Path) -> None:
+def test_init_then_repro(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tmp_path / "project"
     for name in COPIED:
         target = root / name
@@ -284,7 +284,9 @@ def test_init_then_repro(tmp_path: Path) -> None:
     assert len(regions) >= 10
     assert len(regions["probabilities"].iloc[0]) == 3
     assert (root / "data/report/index.html").is_file()
+    monkeypatch.chdir(root)
     for form, out in (("coco", "c.json"), ("folders", "f"), ("fiftyone", "fo"), ("model", "m.pt")):
-        made.run("anomalyncd", "export", form, "my bolts", "--out", out)
+        result = CliRunner().invoke(app, ["export", form, "my bolts", "--out", out])
+        assert result.exit_code == 0, result.output
         assert (root / out).exists()
     assert "everything is up to date" in made.run("anomalyncd", "doctor")

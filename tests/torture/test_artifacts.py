@@ -497,10 +497,10 @@ def test_a_stage_that_is_killed_between_files_changes_none(
 
 
 @contextmanager
-def full_disk() -> Iterator[None]:
-    """Let no file grow beyond 4000 bytes."""
+def full_disk(largest: int = 4000) -> Iterator[None]:
+    """Let no file grow beyond so many bytes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, hard))
     try:
         yield
     finally:
@@ -520,6 +520,27 @@ def test_a_full_disk_while_saving_the_network_is_one_line(made: Path, data: Path
     assert re.search(r"train: model\.safetensors could not be written \(.*too large", result.output)
     assert tree(data / "train") == before
     assert [path.name for path in (data / "train").iterdir()] == [CATEGORY]
+
+
+@pytest.mark.parametrize(
+    "stage", ["manifest", "maps", "mebin", "crops", "predict", "merge", "report"]
+)
+def test_a_full_disk_is_one_line_and_the_old_artifact_stays(
+    made: Path, data: Path, stage: str
+) -> None:
+    before = tree(data / stage)
+    params = data.parent / "params.yaml"
+    params.write_text(json.dumps(settings(made)))
+    where = ["--params", str(params), "--data", str(data)]
+    category = [] if stage == "report" else [CATEGORY]
+    with full_disk(200):
+        result = CliRunner().invoke(app, [stage, *category, *where])
+    assert result.exit_code == 1, result.output
+    assert isinstance(result.exception, SystemExit), repr(result.exception)
+    (line,) = (text for text in result.output.splitlines() if text.startswith("anomalyncd "))
+    assert re.search(rf"{stage}.* could not be written \(.*too large.*; .*free space", line), line
+    assert tree(data / stage) == before
+    assert not [path for path in data.rglob(".*") if path.suffix in (".tmp", ".old")]
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
