@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.commands.engine_checks import check_engine, is_open
 from pipeline.config.params import Compute, Params
 from pipeline.config.reading import parse_params
 from pipeline.config.section import ConfigError
@@ -341,6 +342,28 @@ def test_workers_of_another_version_are_refused(on, monkeypatch):
     monkeypatch.setattr("pipeline.distributed.dask_engine.fingerprint", lambda: own)
     with using(on), pytest.raises(ConfigError, match=r"worker tcp.*\btorch 1\.0 here, .* there"):
         map_shards(twice, [0, 1], items=[range(1), range(1, 2)])
+
+
+def test_doctor_knows_the_cluster(scheduler_file, monkeypatch):
+    def lines(**compute: object) -> list[tuple[str, str]]:
+        given = parse_params({"compute": {"engine": "dask", **compute}})
+        return [(line.state, line.finding) for line in check_engine(given)]
+
+    (found,) = lines(address=str(scheduler_file))
+    assert found[0] == "ok"
+    assert "2 threads of workers" in found[1]
+    assert lines(workers=3) == [("ok", "dask on this machine, workers: 3")]
+    monkeypatch.setattr("pipeline.commands.engine_checks.is_open", lambda address: True)
+    assert [state for state, _ in lines(address=str(scheduler_file))] == ["ok", "warning"]
+    assert list(check_engine(Params())) == []
+
+
+@pytest.mark.parametrize(
+    ("address", "open_"),
+    [("tcp://10.0.0.1:8786", True), ("tls://10.0.0.1:8786", False), ("tcp://127.0.0.1:1", False)],
+)
+def test_an_address_that_others_reach_is_open(address, open_):
+    assert is_open(address) == open_
 
 
 @pytest.mark.slow
