@@ -70,10 +70,15 @@ def run(params: Params, paths: ArtifactPaths, names_path: Path = NAMES) -> None:
             categories=sections,
             metrics=rows,
             environment=environment(),
-            params=params.model_dump_json(indent=2, by_alias=True, exclude=_NOT_SHOWN),
+            params=shown_params(params),
             times=[row for row in stage_times if row is not None],
         )
         (folder / "index.html").write_text(render(page), encoding="utf-8")
+
+
+def shown_params(params: Params) -> str:
+    """Return the parameters that the page shows, as JSON."""
+    return params.model_dump_json(indent=2, by_alias=True, exclude=_NOT_SHOWN)
 
 
 def _review(category: Category, folder: Path) -> ReviewLink:

@@ -6,6 +6,7 @@ Two blocks a thread are in flight, the next is submitted as one ends. Dask may r
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -87,6 +88,7 @@ class _Flight:
         self._ended: Queue[int] = Queue()
         self._failed: dict[int, BaseException] = {}
         self._alone_since: float | None = None
+        self._threads, self._counted = 0, -math.inf
 
     def run(self, progress: Progress) -> list[R]:
         """Submit, wait, collect."""
@@ -116,9 +118,11 @@ class _Flight:
         self._pending.clear()
 
     def _has_room(self) -> bool:
-        workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
-        threads = sum(worker["nthreads"] for worker in workers)
-        return bool(len(self._pending) < _IN_FLIGHT * max(1, threads))
+        if time.monotonic() - self._counted > _POLL_S:  # it takes a message to the scheduler
+            workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
+            self._threads = sum(int(worker["nthreads"]) for worker in workers)
+            self._counted = time.monotonic()
+        return len(self._pending) < _IN_FLIGHT * max(1, self._threads)
 
     def _submit(self, index: int) -> None:
         future = self._client.submit(

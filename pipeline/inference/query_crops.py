@@ -214,8 +214,7 @@ class CutBlock:
 def cut_block(block: CutBlock, progress: Progress) -> None:
     """Cut the sub-images of a block and write them."""
     crops = islice(_pairs(block, progress), block.before, block.before + len(block.rows))
-    group = open_block(block.crops)
-    write_rows({name: group[name] for name in ("images", "masks", "weights")}, crops, block.rows)
+    write_rows(open_block(block.crops), crops, block.rows)
 
 
 def _pairs(block: CutBlock, progress: Progress) -> Iterator[ImageAndMask]:

@@ -102,9 +102,13 @@ def write_block(array: zarr.Array, start: int, values: NDArray[Any]) -> None:
     array[start:stop] = values
 
 
-def open_block(path: Path) -> zarr.Group:
-    """Open a group that `create_arrays` is writing, to `write_block`; it must be there still."""
-    return zarr.open_group(path, mode="r+", use_consolidated=False)
+def open_block(path: Path) -> dict[str, zarr.Array]:
+    """Return the arrays of a group that `create_arrays` is writing, for `write_block`.
+
+    The group must be there still: a worker that comes too late does not make it anew.
+    """
+    with zarr.config.set({"array.write_empty_chunks": True}):  # no property of the stored array
+        return dict(zarr.open_group(path, mode="r+", use_consolidated=False).arrays())
 
 
 def group_path(array: zarr.Array) -> Path:

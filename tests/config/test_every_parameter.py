@@ -476,5 +476,7 @@ def test_every_parameter_has_a_test() -> None:
             assert key in text
             found.add((section, key))
     found.add(("compute", "device"))  # test_a_device_that_is_not_there_is_named
+    engine = {("compute", key) for key in ("engine", "address", "workers")}
+    found |= engine  # distributed/test_dask
     sections = Params().model_dump(by_alias=True)
     assert found == {(section, key) for section, keys in sections.items() for key in keys}

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.commands.engine_checks import check_engine, is_open
 from pipeline.config.params import Compute, Params
 from pipeline.config.reading import parse_params
 from pipeline.config.section import ConfigError
@@ -81,17 +82,15 @@ def params(root: Path) -> Params:
     )  # fmt: skip
 
 
-STAGES = (manifest, maps, mebin, crops)
-
-
-def run(engine: Engine, root: Path, data: Path) -> dict[str, str]:
-    """Run the first stages on an engine; return the digest of each one's output."""
+def run(engine: Engine, root: Path, data: Path, *, more: bool = False) -> dict[str, str]:
+    """Run the first stages, or `more`, on an engine; return the digest of each one's output."""
     paths, options = ArtifactPaths(data), params(root)
     with using(engine):
-        for stage in STAGES:
+        for stage in (manifest, maps, mebin, *([crops] if more else [])):
             run_stage(stage, "c", options, paths)
-        write_merged(paths)
-        run_stage(evaluate, "c", options, paths)
+        if more:
+            write_merged(paths)
+            run_stage(evaluate, "c", options, paths)
     return digests(data)
 
 
@@ -142,7 +141,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]
     """More images, and the digests of what one process makes of them."""
     root, data = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("local") / "data"
     write_images(root, MANY)
-    return root, run(Local(), root, data)
+    return root, run(Local(), root, data, more=True)
 
 
 @pytest.fixture(scope="module")
@@ -205,16 +204,17 @@ def test_artifacts_are_the_same_bytes(images, local, on, tmp_path):
     """Two processes; blocks take turns by chance."""
     late = Through(on, partial(Late, seed=1, most_s=0.1), [])
     assert run(late, images, tmp_path / "data") == local[1]
-    assert set(late.calls) == {
-        "inspect_block", "mask_problems", "mask_block", "square_block", "cut_block", "judge_block",
-    }  # fmt: skip
+    assert set(late.calls) == {"inspect_block", "mask_problems", "mask_block"}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_no_number_of_workers_changes_a_byte(many, cluster, tmp_path, workers):
     late = Through(cluster(workers), partial(Late, seed=workers, most_s=0.2), [])
-    assert run(late, many[0], tmp_path / "data") == many[1]
+    assert run(late, many[0], tmp_path / "data", more=True) == many[1]
+    assert set(late.calls) == {
+        "inspect_block", "mask_problems", "mask_block", "square_block", "cut_block", "judge_block",
+    }  # fmt: skip
 
 
 @pytest.mark.slow
@@ -341,6 +341,28 @@ def test_workers_of_another_version_are_refused(on, monkeypatch):
     monkeypatch.setattr("pipeline.distributed.dask_engine.fingerprint", lambda: own)
     with using(on), pytest.raises(ConfigError, match=r"worker tcp.*\btorch 1\.0 here, .* there"):
         map_shards(twice, [0, 1], items=[range(1), range(1, 2)])
+
+
+def test_doctor_knows_the_cluster(scheduler_file, monkeypatch):
+    def lines(**compute: object) -> list[tuple[str, str]]:
+        given = parse_params({"compute": {"engine": "dask", **compute}})
+        return [(line.state, line.finding) for line in check_engine(given)]
+
+    (found,) = lines(address=str(scheduler_file))
+    assert found[0] == "ok"
+    assert "2 threads of workers" in found[1]
+    assert lines(workers=3) == [("ok", "dask on this machine, workers: 3")]
+    monkeypatch.setattr("pipeline.commands.engine_checks.is_open", lambda address: True)
+    assert [state for state, _ in lines(address=str(scheduler_file))] == ["ok", "warning"]
+    assert list(check_engine(Params())) == []
+
+
+@pytest.mark.parametrize(
+    ("address", "open_"),
+    [("tcp://10.0.0.1:8786", True), ("tls://10.0.0.1:8786", False), ("tcp://127.0.0.1:1", False)],
+)
+def test_an_address_that_others_reach_is_open(address, open_):
+    assert is_open(address) == open_
 
 
 @pytest.mark.slow

@@ -11,7 +11,15 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.io.arrays import ArraySpec, create_arrays, open_arrays, shard_items
+from pipeline.io.arrays import (
+    ArraySpec,
+    create_arrays,
+    group_path,
+    open_arrays,
+    open_block,
+    shard_items,
+    write_block,
+)
 from pipeline.io.files import replacing_folder
 from pipeline.io.paths import ArtifactError
 from pipeline.io.schemas import CROPS, LABELS, MEBIN_IMAGES, SCHEMA_VERSION
@@ -125,3 +133,22 @@ def test_json_refuses_nan_and_names_broken_files(tmp_path: Path) -> None:
     path.write_text("{")
     with pytest.raises(ArtifactError, match=r"x\.json: not valid JSON"):
         read_json(path)
+
+
+def test_blocks_of_zeros_are_written_and_parts_of_shards_refused(tmp_path: Path) -> None:
+    """By another handle, as a worker has it; what a killed writer left does not stay."""
+    spec = ArraySpec((300, 4), "uint8")
+    with create_arrays(tmp_path / "a.zarr", {"values": spec}) as arrays:
+        array = open_block(group_path(arrays["values"]))["values"]
+        with pytest.raises(ValueError, match="items 10 to 256 of 300 are not whole shards of 256"):
+            write_block(array, 10, np.ones((246, 4), np.uint8))
+        with pytest.raises(ValueError, match="items 0 to 200"):
+            write_block(array, 0, np.ones((200, 4), np.uint8))
+        write_block(array, 256, np.ones((44, 4), np.uint8))
+        write_block(array, 0, np.zeros((256, 4), np.uint8))
+        left = group_path(arrays["values"]) / "values/c/0/0.abc.partial"
+        left.touch()
+    values = open_arrays(tmp_path / "a.zarr")["values"]
+    assert values[:256].sum() == 0
+    assert values[256:].all()
+    assert not list(tmp_path.rglob("*.partial"))

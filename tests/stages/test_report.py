@@ -471,3 +471,10 @@ def test_metrics_are_shown_with_their_intervals(html: str) -> None:
 def test_the_summary_has_no_intervals(made: Path, html: str) -> None:
     del html
     assert "intervals" not in read_json(made / "data" / "summary.json")
+
+
+def test_the_page_does_not_tell_where_it_was_made() -> None:
+    """An address is no part of an artifact, and engines leave the page the same."""
+    given = parse_params({"compute": {"engine": "dask", "address": "tcp://secret:1", "workers": 2}})
+    assert report.shown_params(given) == report.shown_params(Params())
+    assert '"memory_mb"' in report.shown_params(Params())
