@@ -25,7 +25,8 @@ from tests.graph import ROOT
 
 COPIED = (
     "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore",
-    "names.yaml", "data/choices", "data/corrections", "pipeline", "stages",
+    "names.yaml", "data/choices", "data/corrections", "data/identity",
+    "pipeline", "stages",
 )  # fmt: skip
 FIRST_STAGES = {"demo", "backbone", "base", "manifest@a b", "maps@a b"}
 FROM_MEBIN = {
