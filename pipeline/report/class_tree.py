@@ -5,10 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.io.class_tree import has_tree, read_start, read_tree
 from pipeline.io.region_table import read_predicted
 from pipeline.report.category import Category
+
+
+def fine_clusters(category: Category) -> NDArray[np.int64]:
+    """Return the fine cluster (M,) of each region; its class where there is no tree."""
+    if not has_tree(category.artifacts, category.name):
+        return category.regions["class"].to_numpy(np.int64)
+    shaped, _ = read_tree(category.artifacts, category.name)
+    predicted = read_predicted(category.artifacts, category.name)
+    x = np.stack([np.asarray(e) for e in predicted["embedding"]])
+    own = shaped.tree.nearest(x)[np.arange(len(x)), predicted["class"].to_numpy(np.int64)]
+    return np.asarray(own, np.int64)
 
 
 def tree_columns(category: Category) -> dict[str, Any] | None:
@@ -24,7 +36,7 @@ def tree_columns(category: Category) -> dict[str, Any] | None:
     tree, start = shaped.tree, read_start(category.artifacts, category.name)
     predicted = read_predicted(category.artifacts, category.name)
     x = np.stack([np.asarray(e) for e in predicted["embedding"]])
-    own = tree.nearest(x)[np.arange(len(x)), predicted["class"].to_numpy(np.int64)]
+    own = fine_clusters(category)
     gaps = ((x - tree.centres[own]) ** 2).sum(1)
     order = np.argsort(gaps, kind="stable")
     return {
