@@ -53,7 +53,7 @@ def test_twenty_questions(tmp_path: Path) -> None:
         tab.click("#questions")
         tab.wait("document.querySelectorAll('#grid .card').length === 20")
         assert rows(tab) == list(range(29, 9, -1))
-        assert text(tab, "#grid .card").count("1 of 7") == 1
+        assert text(tab, "#grid .card").count("7 alike") == 1
         tab.press("1")  # the frame is on the first question
         assert text(tab, "#status") == "1 correction"
         assert tab.errors == []

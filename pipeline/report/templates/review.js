@@ -234,7 +234,7 @@
       ["score", "score", regions.score[row].toFixed(2)],
       ["typicality", "typ.", regions.typicality[row].toFixed(2)],
       ["area in pixels", "", `${regions.area[row].toLocaleString("en")} px`],
-      ...(regions.stands ? [["regions in its fine cluster", "", `1 of ${regions.stands[row]}`]] : []),
+      ...(regions.stands ? [["regions in its fine cluster", "", `${regions.stands[row]} alike`]] : []),
     ];
     card.replaceChildren(
       make("img", { src: thumbnails[row], alt: "", loading: "lazy", width: 112, height: 112 }),
