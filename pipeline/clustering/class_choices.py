@@ -45,7 +45,8 @@ class ShapedClasses:
     @property
     def is_unchanged(self) -> bool:
         """Tell whether the classes are those of the run."""
-        return np.array_equal(self.members, self.tree.owners)
+        same = np.array_equal(self.members, self.tree.owners)
+        return same and self.n_classes == self.tree.n_classes
 
     def sums(self) -> NDArray[np.float64] | None:
         """Return which class each class of the run is part of, (C, n_classes) of 0 and 1.
@@ -82,11 +83,23 @@ class ShapedClasses:
         return shaped
 
 
-def apply_choices(tree: ClassTree, choices: Sequence[Choice]) -> ShapedClasses:
+def apply_choices(
+    tree: ClassTree,
+    choices: Sequence[Choice],
+    numbers: Sequence[int] | None = None,
+    n_numbers: int | None = None,
+) -> ShapedClasses:
     """Apply choices one after the other; numbers in each are those that the ones before left.
 
     Of a split class the part with most of the regions that the number stood for at first keeps it.
     The other part gets the number of a merged class, if it holds all of that, or else a new one.
+
+    Parameters
+    ----------
+    tree, choices
+        The tree, and what people chose.
+    numbers, n_numbers
+        The numbers of the classes of the run (None: as in the run), of so many that were used.
 
     Returns
     -------
@@ -97,8 +110,11 @@ def apply_choices(tree: ClassTree, choices: Sequence[Choice]) -> ShapedClasses:
     ValueError
         A choice that is not possible; the message says which class and why.
     """
-    members = tree.owners.copy()
-    founders = {k: set(np.flatnonzero(members == k).tolist()) for k in range(tree.n_classes)}
+    start = np.arange(tree.n_classes) if numbers is None else np.asarray(numbers, np.int64)
+    members = start[tree.owners]
+    founders = {int(k): set(np.flatnonzero(members == k).tolist()) for k in start}
+    for unused in range(n_numbers or 0):
+        founders.setdefault(unused, set())
     for choice in choices:
         if isinstance(choice, Merge):
             _merge(members, choice.classes)
@@ -112,6 +128,8 @@ def _moved(tree: ClassTree, members: Ints, founders: Mapping[int, set[int]]) -> 
     moved = {}
     for number in sorted(set(founders) - set(members.tolist())):
         own = sorted(founders[number])
+        if not own:
+            continue
         moved[number] = int(np.bincount(members[own], tree.sizes[own] + 1e-6).argmax())
     return moved
 
@@ -137,7 +155,8 @@ def _split(tree: ClassTree, members: Ints, founders: dict[int, set[int]], number
     founded = founders[number]
     kept = max(parts, key=lambda part: (regions(part & founded), len(part & founded)))
     other = parts[1] if kept is parts[0] else parts[0]
-    free = [k for k in sorted(founders) if k not in members and founders[k] <= other]
+    gone = [k for k in sorted(founders) if founders[k] and k not in members]
+    free = [k for k in gone if founders[k] <= other]
     new = max(free, key=lambda k: regions(founders[k]), default=len(founders))
     founders.setdefault(new, other)
     members[sorted(other)] = new

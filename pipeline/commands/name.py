@@ -9,7 +9,8 @@ import typer
 from pipeline.commands.errors import check_run, reported
 from pipeline.commands.options import DATA, CategoryArgument, DataOption, NamesOption
 from pipeline.config.section import ConfigError
-from pipeline.curation.names import NAMES, names_for, run_of, set_name
+from pipeline.curation.identity import remember_classes
+from pipeline.curation.names import NAMES, names_for, names_or_numbers, run_of, set_name
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.region_table import n_classes, read_regions
 from pipeline.terminal import say
@@ -33,7 +34,11 @@ def name(
             raise ConfigError(
                 f"{category} has no class {number}: its classes are 0 (normal) to {last}"
             )
-        kept = set_name(names, category, number, text, run)
+        before, notes = names_or_numbers(names, category, paths)
+        for note in notes:
+            say(note)
+        kept = set_name(names, category, number, text, run, before.names)
+        remember_classes(paths, category, run)
         if kept is not None:
             say(f"{names} had names of an earlier run of {category}: kept them in {kept}")
         class_names = names_for(names, category, paths)

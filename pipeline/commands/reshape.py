@@ -23,7 +23,7 @@ from pipeline.curation.choices import (
     write_choices,
 )
 from pipeline.curation.names import run_of
-from pipeline.io.class_tree import read_tree
+from pipeline.io.class_tree import read_start, read_tree
 from pipeline.io.files import free_path
 from pipeline.io.paths import ArtifactPaths
 from pipeline.terminal import say
@@ -70,7 +70,8 @@ def replace_choices(category: str, file: Path, paths: ArtifactPaths) -> None:
             "on the present review page"
         )
     tree = read_tree(paths, category)[0].tree
-    after = shaped(tree, new, file)
+    start = read_start(paths, category)
+    after = shaped(tree, new, file, start.numbers, start.n_numbers)
     _store(paths, new)
     _say(category, new, after, paths)
 
@@ -83,7 +84,8 @@ def _choose(category: str, choice: Merge | Split | None, paths: ArtifactPaths) -
     if note is not None:
         say(note, err=True, colour=typer.colors.YELLOW)
     changed = stored.without_last() if choice is None else stored.plus(choice)
-    after = shaped(tree, changed, category)
+    start = read_start(paths, category)
+    after = shaped(tree, changed, category, start.numbers, start.n_numbers)
     _store(paths, changed)
     _say(category, changed, after, paths)
 

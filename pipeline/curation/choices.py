@@ -74,10 +74,16 @@ def check_category(path: Path, choices: Choices, category: str) -> None:
         raise ConfigError(f"{path}: is for {choices.category!r}, not for {category!r}")
 
 
-def shaped(tree: ClassTree, choices: Choices, where: Path | str) -> ShapedClasses:
+def shaped(
+    tree: ClassTree,
+    choices: Choices,
+    where: Path | str,
+    numbers: Sequence[int] | None = None,
+    n_numbers: int | None = None,
+) -> ShapedClasses:
     """Apply choices to a tree; raise `ConfigError`, with `where`, for one that is not possible."""
     try:
-        return apply_choices(tree, choices.choices)
+        return apply_choices(tree, choices.choices, numbers, n_numbers)
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from None
 

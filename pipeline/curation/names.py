@@ -15,12 +15,14 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
 from pipeline.config.reading import read_yaml
 from pipeline.config.section import ConfigError
+from pipeline.io.class_tree import has_tree, read_start
 from pipeline.io.files import free_path, replacing, write_text
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.region_table import read_predicted
@@ -81,9 +83,12 @@ def names_for(path: Path, category: str, paths: ArtifactPaths) -> ClassNames:
     """Return the class names of a category; raise `ConfigError` if they are of another run."""
     names = read_names(path).get(category, ClassNames())
     problem = _problem(path, category, paths, names)
-    if problem is not None:
+    if problem is None:
+        return names
+    carried = carried_names(category, paths, names)
+    if carried is None:
         raise ConfigError(problem)
-    return names
+    return carried[0]
 
 
 def names_or_numbers(
@@ -96,8 +101,52 @@ def names_or_numbers(
     names = read_names(path).get(category, ClassNames())
     problem = _problem(path, category, paths, names)
     if problem is not None:
+        carried = carried_names(category, paths, names)
+        if carried is not None:
+            return carried
         return ClassNames(), (f"Classes are shown by number: {problem}",)
     return names, ()
+
+
+def carried_names(
+    category: str, paths: ArtifactPaths, names: ClassNames
+) -> tuple[ClassNames, tuple[str, ...]] | None:
+    """Return names of an earlier run on the classes that have their numbers now, and notes.
+
+    The notes say what became of the classes. None if the stage `shape` did not compare the classes
+    with those of that run.
+    """
+    if names.run is None or not has_tree(paths, category):
+        return None
+    identity = read_start(paths, category).identity
+    if identity is None or identity["run"] != names.run:
+        return None
+    fates = identity["fates"]
+    passed = {f["number"] for f in fates if f["fate"] in _PASSED and f["other"] is None} | {0}
+    kept = {number: name for number, name in names.names.items() if number in passed}
+    notes = [f"{category}: classes have numbers and names of run {names.run} (history.parquet)."]
+    notes += [_sentence(f, names) for f in fates if f["fate"] != "kept"]
+    return ClassNames(kept, run_of(paths, category)), tuple(notes)
+
+
+_PASSED = ("kept", "split", "merged")
+
+
+def _sentence(fate: Mapping[str, Any], names: ClassNames) -> str:
+    """Return what became of a class, or where it came from."""
+    number, other, shared = fate["number"], fate["other"], fate["shared"]
+    before, now = fate["before"], fate["now"]
+    label = f"class {number}" + (f" ({names.names[number]})" if number in names.names else "")
+    if fate["fate"] == "new":
+        return f"New: {label}, of {now} regions."
+    if fate["fate"] == "gone":
+        return f"Gone: {label}; no class has most of its {before} regions."
+    if other is None:
+        done = "Split" if fate["fate"] == "split" else "Joined by others"
+        return f"{done}: {label} has {shared} of its {before} regions, and {now} in all."
+    if fate["fate"] == "merged":
+        return f"Merged: {shared} of {before} regions of {label} are in class {other} now."
+    return f"Split: {label} has {shared} of its {now} regions from class {other}."
 
 
 def _problem(path: Path, category: str, paths: ArtifactPaths, names: ClassNames) -> str | None:
@@ -110,7 +159,14 @@ def _problem(path: Path, category: str, paths: ArtifactPaths, names: ClassNames)
     )
 
 
-def set_name(path: Path, category: str, number: int, name: str, run: str) -> Path | None:
+def set_name(
+    path: Path,
+    category: str,
+    number: int,
+    name: str,
+    run: str,
+    carried: Mapping[int, str] | None = None,
+) -> Path | None:
     """Name a class in names.yaml; comments and order of the file stay.
 
     Parameters
@@ -121,6 +177,8 @@ def set_name(path: Path, category: str, number: int, name: str, run: str) -> Pat
         The class and its name, one line of text.
     run
         The run id. Names of the category from another run are dropped.
+    carried
+        Names of another run that stay (`carried_names`).
 
     Returns
     -------
@@ -149,6 +207,8 @@ def set_name(path: Path, category: str, number: int, name: str, run: str) -> Pat
         kept = free_path(path.with_name(f"{path.name}.old"))
         write_text(kept, text)
         content[key] = CommentedMap()
+        for old, text_of in (carried or {}).items():
+            _put(content, key, old, text_of, run)
     _put(content, key, number, name, run)
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write(head if not head or head.endswith("\n") else f"{head}\n")

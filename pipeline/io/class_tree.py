@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ from pipeline.clustering.class_choices import ShapedClasses
 from pipeline.clustering.class_tree import ClassTree
 from pipeline.io.paths import ArtifactError, ArtifactPaths, damaged
 from pipeline.io.stored import (
-    NUMBER,
+    NONE,
+    check_fields,
     check_sha256,
     read_object,
     read_tensors,
@@ -24,15 +27,35 @@ JSON, TENSORS = "tree.json", "tree.safetensors"
 _FIELDS = {
     "sha256": (str,),
     "regions_sha256": (str,),
-    "n_classes": NUMBER[:1],
+    "n_classes": (int,),
     "nodes": (list,),
     "moved": (dict,),
+    "numbers": (list,),
+    "n_numbers": (int,),
+    "identity": (dict, NONE),
     "choices": (list,),
 }
 
 
+@dataclass(frozen=True)
+class Start:
+    """`numbers` of the classes of the run before any choice, out of `n_numbers`.
+
+    `identity` is null, or the earlier `run` that gave them their numbers, and the `fates` of the
+    classes (rows of history.parquet).
+    """
+
+    numbers: Sequence[int]
+    n_numbers: int
+    identity: Mapping[str, Any] | None = None
+
+
 def save_tree(
-    folder: Path, shaped: ShapedClasses, choices: list[dict[str, Any]], regions: Path
+    folder: Path,
+    shaped: ShapedClasses,
+    start: Start,
+    choices: list[dict[str, Any]],
+    regions: Path,
 ) -> None:
     """Write tree and classes of the fine clusters; `regions` is the table they were made from."""
     tree = shaped.tree
@@ -44,6 +67,9 @@ def save_tree(
         "regions_sha256": sha256_of(regions),
         "n_classes": shaped.n_classes,
         "moved": {str(number): into for number, into in shaped.moved.items()},
+        "numbers": list(start.numbers),
+        "n_numbers": start.n_numbers,
+        "identity": start.identity,
         "choices": choices,
         "nodes": nodes,
     }
@@ -80,6 +106,18 @@ def read_tree(paths: ArtifactPaths, category: str) -> tuple[ShapedClasses, list[
     moved = {int(number): int(into) for number, into in content["moved"].items()}
     shaped = ShapedClasses(tree, tensors["members"], content["n_classes"], moved)
     return shaped, content["choices"]
+
+
+def read_start(paths: ArtifactPaths, category: str) -> Start:
+    """Return the numbers of the classes before any choice, and where they come from."""
+    path = paths.shape(category) / JSON
+    content = read_object(path, _FIELDS)
+    numbers, identity = content["numbers"], content["identity"]
+    if any(type(number) is not int for number in numbers):
+        raise damaged(path, f"the key 'numbers' is {numbers}, not a list of integers")
+    if identity is not None:
+        check_fields(path, identity, {"run": (str,), "fates": (list,)})
+    return Start(numbers, content["n_numbers"], identity)
 
 
 def moved_classes(paths: ArtifactPaths, category: str) -> dict[int, int]:

@@ -55,6 +55,17 @@ REGIONS = _fields(
     ("probabilities", _FLOATS),
     ("embedding", _FLOATS),
 )
+IDENTITY = _fields(
+    ("sample_id", _STRING), ("x0", _INT), ("y0", _INT), ("side", _INT), ("class", _INT)
+)
+HISTORY = _fields(
+    ("number", _INT),
+    ("fate", _STRING),
+    ("other", _INT),
+    ("before", _INT),
+    ("now", _INT),
+    ("shared", _INT),
+)
 MERGED = _fields(
     ("sample_id", _STRING),
     ("class", _INT),

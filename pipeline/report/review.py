@@ -19,15 +19,17 @@ from pipeline.curation.corrections import Target, applied_corrections, corrected
 from pipeline.curation.names import run_of
 from pipeline.io.arrays import open_arrays
 from pipeline.io.images import ImageError, read_image
+from pipeline.io.part_table import numbered, read_parts
 from pipeline.io.paths import ArtifactError
 from pipeline.io.region_table import n_classes
 from pipeline.io.schemas import MEBIN_IMAGES
 from pipeline.io.tables import read_parquet
 from pipeline.palette import class_colour, class_marker
 from pipeline.report.category import Category
-from pipeline.report.class_tree import tree_columns
+from pipeline.report.class_tree import fine_clusters, tree_columns
 from pipeline.report.page import ReviewPage
 from pipeline.report.pictures import crop_picture, heat_colours, outline_path, shrunk, webp_uri
+from pipeline.report.questions import question_order
 from pipeline.report.typicality import typicality
 
 THUMBNAIL = 112
@@ -122,7 +124,20 @@ def _regions(
         "area": crops["area_px"].tolist(),
         "score": crops["score"].round(4).tolist(),
         "square": crops[["x0", "y0", "side"]].to_numpy().tolist(),
+        **_questions(category),
     }
+
+
+def _questions(category: Category) -> dict[str, list[int]]:
+    """Return the place of each region among the questions, and the regions it stands for."""
+    if n_classes(category.regions) < 2:
+        return {}
+    clusters = fine_clusters(category)
+    parts = numbered(read_parts(category.artifacts, category.name), category.regions["sample_id"])
+    order = question_order(np.stack(category.regions["probabilities"].tolist()), clusters, parts)
+    places = np.empty(len(order), np.int64)
+    places[order] = np.arange(len(order))
+    return {"ask": places.tolist(), "stands": np.bincount(clusters)[clusters].tolist()}
 
 
 def _descriptors(category: Category) -> NDArray[np.float32]:

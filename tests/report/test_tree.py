@@ -43,6 +43,7 @@ def tree(tab: Browser, tmp_path: Path) -> Iterator[ClassTree]:
     tree = grown()
     columns: dict[str, Any] = {
         "owners": tree.owners.tolist(),
+        "n": 3,
         "sizes": tree.sizes.tolist(),
         "regions": [[f] for f in range(len(tree.owners))],
         "nodes": [[*pair, h] for pair, h in zip(tree.nodes, tree.heights, strict=True)],

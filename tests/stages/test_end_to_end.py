@@ -25,7 +25,8 @@ from tests.graph import ROOT
 
 COPIED = (
     "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore",
-    "names.yaml", "data/choices", "data/corrections", "pipeline", "stages",
+    "names.yaml", "data/choices", "data/corrections", "data/identity",
+    "pipeline", "stages",
 )  # fmt: skip
 FIRST_STAGES = {"demo", "backbone", "base", "manifest@a b", "maps@a b"}
 FROM_MEBIN = {
@@ -194,7 +195,8 @@ def test_nothing_changed_nothing_runs(project: Project) -> None:
 def test_names_and_corrections_rerun_the_report_alone(project: Project) -> None:
     page = project.root / "data/report/review-a b.html"
     project.run("anomalyncd", "name", "a b", "1", "streak")
-    assert stages_run(project.run("dvc", "repro")) == {"report"}
+    ran = stages_run(project.run("dvc", "repro"))  # shape: these classes are known now
+    assert words(ran) == {"shape", "report"}
     assert "streak" in page.read_text()
     table = project.root / "data/predict/a b/regions.parquet"
     crop_id = str(read_parquet(table, schemas.REGIONS)["crop_id"][0])
@@ -208,9 +210,25 @@ def test_names_and_corrections_rerun_the_report_alone(project: Project) -> None:
     assert stages_run(project.run("dvc", "repro")) == set()
     status = project.run("git", "status", "--short", "--untracked-files=all")
     assert '?? "data/corrections/a b.json"' in status  # work of people: not ignored
-    for file in ("names.yaml", "data/corrections/a b.json"):  # they belong to this run
-        (project.root / file).unlink()
+    assert '?? "data/identity/a b.parquet"' in status
+    for file in ("names.yaml", "data/corrections/a b.json", "data/identity/a b.parquet"):
+        (project.root / file).unlink()  # they belong to this run
     shutil.copy(ROOT / "names.yaml", project.root)
+
+
+def test_a_merge_reruns_shape_and_what_follows(project: Project) -> None:
+    regions = project.root / "data/shape/a b/regions.parquet"
+    assert project.run("dvc", "repro")  # without the identity of the test before
+    before = regions.read_bytes()
+    assert before == (project.root / "data/predict/a b/regions.parquet").read_bytes()
+    project.run("anomalyncd", "merge", "a b", "0", "1")
+    ran = words(stages_run(project.run("dvc", "repro")))
+    assert ran == {"shape", "merge", "evaluate", "report"}
+    assert not (read_parquet(regions, schemas.REGIONS)["class"] == 1).any()
+    assert "Class tree" in (project.root / "data/report/review-a b.html").read_text()
+    project.run("anomalyncd", "merge", "a b", "--undo")
+    project.run("dvc", "repro")
+    assert regions.read_bytes() == before
 
 
 def test_a_mebin_parameter_reruns_mebin_and_what_follows(project: Project) -> None:

@@ -15,6 +15,7 @@
   const grid = $("grid"), viewer = $("viewer"), filters = $("filters");
 
   const CHUNK = 240; // cards that enter the page at a time
+  const QUESTIONS = 20; // regions of that view
   const EXTREMES = 6; // most and least typical regions shown of a class
   const STORAGE = `anomalyncd:${category}:${run}`;
   const SHAPES = { circle: "●", square: "■", triangle: "▲", diamond: "◆" };
@@ -177,6 +178,7 @@
     if (wanted.class === "defects" ? k === 0 : wanted.class !== "" && k !== Number(wanted.class)) return false;
     if (wanted.marks === "marked" && !own) return false;
     if (wanted.marks === "wrong" && !own?.wrong) return false;
+    if (wanted.marks === "questions" && !(regions.ask?.[row] < QUESTIONS)) return false;
     if (wanted.marks === "corrected" && regions.shown[row] === regions.model[row]) return false;
     if (!within(wanted.confidence, regions.confidence[row])) return false;
     if (!within(wanted.area, regions.area[row])) return false;
@@ -187,7 +189,7 @@
     const wanted = readFilters();
     const [column, direction] = wanted.order;
     order = everyRow.filter((row) => fits(row, wanted));
-    if (column) {
+    if (regions[column]) {
       const sign = direction === "up" ? 1 : -1;
       order.sort((a, b) => sign * (regions[column][a] - regions[column][b]) || a - b);
     }
@@ -232,6 +234,7 @@
       ["score", "score", regions.score[row].toFixed(2)],
       ["typicality", "typ.", regions.typicality[row].toFixed(2)],
       ["area in pixels", "", `${regions.area[row].toLocaleString("en")} px`],
+      ...(regions.stands ? [["regions in its fine cluster", "", `${regions.stands[row]} alike`]] : []),
     ];
     card.replaceChildren(
       make("img", { src: thumbnails[row], alt: "", loading: "lazy", width: 112, height: 112 }),
@@ -509,6 +512,13 @@
   filters.addEventListener("input", applyFilters);
   filters.addEventListener("reset", () => setTimeout(applyFilters));
   filters.addEventListener("submit", (event) => event.preventDefault());
+  $("questions").disabled = !regions.ask;
+  $("questions").addEventListener("click", () => {
+    filters.reset();
+    filters.elements.marks.value = "questions";
+    filters.elements.order.value = "ask up";
+    setTimeout(() => (applyFilters(), moveTo(0)));
+  });
   $("give").addEventListener("change", showNameField);
   $("giving").addEventListener("submit", (event) => {
     event.preventDefault();

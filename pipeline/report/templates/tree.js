@@ -7,7 +7,7 @@
   const { category, run, classes, markers, tree } = JSON.parse($("data").textContent);
   if (!tree) return;
 
-  const { owners, sizes, nodes } = tree;
+  const { owners, sizes, nodes, n } = tree; // owners: class numbers before any choice, out of n
   const STORAGE = `anomalyncd:choices:${category}:${run}`;
   const SHAPES = { circle: "●", square: "■", triangle: "▲", diamond: "◆" };
   const ROW = 66, WIDTH = 240, SHOWN = 12; // pixels, pixels, thumbnails of a row
@@ -43,7 +43,7 @@
   /** Class of each leaf after choices; null if one of them is not possible. */
   function applied(list) {
     const now = [...owners];
-    const founders = new Map([...new Set(owners)].map((k) => [k, leavesNow(owners, k)]));
+    const founders = new Map(Array.from({ length: n }, (_, k) => [k, leavesNow(owners, k)]));
     for (const choice of list) {
       if ("merge" in choice) {
         const kinds = choice.merge;
@@ -60,7 +60,7 @@
       const other = b > a || (b === a && d > c) ? parts[0] : parts[1];
       let number = founders.size, most = -1;
       for (const [k, leaves] of [...founders].sort((x, y) => x[0] - y[0])) {
-        if (now.includes(k) || !leaves.every((leaf) => other.includes(leaf)) || regionsIn(leaves) <= most) continue;
+        if (!leaves.length || now.includes(k) || !leaves.every((leaf) => other.includes(leaf)) || regionsIn(leaves) <= most) continue;
         [number, most] = [k, regionsIn(leaves)];
       }
       if (!founders.has(number)) founders.set(number, other);
