@@ -208,7 +208,9 @@ def test_artifacts_are_the_same_bytes(images, local, on, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize(
+    "workers", [2, pytest.param(1, marks=pytest.mark.long), pytest.param(3, marks=pytest.mark.long)]
+)
 def test_no_number_of_workers_changes_a_byte(many, cluster, tmp_path, workers):
     late = Through(cluster(workers), partial(Late, seed=workers, most_s=0.2), [])
     assert run(late, many[0], tmp_path / "data", more=True) == many[1]
@@ -217,7 +219,7 @@ def test_no_number_of_workers_changes_a_byte(many, cluster, tmp_path, workers):
     }  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_networks_give_the_same_bits(cluster, tmp_path):
     """Maps by nearest patches, pooled tokens, the number of classes."""
     root = tmp_path / "raw"
