@@ -464,7 +464,8 @@ def test_verdicts_on_parts_are_shown_only_where_there_are_parts(
 
 def test_metrics_are_shown_with_their_intervals(html: str) -> None:
     summary = html[: html.index("Labels and masks are used")]
-    assert re.search(r"<td>\d\.\d{3} \[-?\d\.\d{3}, \d\.\d{3}\]</td>", summary)
+    interval = r'<span class="interval">\[-?\d\.\d{3}, \d\.\d{3}\]</span>'
+    assert re.search(rf"<td>\d\.\d{{3}}{interval}</td>", summary)
     assert "{" not in summary[summary.index("<tbody>") :]
 
 
