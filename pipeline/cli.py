@@ -33,7 +33,7 @@ from pipeline.terminal import start_logging
 
 PER_CATEGORY = {
     "manifest": "List the images of a category and split its labels off.",
-    "maps": "Compute anomaly maps (musc, patchcore, precomputed or ground_truth).",
+    "maps": "Compute anomaly maps (auto, nearest, musc, patchcore, precomputed, ground_truth).",
     "mebin": "Binarize the maps: MEBin, Otsu or a fixed threshold.",
     "crops": "Cut out a square sub-image around every region.",
     "classes": "Take or estimate the number of classes.",

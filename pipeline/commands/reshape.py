@@ -72,6 +72,7 @@ def replace_choices(category: str, file: Path, paths: ArtifactPaths) -> None:
     tree = read_tree(paths, category)[0].tree
     start = read_start(paths, category)
     after = shaped(tree, new, file, start.numbers, start.n_numbers)
+    _keep_others(paths, new)
     _store(paths, new)
     _say(category, new, after, paths)
 
@@ -90,14 +91,28 @@ def _choose(category: str, choice: Merge | Split | None, paths: ArtifactPaths) -
     _say(category, changed, after, paths)
 
 
+def _keep_others(paths: ArtifactPaths, choices: Choices) -> None:
+    """Keep the stored choices that the new ones do not begin with: someone else's, perhaps."""
+    path = choices_path(paths, choices.category)
+    if not path.exists():
+        return
+    stored = read_choices(path)
+    if stored.run == choices.run and choices.choices[: len(stored.choices)] != stored.choices:
+        _put_aside(path, "the choices that the file does not begin with")
+
+
 def _store(paths: ArtifactPaths, choices: Choices) -> None:
     """Write the choices; those of another run are kept beside them."""
     path = choices_path(paths, choices.category)
     if path.exists() and read_choices(path).run != choices.run:
-        kept = free_path(path.with_name(f"{path.name}.old"))
-        path.rename(kept)
-        say(f"kept the choices about another run as {kept}")
+        _put_aside(path, "the choices about another run")
     write_choices(path, choices)
+
+
+def _put_aside(path: Path, what: str) -> None:
+    kept = free_path(path.with_name(f"{path.name}.old"))
+    path.rename(kept)
+    say(f"kept {what} as {kept}")
 
 
 def _say(category: str, choices: Choices, classes: ShapedClasses, paths: ArtifactPaths) -> None:
@@ -106,9 +121,8 @@ def _say(category: str, choices: Choices, classes: ShapedClasses, paths: Artifac
     listed = ", ".join(f"{k} ({sizes[k]} regions)" for k in there)
     n = len(choices.choices)
     say(f"{category}: {n} choice{'' if n == 1 else 's'}; the classes will be {listed}")
-    say(
-        f"update with `dvc repro` (or the stages shape, merge and report); {_file(paths, category)}"
-    )
+    stages = "the stages shape, merge, evaluate and report"
+    say(f"update with `dvc repro` (or {stages}); {_file(paths, category)}")
 
 
 def _file(paths: ArtifactPaths, category: str) -> str:

@@ -91,7 +91,9 @@ def shaped(
 def is_choices_file(path: Path) -> bool:
     """Tell whether a downloaded file holds choices rather than corrections."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        if file_problem(path, LARGEST_FILE) is not None:
+            return False
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(content, dict) and "choices" in content
@@ -124,7 +126,7 @@ def read_choices(path: Path) -> Choices:
         problem = file_problem(path, LARGEST_FILE)
         if problem is not None:
             raise ConfigError(f"{path}: {problem}")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:

@@ -30,22 +30,21 @@ def identity_path(paths: ArtifactPaths, category: str) -> Path:
     return paths.root / "identity" / f"{category}.parquet"
 
 
-def known_run(paths: ArtifactPaths, category: str) -> str | None:
-    """Return the run of the classes that people know; None if they know none."""
-    path = identity_path(paths, category)
-    return str(read_metadata(path).get("run")) if path.exists() else None
-
-
 def remember_classes(paths: ArtifactPaths, category: str, run: str) -> None:
-    """Write the present classes as those that people know, unless they are those of `run`."""
-    if known_run(paths, category) == run or not has_tree(paths, category):
+    """Write the present classes as those that people know, with what was merged and split."""
+    if not has_tree(paths, category):
         return
     regions, start = read_regions(paths, category), read_start(paths, category)
     crops = read_parquet(paths.crops(category) / "crops.parquet", CROPS)
     frame = regions[["crop_id", "class"]].merge(crops, on="crop_id", validate="one_to_one")
     path = identity_path(paths, category)
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"run": run, "numbers": list(start.numbers), "n_numbers": n_classes(regions)}
+    content = {
+        "run": run,
+        "numbers": list(start.numbers),
+        "n_start": start.n_numbers,  # before merges and splits: where this run begins again
+        "n_numbers": n_classes(regions),  # after them: what a later run must not use again
+    }
     write_parquet(path, frame, IDENTITY, content)
 
 
@@ -65,8 +64,9 @@ def identify(
     numbers, n_old = metadata.get("numbers"), metadata.get("n_numbers")
     if not isinstance(numbers, list) or not isinstance(n_old, int):
         raise damaged(path, "lacks the numbers of its classes: take it from git")
-    if metadata.get("run") == run:
-        return Start(numbers, max(n_old, *numbers, 0))
+    if metadata.get("run") == run and len(numbers) == n_new:
+        n_start = metadata.get("n_start", n_old)
+        return Start(numbers, max(n_start, *(k + 1 for k in numbers)))
     crops = read_parquet(paths.crops(category) / "crops.parquet", CROPS)
     present = regions[["crop_id", "class"]].merge(crops, on="crop_id", validate="one_to_one")
     identity = match_classes(

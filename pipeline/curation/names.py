@@ -4,9 +4,10 @@
       run: 0d3f5a1b2c4e     # the run whose classes these are; written by `anomalyncd name`
       3: scratch
 
-After the next run a class may have another number or other regions, so names of another `run` are
-an error. The run id depends only on the regions and their classes: if both stay the same, names
-stay valid. Names without `run`, as in a file edited by hand, are always used.
+Later runs give their classes the numbers of these (`pipeline.curation.identity`); names of another
+`run` that were not compared with it are an error. The run id depends only on the regions and their
+classes: if both stay the same, names stay valid. Names without `run`, as in a file edited by hand,
+are always used.
 """
 
 from __future__ import annotations

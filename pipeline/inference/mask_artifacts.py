@@ -60,7 +60,7 @@ def write_masks(
 
 def mask_block(block: MaskBlock, progress: Progress) -> list[tuple[object, ...]]:
     """Binarize the maps of a block, a shard in memory at a time; return its rows."""
-    maps, masks = open_arrays(block.maps)["maps"], open_block(block.masks)["masks"]
+    maps, masks = open_arrays(block.maps, check=False)["maps"], open_block(block.masks)["masks"]
     step = masks.shards[0]
     rows: list[tuple[object, ...]] = []
     for first in range(0, len(block.ids), step):

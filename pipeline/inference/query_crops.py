@@ -122,7 +122,10 @@ Squares = tuple[NDArray[np.int64], list[int], NDArray[np.float64]]
 
 def square_block(block: SquareBlock, progress: Progress) -> list[Squares]:
     """Place the squares of the images of a block."""
-    maps, masks = open_arrays(block.maps)["maps"], open_arrays(block.masks)["masks"]
+    maps, masks = (
+        open_arrays(block.maps, check=False)["maps"],
+        open_arrays(block.masks, check=False)["masks"],
+    )
     found = []
     for i, (shape, stable) in enumerate(zip(block.shapes, block.stable, strict=True)):
         mask = resize_mask(masks[block.start + i], shape)
@@ -219,7 +222,10 @@ def cut_block(block: CutBlock, progress: Progress) -> None:
 
 def _pairs(block: CutBlock, progress: Progress) -> Iterator[ImageAndMask]:
     """Yield image and weights of every sub-image; a few images are decoded ahead."""
-    maps, masks = open_arrays(block.maps)["maps"], open_arrays(block.masks)["masks"]
+    maps, masks = (
+        open_arrays(block.maps, check=False)["maps"],
+        open_arrays(block.masks, check=False)["masks"],
+    )
     jobs = list(enumerate(block.images, block.start))
     done = -block.before
     with ThreadPoolExecutor(_THREADS) as pool:

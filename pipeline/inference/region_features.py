@@ -80,7 +80,9 @@ def token_block(block: TokenBlock, progress: Progress) -> NDArray[np.float32]:
     """Return the pooled tokens (m, L, D) of the crops of a block."""
     settings, rows = block.settings, block.rows
     pooling = _pooling(settings)
-    images, weights = crop_arrays(settings.paths.crops(block.category), settings.inside)
+    images, weights = crop_arrays(
+        settings.paths.crops(block.category), settings.inside, check=False
+    )
     found = [np.zeros((0, len(settings.layers), int(pooling.vit.embed_dim)), np.float32)]
     for start in range(rows.start, rows.stop, _CROPS):
         some = slice(start, min(start + _CROPS, rows.stop))

@@ -141,8 +141,12 @@ class _Group(zarr.Group):  # type: ignore[misc]
         return _Array(item._async_array) if isinstance(item, zarr.Array) else item
 
 
-def open_arrays(path: Path) -> zarr.Group:
-    """Open a Zarr group for reading; `ArtifactError` if it or a shard is missing or damaged."""
+def open_arrays(path: Path, *, check: bool = True) -> zarr.Group:
+    """Open a Zarr group for reading; `ArtifactError` if it or a shard is missing or damaged.
+
+    `check` reads all shards. Without it, only the group is looked at: for blocks, as their stage
+    has checked the whole before.
+    """
     if not path.exists():
         raise missing(path)
     try:
@@ -151,7 +155,8 @@ def open_arrays(path: Path) -> zarr.Group:
         raise ArtifactError(f"{path}: not a readable Zarr group ({error})") from error
     attributes = dict(group.attrs)
     check_version(path, attributes)
-    _check_shards(path, group, attributes.get("shards"))
+    if check:
+        _check_shards(path, group, attributes.get("shards"))
     return _Group(group._async_group)
 
 

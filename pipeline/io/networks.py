@@ -70,13 +70,13 @@ def load_blocks(paths: ArtifactPaths, views: Views, compute: Compute) -> FrozenB
 
 
 def crop_arrays(
-    folder: Path, inside: Literal["masks", "weights"] = "masks"
+    folder: Path, inside: Literal["masks", "weights"] = "masks", *, check: bool = True
 ) -> tuple[zarr.Array, zarr.Array]:
     """Return `images` (M, S, S, 3) uint8 and `masks` or `weights` (M, S, S) uint8 of a crops.zarr.
 
-    The base set has no `weights`.
+    The base set has no `weights`. `check` as in `open_arrays`.
     """
-    group = open_arrays(folder / "crops.zarr")
+    group = open_arrays(folder / "crops.zarr", check=check)
     images, second = group["images"], group[inside]
     if not (isinstance(images, zarr.Array) and isinstance(second, zarr.Array)):
         raise ArtifactError(f"{folder}/crops.zarr: `images` and `{inside}` are not arrays")

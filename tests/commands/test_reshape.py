@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from pipeline.config.params import Predict
 from pipeline.config.section import ConfigError
 from pipeline.curation.choices import choices_path, read_choices
 from pipeline.curation.corrections import corrected_classes
+from pipeline.curation.identity import identity_path
 from pipeline.curation.names import run_of
 from pipeline.exports.classifier import _summed
 from pipeline.inference.region_classes import Seen, classify_regions
@@ -24,8 +26,8 @@ from pipeline.io.class_tree import read_tree
 from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.region_classifier import RegionModel
 from pipeline.io.region_table import read_predicted, read_regions
-from pipeline.io.schemas import CROPS, REGIONS
-from pipeline.io.tables import read_metadata, write_parquet
+from pipeline.io.schemas import CROPS, IDENTITY, REGIONS
+from pipeline.io.tables import read_metadata, read_parquet, write_parquet
 
 N = 40
 
@@ -177,3 +179,39 @@ def test_new_images_get_the_shaped_classes(paths: ArtifactPaths) -> None:
     assert found.probabilities.argmax(1).tolist() == regions["class"].tolist()
     with pytest.raises(ConfigError, match="no split ones"):
         _summed("c", model)
+
+
+def test_a_name_leaves_the_parts_of_a_split_where_they_are(paths: ArtifactPaths) -> None:
+    run(paths, "split", "c", "2")
+    before = counts(paths)
+    for number in ("4", "2"):
+        assert "FAILED" not in run(paths, "name", "c", number, f"stain {number}")
+        assert counts(paths) == before
+    known = read_parquet(identity_path(paths, "c"), IDENTITY)
+    assert np.bincount(known["class"]).tolist() == before
+
+
+def test_the_numbers_of_another_number_of_classes_are_not_taken(paths: ArtifactPaths) -> None:
+    run(paths, "name", "c", "2", "stain")
+    regions = read_predicted(paths, "c")
+    regions["probabilities"] = [np.append(p, np.float32(0)) for p in regions["probabilities"]]
+    path = paths.predict("c") / "regions.parquet"
+    write_parquet(path, regions, REGIONS, {"classifier": "mixture"})
+    assert counts(paths) == [10, 10, 10, 10]
+
+
+def test_choices_that_a_file_does_not_begin_with_are_kept(paths: ArtifactPaths) -> None:
+    run(paths, "merge", "c", "2", "3")
+    stored = choices_path(paths, "c")
+    before = stored.read_text()
+    other = paths.root / "downloaded.json"
+    other.write_text(before.replace("[2, 3]", "[1, 3]"), encoding="utf-8-sig")
+    assert "kept the choices" in run(paths, "correct", "c", str(other))
+    assert stored.with_name("c.json.old").read_text() == before
+    assert "[1, 3]" in stored.read_text()
+
+
+def test_a_pipe_of_choices_is_refused(paths: ArtifactPaths) -> None:
+    pipe = paths.root / "pipe.json"
+    os.mkfifo(pipe)
+    assert "pipe.json" in run(paths, "correct", "c", str(pipe))
