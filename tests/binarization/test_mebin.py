@@ -15,7 +15,13 @@ from scipy import ndimage
 
 from benchmarks.plain import mebin as plain
 from pipeline.binarization.betti import betti_curve, first_exceeded
-from pipeline.binarization.mebin import ScoreRange, binarize_map, sample_levels, score_range
+from pipeline.binarization.mebin import (
+    ScoreRange,
+    binarize_map,
+    reference_floor,
+    sample_levels,
+    score_range,
+)
 from pipeline.binarization.stable_run import stable_run
 from pipeline.binarization.thresholds import binarize_fixed, binarize_otsu, erode
 from tests.binarization.whole_set import OPTIONS, Binarization, binarize
@@ -495,3 +501,10 @@ def test_otsu_of_a_constant_map_is_empty() -> None:
         found = binarize_otsu(amap, erode_px=OPTIONS.erode_px)
         assert not found.mask.any()
         assert np.isnan(found.threshold)
+
+
+def test_references_give_the_floor_where_no_image_is_normal() -> None:
+    references = np.linspace(0.2, 0.4, 8)
+    assert reference_floor(np.array([0.5, 0.9]), references) == 0.2
+    assert reference_floor(np.array([0.3, 0.9]), references) is None
+    assert reference_floor(np.array([0.5, 0.9]), references[:7]) is None

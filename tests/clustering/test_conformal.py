@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import norm
+from sklearn.mixture import GaussianMixture
 
 from pipeline.clustering.conformal import conformal_limit, modes, normal_limit, part_scores
 
@@ -120,3 +122,19 @@ def test_the_share_of_parts_above_the_limit_is_as_promised(exposures):
         known = part_scores(own[:30].ravel(), np.repeat(np.arange(30), exposures))
         above.append(own[30].max() > conformal_limit(known, 0.1)[0])
     assert np.mean(above) == pytest.approx(0.1, abs=0.04)
+
+
+def test_the_limit_lies_half_way_between_the_modes() -> None:
+    low, high = np.linspace(0, 1, 30), np.linspace(9, 10, 30)
+    assert modes(np.concatenate([high, low]))[0] == pytest.approx(5)
+
+
+def test_two_modes_that_overlap_promise_nothing() -> None:
+    grid = norm.ppf((np.arange(2000) + 0.5) / 2000)
+    scores = np.concatenate([grid, grid + 2.8])
+    column = scores[:, None]
+    bic = [GaussianMixture(k, random_state=0).fit(column).bic(column) for k in (1, 2)]
+    assert bic[1] < bic[0]  # two fit better, and are no two kinds all the same
+    limit, separation = modes(scores)
+    assert limit == -np.inf
+    assert 2 < separation <= 3

@@ -41,3 +41,11 @@ def test_with_nothing_to_compare_nothing_is_unknown(n: int) -> None:
     known = fit_novelty(regions(n, [0], 0))
     assert not known.unknown(regions(4, [3], 0)).any()
     assert len(known.distances(regions(0, [0], 0))) == 0
+
+
+def test_three_regions_are_compared_with_the_two_others() -> None:
+    x = regions(3, [0, 1], 0)
+    unit = x / np.linalg.norm(x, axis=-1, keepdims=True)
+    apart = 1 - np.mean([unit[:, i] @ unit[:, i].T for i in range(2)], axis=0)
+    means = (apart.sum(1) - np.diag(apart)) / 2
+    assert fit_novelty(x).limit == pytest.approx(np.quantile(means, 0.95), abs=1e-6)

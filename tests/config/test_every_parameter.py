@@ -302,6 +302,11 @@ def merged(root: Path, **values: object) -> np.ndarray:
     return np.stack(images["probabilities"])
 
 
+def test_scores_and_not_areas_weigh_where_they_are_asked_to(tmp_path: Path) -> None:
+    expected = 0.4 * np.array([0.1, 0.7, 0.2]) + 0.6 * np.array([0.2, 0.1, 0.7])
+    np.testing.assert_allclose(merged(tmp_path, weights="score")[0], expected, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     "values", [{"weights": "mean"}, {"weights": "score"}, {"temperature": 2.0}], ids=str
 )

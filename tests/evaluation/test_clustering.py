@@ -15,6 +15,7 @@ from pipeline.evaluation.clustering import (
     contingency,
     image_auroc,
     match_clusters,
+    mean_figures,
     normal_precision_recall,
 )
 
@@ -151,3 +152,9 @@ def test_image_auroc_refuses_nan_and_other_lengths() -> None:
         image_auroc([True, False], [np.nan, 0])
     with pytest.raises(ValueError, match="labels for"):
         image_auroc([True, False], [0.1])
+
+
+def test_a_mean_needs_a_figure_of_every_product() -> None:
+    rows = [{"nmi": 0.4, "aupro": 0.5}, {"nmi": 0.8, "aupro": None}]
+    means = mean_figures(rows)
+    assert (means["nmi"], means["aupro"]) == (pytest.approx(0.6), None)

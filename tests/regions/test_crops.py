@@ -252,6 +252,13 @@ def test_merging_is_transitive_squared_and_shifted() -> None:
     assert len(squares_of(mask, smallest_side=0.1, merge_distance=1 / 300)) == 3
 
 
+def test_gaps_are_measured_along_the_diagonal() -> None:
+    mask = np.zeros((300, 300), np.bool_)
+    mask[100:102, 100:102] = mask[134:136, 133:135] = True  # squares of side 30: gaps of 3 and 4
+    assert len(squares_of(mask, smallest_side=0.1, merge_distance=4.9 / 300)) == 2
+    assert len(squares_of(mask, smallest_side=0.1, merge_distance=5.1 / 300)) == 1
+
+
 def test_keep_takes_the_largest_area_not_the_largest_square() -> None:
     mask = np.zeros((400, 400), np.bool_)
     mask[10, 10:150] = True
