@@ -21,6 +21,7 @@ from pipeline.io.paths import ArtifactPaths
 from pipeline.io.schemas import CROPS, LABELS
 from pipeline.io.scores import scores_of_images, scores_of_reference_parts
 from pipeline.io.tables import read_parquet
+from pipeline.regions.merging import merge_regions
 
 LAYERS = (5, 6, 7, 8, 9)
 
@@ -85,6 +86,20 @@ class Case:
         """Return which regions (M,) are normal by a rule."""
         alarms = self.params.predict.false_alarms
         return normal_of_set(rule, self.crops, self.scores, self.references, alarms, self.parts)[0]
+
+    def image_classes(self, probabilities: NDArray[np.floating]) -> NDArray[np.int64]:
+        """Return the class (N,) of each image from the probabilities (M, C) of its regions."""
+        index, ids = pd.factorize(self.crops["sample_id"])
+        merged = merge_regions(
+            probabilities,
+            index,
+            self.crops["area_px"],
+            self.crops["score"],
+            rule=self.params.merge.weights,
+            temperature=self.params.merge.temperature,
+            n_images=len(ids),
+        )
+        return np.asarray(merged.argmax(1))
 
 
 def load_case(

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import pandas as pd
 import typer
 from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score
@@ -42,7 +41,6 @@ from pipeline.io.networks import crop_arrays, load_blocks, load_vit
 from pipeline.io.schemas import BASE_CROPS
 from pipeline.io.tables import read_parquet
 from pipeline.mgvit.attention import ClassBlock
-from pipeline.regions.merging import merge_regions
 
 
 @dataclass(frozen=True)
@@ -115,17 +113,7 @@ def classes_of_images(
         seen, case.crops, case.scores, case.references, n_classes, options, case.parts
     )
     found = classify_regions(seen, case.crops["area_px"], case.scores, model, options)
-    index, ids = pd.factorize(case.crops["sample_id"])
-    merged = merge_regions(
-        found.probabilities,
-        index,
-        case.crops["area_px"],
-        case.crops["score"],
-        rule=case.params.merge.weights,
-        temperature=case.params.merge.temperature,
-        n_images=len(ids),
-    )
-    return np.asarray(merged.argmax(1))
+    return case.image_classes(found.probabilities)
 
 
 def _steps(case: Case) -> int:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import pandas as pd
 import typer
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 
@@ -38,7 +37,6 @@ from pipeline.io.devices import Autocast, choose_device
 from pipeline.io.networks import augmentations, crop_arrays, load_vit
 from pipeline.mgvit.augmentation import augmented_view, view_rng
 from pipeline.mgvit.tokens import stack
-from pipeline.regions.merging import merge_regions
 
 HEADS = {
     "heads, rate .03": HeadSettings(),
@@ -115,17 +113,7 @@ def image_classes(case: Case, probabilities: Array) -> Index:
     """Return the class of each image; `probabilities` (m, C) are of regions not known as normal."""
     every = np.repeat(np.eye(1, case.n_classes), len(case.crops), 0)
     every[~case.normal()] = probabilities
-    index, ids = pd.factorize(case.crops["sample_id"])
-    merged = merge_regions(
-        every,
-        index,
-        case.crops["area_px"],
-        case.crops["score"],
-        rule=case.params.merge.weights,
-        temperature=case.params.merge.temperature,
-        n_images=len(ids),
-    )
-    return np.asarray(merged.argmax(1))
+    return case.image_classes(every)
 
 
 def unlabelled(probabilities: Array, answers: Answers, descriptors: Array) -> list[float]:

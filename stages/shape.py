@@ -44,7 +44,7 @@ def run(category: str, paths: ArtifactPaths) -> None:
         folder.mkdir()
         save_tree(folder, classes, start, [to_json(choice) for choice in choices.choices], source)
         write_parquet(folder / "history.parquet", fates_table(start), HISTORY)
-        if classes.is_unchanged:
+        if classes.is_unchanged or not len(regions):
             shutil.copyfile(source, folder / "regions.parquet")
             return
         before = np.stack([np.asarray(p) for p in regions["probabilities"]])

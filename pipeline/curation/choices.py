@@ -18,12 +18,12 @@ from typing import Any
 from pipeline.clustering.class_choices import Choice, Merge, ShapedClasses, Split, apply_choices
 from pipeline.clustering.class_tree import ClassTree
 from pipeline.config.section import ConfigError
+from pipeline.curation.downloads import read_download
 from pipeline.file_checks import file_problem
 from pipeline.io.files import write_text
 from pipeline.io.paths import ArtifactPaths
 
 LARGEST_FILE = 2**20
-_KEYS = {"category", "run", "choices"}
 
 
 @dataclass(frozen=True)
@@ -122,22 +122,7 @@ def to_json(choice: Choice) -> dict[str, Any]:
 
 def read_choices(path: Path) -> Choices:
     """Read a file of choices; raise `ConfigError`, with file and entry, if it is not valid."""
-    try:
-        problem = file_problem(path, LARGEST_FILE)
-        if problem is not None:
-            raise ConfigError(f"{path}: {problem}")
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 text: save as UTF-8") from error
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not valid JSON ({error})") from error
-    if not isinstance(content, dict) or set(content) != _KEYS:
-        raise ConfigError(f"{path}: must hold category, run and choices")
-    category, run, entries = (content[key] for key in ("category", "run", "choices"))
-    if not (isinstance(category, str) and isinstance(run, str) and isinstance(entries, list)):
-        raise ConfigError(f"{path}: category and run must be strings, choices a list")
+    category, run, entries = read_download(path, "choices", LARGEST_FILE)
     return Choices(category, run, tuple(_choice(path, i, e) for i, e in enumerate(entries)))
 
 

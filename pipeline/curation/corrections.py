@@ -9,7 +9,6 @@ corrections of another `run` are an error. `corrected_classes` returns the class
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +17,8 @@ from typing import Any
 import pandas as pd
 
 from pipeline.config.section import ConfigError
+from pipeline.curation.downloads import read_download
 from pipeline.curation.names import ClassNames, run_of
-from pipeline.file_checks import file_problem
 from pipeline.io.class_tree import moved_classes
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.region_table import n_classes
@@ -129,34 +128,8 @@ def add_corrections(paths: ArtifactPaths, category: str, path: Path, regions: pd
 
 def read_corrections(path: Path) -> Corrections:
     """Read a file of corrections; raise `ConfigError`, with file and entry, if it is not valid."""
-    try:
-        problem = file_problem(path, LARGEST_FILE)
-        if problem is not None:
-            raise ConfigError(f"{path}: {problem}")
-        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_once)
-    except ConfigError:
-        raise
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 text: save as UTF-8") from error
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not valid JSON ({error})") from error
-    if not isinstance(content, dict) or set(content) != {"category", "run", "corrections"}:
-        raise ConfigError(f"{path}: must hold category, run and corrections")
-    category, run, entries = (content[key] for key in ("category", "run", "corrections"))
-    if not (isinstance(category, str) and isinstance(run, str) and isinstance(entries, list)):
-        raise ConfigError(f"{path}: category and run must be strings, corrections a list")
+    category, run, entries = read_download(path, "corrections", LARGEST_FILE)
     return Corrections(category, run, _targets(path, entries))
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object as a dictionary; raise ValueError for a repeated key."""
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(k for k in keys if keys.count(k) > 1)!r} stands twice")
-    return content
 
 
 def _targets(path: Path, entries: Sequence[Any]) -> dict[str, Target]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -184,7 +183,7 @@ def write_query_crops(
     """
     owners = np.repeat(np.arange(len(images)), [len(image.squares) for image in images])
     specs = crop_specs(len(owners), size, weighted=True)
-    items = blocks(len(owners), shard=math.lcm(*map(shard_items, specs.values())))
+    items = blocks(len(owners), shard=shard_items(specs["images"]))
     with create_arrays(path, specs) as arrays:
         target = group_path(arrays["images"])
         shards = []

@@ -25,10 +25,15 @@ _SHARD_BYTES = 64 * 2**20
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """Shape and dtype of one array of a Zarr group; axis 0 counts the items."""
+    """Shape and dtype of one array of a Zarr group; axis 0 counts the items.
+
+    `shard` is the number of items of a shard, for arrays that are written together; None: as many
+    as the size of an item allows.
+    """
 
     shape: tuple[int, ...]
     dtype: str
+    shard: int | None = None
 
 
 def shard_count(spec: ArraySpec) -> int:
@@ -38,6 +43,8 @@ def shard_count(spec: ArraySpec) -> int:
 
 def shard_items(spec: ArraySpec) -> int:
     """Return how many items share a shard: one writer writes a whole shard at a time."""
+    if spec.shard is not None:
+        return spec.shard
     item = int(np.prod(spec.shape[1:], dtype=np.int64)) * np.dtype(spec.dtype).itemsize
     return max(1, min(_SHARD_ITEMS, _SHARD_BYTES // max(item, 1)))
 

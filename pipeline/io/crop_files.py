@@ -10,7 +10,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from pipeline.io.arrays import ArraySpec, create_arrays
+from pipeline.io.arrays import ArraySpec, create_arrays, shard_items
 
 ImageAndMask = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
@@ -41,19 +41,18 @@ def write_crops(
 
 
 def crop_specs(n_crops: int, size: int, *, weighted: bool) -> dict[str, ArraySpec]:
-    """Return the arrays of a crops.zarr; see `write_crops`."""
-    specs = {
-        "images": ArraySpec((n_crops, size, size, 3), "uint8"),
-        "masks": ArraySpec((n_crops, size, size), "uint8"),
-    }
+    """Return the arrays of a crops.zarr, of equal shards; see `write_crops`."""
+    images = ArraySpec((n_crops, size, size, 3), "uint8")
+    masks = ArraySpec((n_crops, size, size), "uint8", shard=shard_items(images))
+    specs = {"images": images, "masks": masks}
     return {**specs, "weights": specs["masks"]} if weighted else specs
 
 
 def write_rows(
     arrays: Mapping[str, zarr.Array], crops: Iterator[ImageAndMask], rows: range
 ) -> None:
-    """Write the next crops as some rows, the smallest shard in memory at a time."""
-    step = min(array.shards[0] for array in arrays.values())
+    """Write the next crops as some rows, a shard in memory at a time."""
+    step = arrays["images"].shards[0]
     for start in range(rows.start, rows.stop, step):
         stop = min(start + step, rows.stop)
         images, masks = zip(*islice(crops, stop - start), strict=True)

@@ -71,3 +71,10 @@ def test_a_wrong_file_is_refused(tmp_path: Path, content: object, problem: str) 
 def test_nothing_to_take_back() -> None:
     with pytest.raises(ConfigError, match="no choice to take back"):
         Choices("c", "r").without_last()
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    path.write_text('{"category": "c", "run": "0d3f", "run": "beef", "choices": []}')
+    with pytest.raises(ConfigError, match=r"c\.json: not valid JSON \(the key 'run' stands twice"):
+        read_choices(path)

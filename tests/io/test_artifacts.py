@@ -20,6 +20,7 @@ from pipeline.io.arrays import (
     shard_items,
     write_block,
 )
+from pipeline.io.crop_files import crop_specs
 from pipeline.io.files import replacing_folder
 from pipeline.io.paths import ArtifactError
 from pipeline.io.schemas import CROPS, LABELS, MEBIN_IMAGES, SCHEMA_VERSION
@@ -152,3 +153,11 @@ def test_blocks_of_zeros_are_written_and_parts_of_shards_refused(tmp_path: Path)
     assert values[:256].sum() == 0
     assert values[256:].all()
     assert not list(tmp_path.rglob("*.partial"))
+
+
+@pytest.mark.parametrize("size", [64, 256, 296, 448])
+def test_the_arrays_of_crops_share_their_shards(size: int) -> None:
+    """So a block of whole shards is small, whatever the size of the crops."""
+    specs = crop_specs(1000, size, weighted=True)
+    assert {shard_items(spec) for spec in specs.values()} == {shard_items(specs["images"])}
+    assert shard_items(specs["images"]) * size * size * 3 <= 64 * 2**20
