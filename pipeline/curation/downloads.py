@@ -1,4 +1,4 @@
-"""Read the files that the review page hands out: choices or corrections of one run of a category."""
+"""Read the files that the review page hands out: choices or corrections of a category."""
 
 from __future__ import annotations
 
