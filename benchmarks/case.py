@@ -84,8 +84,16 @@ class Case:
 
     def normal_by(self, rule: NormalRule) -> NDArray[np.bool_]:
         """Return which regions (M,) are normal by a rule."""
-        alarms = self.params.predict.false_alarms
-        return normal_of_set(rule, self.crops, self.scores, self.references, alarms, self.parts)[0]
+        options = self.params.predict
+        return normal_of_set(
+            rule,
+            self.crops,
+            self.scores,
+            self.references,
+            self.parts,
+            false_alarms=options.false_alarms,
+            assumed_normal=options.assumed_normal,
+        )[0]
 
     def image_classes(self, probabilities: NDArray[np.floating]) -> NDArray[np.int64]:
         """Return the class (N,) of each image from the probabilities (M, C) of its regions."""

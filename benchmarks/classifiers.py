@@ -4,7 +4,9 @@ reads params.yaml, data/maps/<category> and data/crops/<category> (after `dvc re
 crops@<category>`), and prints NMI/ARI/F1 over images for every choice: the mean over seeds, the
 standard deviation of NMI, and how far the seeds agree (mean ARI of two, without labels). Predict,
 merge and evaluate give the same with `predict.classifier: mixture`. Labels are used for the metrics
-alone. `--masks` averages tokens under the masks instead of with the weights of the maps.
+alone. `--masks` averages tokens under masks instead of with the weights of the maps. `--assumed`
+compares shares of images that are assumed to be normal (`predict.assumed_normal`), with the shares
+of defective images that are called normal and of good ones that are not.
 
 `--heads` adds rows for the trained heads of the paper, on the same regions and under the same rule
 for normal images, a `train.seed` a run. It reads the cached views too:
@@ -51,6 +53,7 @@ class Choice:
     dimensions: tuple[int, ...] = (8, 16)
     extra_components: tuple[int, ...] = (0, 2)
     normal: NormalRule = "scores"
+    assumed_normal: float = 0.3
 
     def __str__(self) -> str:
         values = (list(self.layers), list(self.dimensions), list(self.extra_components))
@@ -142,11 +145,30 @@ def row(choice: Choice | str, runs: list[list[float]], agree: float) -> str:
     return f"| {choice} | {text} ± {array[:, 0].std():.3f} | {agree:.3f} |"
 
 
+def _compare_assumed(case: Case, good: NDArray[np.bool_], shares: list[float], seeds: int) -> None:
+    """Print a row for each share of images (N,) that is assumed to be normal, `good` or not."""
+    typer.echo(
+        "| assumed normal | NMI/ARI/F1 | defects called normal | good images shown |\n"
+        "|---|---|---|---|"
+    )
+    for share in shares:
+        choice = replace(VOTE, assumed_normal=share)
+        found = [image_classes(case, choice, seed) for seed in range(seeds)]
+        runs = np.array([metrics(case.image_labels, classes) for classes in found])
+        text = "/".join(f"{value:.3f}" for value in runs.mean(0))
+        hidden = np.mean([(classes[~good] == 0).mean() for classes in found])
+        shown = np.mean([(classes[good] != 0).mean() for classes in found])
+        typer.echo(f"| {share:g} | {text} ± {runs[:, 0].std():.3f} | {hidden:.2f} | {shown:.2f} |")
+
+
 def main(
     category: Annotated[str, typer.Argument(help="One of dataset.categories.")],
     seeds: Annotated[int, typer.Option(help="How many seeds, from 0.")] = 5,
     defects: Annotated[bool, typer.Option(help="Leave the normal images out.")] = False,
     only_vote: Annotated[bool, typer.Option(help="Only the default.")] = False,
+    assumed: Annotated[
+        list[float] | None, typer.Option(help="Compare such predict.assumed_normal instead.")
+    ] = None,
     heads: Annotated[bool, typer.Option(help="Train the heads of the paper, too.")] = False,
     masks: Annotated[
         bool, typer.Option(help="Average tokens under masks, not by weights.")
@@ -158,7 +180,11 @@ def main(
     case = load_case(category, params, data)
     case = replace(case, inside="masks") if masks else case
     true = np.array(case.image_labels)
-    keep = ~np.isin(true, case.params.manifest.normal_label) | (not defects)
+    good = np.isin(true, case.params.manifest.normal_label)
+    if assumed:
+        _compare_assumed(case, good, assumed, seeds)
+        return
+    keep = ~good | (not defects)
     typer.echo(
         "| layers | dimensions | extra components | normal | NMI/ARI/F1 | agreement |\n"
         "|---|---|---|---|---|---|"

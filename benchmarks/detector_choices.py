@@ -107,7 +107,10 @@ def measure(product: Product, params: Params, *, references: bool) -> str:
             known.scores.image_scores(np.zeros(0, np.float32)), product.parts_of(known.names)
         )
     limit = normal_limit(
-        part_scores(values, product.parts), normal, false_alarms=params.predict.false_alarms
+        part_scores(values, product.parts),
+        normal,
+        false_alarms=params.predict.false_alarms,
+        assumed_normal=params.predict.assumed_normal,
     )
     bad = product.defective
     missed, alarms = (values[bad] <= limit.value).mean(), (values[~bad] > limit.value).mean()

@@ -27,6 +27,7 @@ def run(
     image_size: Annotated[int, Key("views.image_size")],
     normal: Annotated[NormalRule, Key("predict.normal")],
     false_alarms: Annotated[float, Key("predict.false_alarms")],
+    assumed_normal: Annotated[float, Key("predict.assumed_normal")],
     layers: Annotated[list[int], Key("predict.layers")],
     seed: Annotated[int, Key("predict.seed")],
     compute: Compute,
@@ -40,7 +41,7 @@ def run(
     candidates = []
     if not given:
         descriptors = defect_descriptors(
-            category, image_size, normal, false_alarms, layers, compute, paths
+            category, image_size, normal, false_alarms, assumed_normal, layers, compute, paths
         )
         candidates = [] if descriptors is None else list(count_candidates(descriptors, seed=seed))
     n_classes = given or best_count(candidates) + 1

@@ -5,7 +5,8 @@ with a probability of at most 1 - k / (R + 1), whatever the distribution (Vovk e
 That takes scores which could come in any order. Images of one part are alike, so they count once,
 by the highest score (`part_scores`): one odd part of six exposures is one of R parts, not six of
 the highest images.
-Without references two modes of the set's own scores decide, and where none stands out nothing does.
+Without references two modes of the set's own scores decide. Where none stands out, the images with
+the lowest scores are taken as normal, as most sets hold so many, and looks decide about the others.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.mixture import GaussianMixture
 
-Basis = Literal["references", "modes", "nothing"]
+Basis = Literal["references", "modes", "lowest", "nothing"]
+"""What a limit rests on: held-out references, two modes, the lowest scores, or there is none."""
 
 _SEPARATION = 3.0
 """Ashman's D of two modes that tell normal from abnormal: of two equal ones 7 % lie wrong at 3."""
@@ -40,6 +42,11 @@ class Limit:
     basis: Basis
     false_alarms: float | None
     separation: float
+
+    @property
+    def tells_defects(self) -> bool:
+        """Whether images above it are defective; else good images are expected there, too."""
+        return self.basis in ("references", "modes")
 
 
 def conformal_limit(references: ArrayLike, false_alarms: float) -> tuple[float, float]:
@@ -73,7 +80,13 @@ def part_scores(scores: ArrayLike, parts: ArrayLike) -> NDArray[np.float64]:
     return highest
 
 
-def normal_limit(scores: ArrayLike, references: ArrayLike, *, false_alarms: float = 0.05) -> Limit:
+def normal_limit(
+    scores: ArrayLike,
+    references: ArrayLike,
+    *,
+    false_alarms: float = 0.05,
+    assumed_normal: float = 0.3,
+) -> Limit:
     """Return up to which score images of a set are normal, by references or by two modes.
 
     `scores` (N,) are those of the set, `references` (R,) those of normal images, each as it would
@@ -81,8 +94,12 @@ def normal_limit(scores: ArrayLike, references: ArrayLike, *, false_alarms: floa
     (`part_scores`), and the limit says of a whole part that it is normal. With references it is
     `conformal_limit`, whatever the set is like: a set of normal images alone, or of none, is
     decided alike. Without any it is the end of the lower of two modes if they are apart (`modes`),
-    otherwise nothing is called normal.
+    otherwise the score that a share `assumed_normal` of the images does not exceed. Where that is
+    0, with fewer than 8 scores, or equal ones, nothing is called normal. Raises ValueError for a
+    share `assumed_normal` outside [0, 1).
     """
+    if not 0 <= assumed_normal < 1:
+        raise ValueError(f"assumed_normal must lie in [0, 1), not {assumed_normal}")
     values, known = _checked(scores), _checked(references)
     end, separation = modes(values)
     if len(known):
@@ -90,6 +107,9 @@ def normal_limit(scores: ArrayLike, references: ArrayLike, *, false_alarms: floa
         return Limit(value, "references", rate, separation)
     if np.isfinite(end):
         return Limit(end, "modes", None, separation)
+    if np.isfinite(separation) and assumed_normal > 0:
+        lowest = float(np.quantile(values, assumed_normal, method="lower"))
+        return Limit(lowest, "lowest", None, separation)
     return Limit(-np.inf, "nothing", None, separation)
 
 

@@ -201,6 +201,7 @@ class Predict(Section):
     classifier: Classifier = "mixture"
     normal: Literal["scores", "regions", "none"] = "scores"
     false_alarms: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    assumed_normal: Annotated[float, Field(ge=0, lt=1)] = 0.3
     layers: Annotated[list[Block], Field(min_length=1)] = [5, 6, 7, 8, 9]
     dimensions: Annotated[list[Count], Field(min_length=1)] = [8, 16]
     extra_components: Annotated[list[Extra], Field(min_length=1)] = [0, 2]

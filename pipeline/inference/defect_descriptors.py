@@ -22,6 +22,7 @@ def defect_descriptors(
     image_size: int,
     rule: NormalRule,
     false_alarms: float,
+    assumed_normal: float,
     layers: list[int],
     compute: Compute,
     paths: ArtifactPaths,
@@ -35,7 +36,15 @@ def defect_descriptors(
     known = scores_of_reference_parts(paths, category)
     parts = numbered(read_parts(paths, category), crops["sample_id"])
     rule = "regions" if rule == "none" else rule
-    normal, _ = normal_of_set(rule, crops, scores, known, false_alarms, parts)
+    normal, _ = normal_of_set(
+        rule,
+        crops,
+        scores,
+        known,
+        parts,
+        false_alarms=false_alarms,
+        assumed_normal=assumed_normal,
+    )
     if normal.all():
         return None
     pooled = pooled_tokens(paths, category, compute, layers, image_size=image_size)

@@ -31,6 +31,15 @@ def report_limit(category: str, limit: Limit, n_references: int, asked: float) -
             "scores do not fall into two modes. Add references for a limit with a known rate",
             category,
         )
+    elif limit.basis == "lowest":
+        log.warning(
+            "%s: without normal references, and as the scores do not fall into two modes, the "
+            "lowest scores, up to %.3g, are called normal, and looks decide about the other "
+            "regions. Add references for a limit with a known rate, or set "
+            "predict.assumed_normal to the share of good images that you expect",
+            category,
+            limit.value,
+        )
     elif limit.false_alarms is not None and limit.false_alarms > asked:
         log.warning(
             "%s: %d normal references cannot promise fewer than %.0f %% false alarms; "

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from pipeline.clustering.conformal import Limit
 from pipeline.clustering.descriptors import descriptor_space, one_row_a_part
 from pipeline.clustering.ensemble import fit_ensemble
 from pipeline.clustering.normal_images import known_normal
@@ -137,7 +138,13 @@ def fit_regions(
         each image by itself.
     """
     normal, limit = normal_of_set(
-        options.normal, crops, scores, references, options.false_alarms, parts
+        options.normal,
+        crops,
+        scores,
+        references,
+        parts,
+        false_alarms=options.false_alarms,
+        assumed_normal=options.assumed_normal,
     )
     if seen.pooled is None:
         return RegionModel(limit, fit_novelty(seen.features[~normal]))
@@ -149,12 +156,19 @@ def fit_regions(
         one_row_a_part(descriptors, images, shown),
         one_row_a_part(crops["score"].to_numpy()[~normal], images, shown),
         n_classes,
-        normal_known=bool(normal.any()),
+        normal_known=_all_normal_known(options, normal, limit),
         dimensions=options.dimensions,
         extra_components=options.extra_components,
         seed=options.seed,
     )
     return RegionModel(limit, fit_novelty(descriptors), space, ensemble)
+
+
+def _all_normal_known(options: Predict, normal: NDArray[np.bool_], limit: Limit) -> bool:
+    """Tell whether all normal regions are known, so that the others make up the defect classes."""
+    if options.normal == "scores" and not limit.tells_defects:
+        return False
+    return bool(normal.any())
 
 
 @dataclass(frozen=True)

@@ -116,8 +116,10 @@ def normal_of_set(
     crops: pd.DataFrame,
     scores: NDArray[np.float64],
     references: NDArray[np.float64],
-    false_alarms: float,
     parts: NDArray[np.int64] | None = None,
+    *,
+    false_alarms: float,
+    assumed_normal: float,
 ) -> tuple[NDArray[np.bool_], Limit]:
     """Return which crops (M,) are normal by `rule`, and up to which score images are normal.
 
@@ -128,5 +130,10 @@ def normal_of_set(
     limit = Limit(-np.inf, "nothing", None, float("nan"))
     if rule == "scores":
         shown = crops["sample_id"] if parts is None else parts
-        limit = normal_limit(part_scores(scores, shown), references, false_alarms=false_alarms)
+        limit = normal_limit(
+            part_scores(scores, shown),
+            references,
+            false_alarms=false_alarms,
+            assumed_normal=assumed_normal,
+        )
     return known_normal(rule, crops["area_px"], scores, limit.value), limit

@@ -86,8 +86,15 @@ def _note(basis: str, false_alarms: float | None, separation: float | None) -> s
     apart = "" if separation is None else f" (Ashman's D {separation:.1f})"
     if basis == "modes":
         return f"There are no references; the limit ends the lower of two modes{apart}."
+    add = "Add normal references for a limit with a known rate of false alarms."
+    if basis == "lowest":
+        return (
+            "There are no references, and the scores do not fall into two modes"
+            f"{apart}: a share of the images, those with the lowest scores, is called normal "
+            "(predict.assumed_normal), and looks decide about the other regions. "
+            f"{add}"
+        )
     return (
         "No image is called normal by its score: there are no references, and the scores do not "
-        f"fall into two modes{apart}. Add normal references for a limit with a known rate of "
-        "false alarms."
+        f"fall into two modes{apart}. {add}"
     )

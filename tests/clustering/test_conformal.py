@@ -65,17 +65,34 @@ def test_two_modes_decide_without_references() -> None:
     assert (scores[40:] > limit.value).mean() > 0.95
 
 
-@pytest.mark.parametrize("scores", [_modes(100, 0), _modes(50, 50, 1), np.zeros(20), np.arange(5)])
-def test_nothing_is_normal_where_no_mode_stands_out(scores: np.ndarray) -> None:
+@pytest.mark.parametrize("scores", [np.zeros(20), np.arange(5)])
+def test_nothing_is_normal_where_scores_tell_nothing(scores: np.ndarray) -> None:
     limit = normal_limit(scores, [])
     assert limit.value == -np.inf
     assert limit.basis == "nothing"
 
 
+@pytest.mark.parametrize("scores", [_modes(100, 0), _modes(50, 50, 1)])
+@pytest.mark.parametrize(("share", "normal"), [(0.3, 30), (0.5, 50), (0.01, 1)])
+def test_the_lowest_scores_are_normal_where_no_mode_stands_out(
+    scores: np.ndarray, share: float, normal: int
+) -> None:
+    limit = normal_limit(scores, [], assumed_normal=share)
+    assert (limit.basis, limit.false_alarms, limit.tells_defects) == ("lowest", None, False)
+    assert (scores <= limit.value).sum() == pytest.approx(normal, abs=1)
+
+
+def test_no_image_has_to_be_assumed_normal() -> None:
+    limit = normal_limit(_modes(50, 50, 1), [], assumed_normal=0)
+    assert (limit.value, limit.basis) == (-np.inf, "nothing")
+    with pytest.raises(ValueError, match="assumed_normal"):
+        normal_limit(_modes(50, 50, 1), [], assumed_normal=1)
+
+
 def test_a_few_outliers_are_no_mode() -> None:
     """Else all other images, defects among them, would be called normal."""
     scores = np.append(_modes(50, 50, 2), [30.0, 31.0])
-    assert normal_limit(scores, []).basis == "nothing"
+    assert normal_limit(scores, []).basis == "lowest"
 
 
 def test_negative_scores_and_shifts_change_nothing() -> None:

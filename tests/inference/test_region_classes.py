@@ -77,3 +77,18 @@ def test_mixtures_see_a_part_of_many_exposures_once() -> None:
 
     assert largest(None) == 1
     assert largest(parts) == 3
+
+
+def test_regions_that_look_normal_are_so_above_a_limit_that_is_only_assumed() -> None:
+    """Scores overlap, so the limit leaves most good regions above it: their looks decide."""
+    seen, crops, kinds = regions()
+    crops = crops.assign(area_px=9)
+    scores = np.concatenate([np.linspace(0.1, 0.5, 20), np.tile(np.linspace(0.4, 0.8, 20), 2)])
+    options = OPTIONS.model_copy(update={"normal": "scores", "assumed_normal": 0.15})
+    model = fit_regions(seen, crops.assign(score=scores), scores, np.zeros(0), 3, options)
+    assert model.normal.basis == "lowest"
+    assert (scores[kinds == 0] > model.normal.value).sum() > 10
+    found = classify_regions(seen, crops["area_px"], scores, model, options)
+    classes = found.probabilities.argmax(1)
+    assert (classes[kinds == 0] == 0).all()
+    assert adjusted_rand_score(kinds, classes) == 1

@@ -12,6 +12,7 @@ from pipeline.report.scores import _note
     [
         ("references", 0.05, 2.0, "at most 5.0% of good images"),
         ("modes", None, 4.25, "the lower of two modes (Ashman's D 4.2)"),
+        ("lowest", None, 1.5, "those with the lowest scores, is called normal"),
         ("nothing", None, 1.5, "No image is called normal by its score"),
         ("nothing", None, None, "fall into two modes. Add normal references"),
     ],

@@ -32,8 +32,17 @@ def test_enough_references_are_no_warning(caplog: pytest.LogCaptureFixture) -> N
 def test_more_false_alarms_lower_the_limit() -> None:
     crops = pd.DataFrame({"sample_id": ["a", "b"], "area_px": [5, 5]})
     scores, references = np.array([15.0, 3.0]), np.arange(19.0)
-    few, _ = normal_of_set("scores", crops, scores, references, 0.05)
-    many, limit = normal_of_set("scores", crops, scores, references, 0.5)
+    given = ("scores", crops, scores, references)
+    few, _ = normal_of_set(*given, false_alarms=0.05, assumed_normal=0)
+    many, limit = normal_of_set(*given, false_alarms=0.5, assumed_normal=0)
     assert few.tolist() == [True, True]
     assert many.tolist() == [False, True]
     assert limit.false_alarms == 0.5
+
+
+def test_a_share_that_is_assumed_to_be_normal_is_so() -> None:
+    crops = pd.DataFrame({"sample_id": list("abcdefghij"), "area_px": 5})
+    given = ("scores", crops, np.linspace(0, 1, 10), np.zeros(0))
+    none, _ = normal_of_set(*given, false_alarms=0.05, assumed_normal=0)
+    half, limit = normal_of_set(*given, false_alarms=0.05, assumed_normal=0.5)
+    assert (none.sum(), half.sum(), limit.basis) == (0, 5, "lowest")
