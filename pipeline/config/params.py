@@ -173,6 +173,7 @@ class Views(Section):
 class Train(Section):
     """Self-supervised training of the last block and the heads (section 3.3 of the paper)."""
 
+    ranks: Annotated[int, Field(gt=0, le=1024)] = 1
     fold_layerscale: bool = True
     heads: Annotated[int, Field(gt=0, le=256)] = 4
     epochs: Count = 50

@@ -23,6 +23,7 @@ from pipeline.mgvit import training
 from pipeline.mgvit.attention import ClassBlock
 from pipeline.mgvit.checkpoints import Checkpoints
 from pipeline.mgvit.network import new_network
+from pipeline.mgvit.ranks import current_ranks
 from pipeline.mgvit.training import TrainingResult, train
 from pipeline.progress import track
 
@@ -41,6 +42,7 @@ def train_category(
 ) -> TrainingResult:
     """Train on the views of a category's crops and of the base crops (`token_source`).
 
+    With the other ranks of torchrun, where this process has joined any (`current_ranks`).
     `crops` and `base` have the columns of `CROPS` and `BASE_CROPS`. Raises `ArtifactError` without
     any crop.
     """
@@ -70,6 +72,7 @@ def train_category(
             device=device,
             autocast=Autocast(device, "float32" if device.type == "cpu" else compute.dtype),
             checkpoints=checkpoints,
+            ranks=current_ranks(),
             progress=progress,
         )
 

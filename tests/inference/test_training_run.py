@@ -92,7 +92,7 @@ def test_samples_are_the_base_crops_and_then_the_novel_ones(
     given: SimpleNamespace, paths: ArtifactPaths
 ) -> None:
     samples = np.array([5, 0, 3, 6])
-    tokens, visible = given.source.pairs(samples, 0, np.random.default_rng(0))
+    tokens, visible = given.source.pairs(samples, 0, np.random.default_rng(0), np.arange(8))
     greys = [130 + 20, 10, 10 + 60, 130 + 40]
     views = [
         plain_view(np.full((256, 256, 3), g, np.uint8), np.ones((256, 256), np.uint8), size=SIZE)
