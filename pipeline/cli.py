@@ -103,7 +103,7 @@ def run_stage(
         paths = ArtifactPaths(data)
         check_fit(params, stage, paths)
         if stage == "train" and processes(params) > 1 and not started():
-            launch(params, _command(stage, category, params_path, data))
+            launch(params, _itself(stage, category, params_path, data))
             return
         run = importlib.import_module(f"stages.{stage}").run
         given: dict[str, object] = {} if category is None else {"category": category}
@@ -119,7 +119,7 @@ def run_stage(
             run(paths=paths, **given, **arguments(run, params))
 
 
-def _command(stage: str, category: str | None, params: Path, data: Path) -> list[str]:
+def _itself(stage: str, category: str | None, params: Path, data: Path) -> list[str]:
     """Return the arguments of Python that run a stage as `run_stage` does."""
     given = ["--category", str(category), "--params", str(params), "--data", str(data)]
     return ["-m", "pipeline.cli", *(["--debug"] if debug.get() else []), stage, *given]

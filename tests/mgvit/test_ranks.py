@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pipeline.mgvit.attention import ClassBlock
+from pipeline.mgvit.checkpoints import Checkpoints
 from pipeline.mgvit.network import new_network
 from pipeline.mgvit.ranks import Ranks, RanksDifferError, current_ranks
-from pipeline.mgvit.training import TrainingResult, train
+from pipeline.mgvit.training import TokenSource, TrainingResult, TrainingSettings, train
 from tests.mgvit.test_training import (
     CPU,
     DIM,
@@ -50,26 +51,36 @@ class Threads(Ranks):
         return parts
 
 
-def trained(block: ClassBlock, ranks: Ranks, n_base: int, batch: int) -> TrainingResult:
+def trained(
+    block: ClassBlock,
+    ranks: Ranks,
+    n_base: int,
+    settings: TrainingSettings,
+    source: TokenSource | None = None,
+    checkpoints: Checkpoints | None = None,
+) -> TrainingResult:
     n_base_classes = 2 if n_base else 0
-    network = new_network(block, DIM, n_base_classes + N_CLASSES, heads=2, seed=1)
     return train(
-        Toy(n_base),
-        network,
+        source or Toy(n_base),
+        new_network(block, DIM, n_base_classes + N_CLASSES, heads=2, seed=1),
         base_labels=np.arange(n_base) % 2,
         scores=np.linspace(0, 1, N_CLASSES * PER_CLASS, dtype=np.float32),
         n_base_classes=n_base_classes,
-        settings=replace(SETTINGS, batch=batch),
+        settings=settings,
         device=CPU,
+        checkpoints=checkpoints,
         ranks=ranks,
     )
 
 
-def together(block: ClassBlock, size: int, n_base: int, batch: int) -> list[TrainingResult]:
+def together(
+    block: ClassBlock, size: int, n_base: int, settings: TrainingSettings
+) -> list[TrainingResult]:
+    """The results of `size` ranks."""
     board = Board(size)
     with ThreadPoolExecutor(size) as pool:
         jobs = [
-            pool.submit(trained, block, Threads(rank, size, board), n_base, batch)
+            pool.submit(trained, block, Threads(rank, size, board), n_base, settings)
             for rank in range(size)
         ]
         return [job.result() for job in jobs]
@@ -83,9 +94,10 @@ def test_ranks_train_what_one_process_trains(
 
     Of 48 samples a batch of 47 leaves one, whose two rows the third rank has no share of.
     """
-    alone = trained(block, Ranks(), n_base, batch)
-    ranks = together(block, size, n_base, batch)
-    again = together(block, size, n_base, batch)[0]
+    settings = replace(SETTINGS, batch=batch)
+    alone = trained(block, Ranks(), n_base, settings)
+    ranks = together(block, size, n_base, settings)
+    again = together(block, size, n_base, settings)[0]
     for other in (*ranks[1:], again):
         assert torch.equal(weights(other), weights(ranks[0]))
         assert other.history == ranks[0].history
