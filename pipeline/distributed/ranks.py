@@ -60,14 +60,15 @@ def launch(params: Params, command: Sequence[str]) -> None:
     goes on after its last kept epoch. Raises `ConfigError` where there are too few GPUs, and
     SystemExit with the status of a rank that failed, whose last words are printed.
     """
+    os.environ.setdefault("LOGLEVEL", "CRITICAL")  # parts of the launcher take theirs from it
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
     problem, ranks = gpu_problem(params), processes(params)
     if problem is not None:
         raise ConfigError(problem)
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     os.environ[_LOCAL_LAUNCH] = str(os.getpid())
@@ -89,6 +90,8 @@ def launch(params: Params, command: Sequence[str]) -> None:
             try:
                 elastic_launch(config, sys.executable)(*command)
                 return
+            except SignalException as stopped:
+                raise SystemExit(128 + stopped.sigval) from None
             except ChildFailedError as error:
                 rank, failure = error.get_first_failure()
                 if failure.exitcode > 0 and failure.exitcode != _LOST:
