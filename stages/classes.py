@@ -28,6 +28,7 @@ def run(
     normal: Annotated[NormalRule, Key("predict.normal")],
     false_alarms: Annotated[float, Key("predict.false_alarms")],
     layers: Annotated[list[int], Key("predict.layers")],
+    sample: Annotated[int, Key("predict.sample")],
     seed: Annotated[int, Key("predict.seed")],
     compute: Compute,
     paths: ArtifactPaths,
@@ -40,7 +41,7 @@ def run(
     candidates = []
     if not given:
         descriptors = defect_descriptors(
-            category, image_size, normal, false_alarms, layers, compute, paths
+            category, image_size, normal, false_alarms, layers, sample, seed, compute, paths
         )
         candidates = [] if descriptors is None else list(count_candidates(descriptors, seed=seed))
     n_classes = given or best_count(candidates) + 1

@@ -18,8 +18,9 @@ from pipeline.config.section import Classifier, Key
 from pipeline.io.files import replacing_folder
 from pipeline.io.networks import augmentations, crop_arrays, load_blocks
 from pipeline.io.paths import ArtifactPaths
-from pipeline.io.tables import write_json
-from pipeline.io.view_cache import JSON, OFFSETS, TOKENS, sources
+from pipeline.io.schemas import CROPS
+from pipeline.io.tables import read_parquet, write_json
+from pipeline.io.view_cache import JSON, OFFSETS, TOKENS, picked, sources, training_rows
 from pipeline.mgvit.tokens import FrozenBlocks, iter_augmented
 from pipeline.progress import track
 
@@ -47,6 +48,9 @@ def _fill(
 ) -> dict[str, object]:
     lengths: list[np.ndarray] = []
     base, novel = crop_arrays(paths.base()), crop_arrays(paths.crops(category))
+    table = read_parquet(paths.crops(category) / "crops.parquet", CROPS)
+    rows = training_rows(table, options)
+    novel = (picked(novel[0], rows), picked(novel[1], rows))
     n_base, dim = base[0].shape[0], blocks.vit.embed_dim
     with (
         (folder / TOKENS).open("wb") as file,
@@ -71,4 +75,4 @@ def _fill(
             lengths.append(np.diff(piece.offsets))
     offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
     np.save(folder / OFFSETS, offsets)
-    return {"n_base": n_base, "n_novel": novel[0].shape[0], "dim": int(dim)}
+    return {"n_base": n_base, "n_novel": len(rows), "dim": int(dim)}

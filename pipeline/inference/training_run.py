@@ -18,7 +18,7 @@ from pipeline.io.checkpoints import EpochCheckpoints
 from pipeline.io.devices import Autocast, choose_device
 from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.tables import params_of, read_metadata
-from pipeline.io.view_cache import sources
+from pipeline.io.view_cache import sources, training_rows
 from pipeline.mgvit import training
 from pipeline.mgvit.attention import ClassBlock
 from pipeline.mgvit.checkpoints import Checkpoints
@@ -56,8 +56,9 @@ def train_category(
         heads=options.heads,
         seed=options.seed,
     )
+    rows = training_rows(crops, views)
     source = token_source(
-        category, views, compute, paths, n_base=len(base), n_novel=len(crops), seed=options.seed
+        category, views, compute, paths, n_base=len(base), rows=rows, seed=options.seed
     )
     if len(base) + len(crops) == 0:
         raise ArtifactError(f"{category}: there is no crop to train on")
@@ -66,7 +67,7 @@ def train_category(
             source,
             network,
             base_labels=np.searchsorted(base_classes, base["label"]).astype(np.int64),
-            scores=crops["score"].to_numpy(np.float32),
+            scores=crops["score"].to_numpy(np.float32)[rows],
             n_base_classes=len(base_classes),
             settings=settings,
             device=device,

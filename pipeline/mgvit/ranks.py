@@ -73,9 +73,8 @@ class Ranks:
         total = parts[0]
         for part in parts[1:]:
             total = total + part
-        for gradient, values in zip(
-            gradients, total.split([gradient.numel() for gradient in gradients]), strict=True
-        ):
+        lengths = [gradient.numel() for gradient in gradients]
+        for gradient, values in zip(gradients, torch.split(total, lengths), strict=True):
             gradient.copy_(values.view_as(gradient))
 
     def agree(self, digest: bytes, device: torch.device) -> None:

@@ -287,3 +287,20 @@ class Joined:
         """Return one crop."""
         n = self.first.shape[0]
         return self.first[key] if key < n else self.second[key - n]
+
+
+@dataclass(frozen=True)
+class Picked:
+    """The rows `rows` (M,) of an array of crops, without copying it."""
+
+    crops: ArrayLike
+    rows: Index
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the picked crops."""
+        return (len(self.rows), *self.crops.shape[1:])
+
+    def __getitem__(self, key: int) -> Any:
+        """Return one crop."""
+        return self.crops[int(self.rows[key])]

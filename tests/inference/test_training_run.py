@@ -70,7 +70,7 @@ def given(paths: ArtifactPaths, monkeypatch: pytest.MonkeyPatch) -> SimpleNamesp
     training_run.train_category(
         "c",
         load_vit(paths, image_size=SIZE),
-        pd.DataFrame({"score": SCORES}),
+        pd.DataFrame({"score": SCORES, "crop_id": ["a", "b", "c"]}),
         pd.DataFrame({"label": BASE_LABELS}),
         5,
         chosen.train,
