@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 from pipeline.cli import app
+from pipeline.commands.engine_checks import check_ranks
 from pipeline.config.params import Compute, Params, Predict, Train
 from pipeline.config.section import ConfigError
 from pipeline.distributed.ranks import gpu_problem, joined, launch, processes
@@ -126,3 +127,16 @@ def test_gpus_have_to_suffice(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gpu_problem(params(3, device="cpu")) is None
     assert "there are 2 GPUs here" in str(gpu_problem(params(3)))
     assert "cuda:1 is one GPU" in str(gpu_problem(params(2, device="cuda:1")))
+
+
+def test_doctor_knows_the_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    lines = {
+        ranks: [(line.state, line.finding) for line in check_ranks(params(ranks, device="cpu"))]
+        for ranks in (1, 2, 8)
+    }
+    assert lines[1] == []
+    assert lines[2] == [("ok", "2 processes share each batch of the training")]
+    assert lines[8] == [("warning", "8 ranks on 4 cores")]
+    (line,) = check_ranks(Params(train=Train(ranks=2)))
+    assert "mixture trains nothing" in line.finding
