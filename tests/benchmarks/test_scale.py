@@ -9,7 +9,7 @@ from benchmarks.caps import draw, judged
 from pipeline.inference.region_classes import RegionClasses
 
 pytest.importorskip("distributed", reason="needs the extra dask")
-from benchmarks.scale import Run, model_s, overhead_s, print_model  # noqa: E402
+from benchmarks.scale import Run, model_s, overhead_s, print_model
 
 
 def test_the_model_finds_its_own_overhead_on_few_workers(
