@@ -235,6 +235,7 @@ def test_no_number_of_workers_changes_a_byte(many, cluster, tmp_path, workers):
 def test_networks_give_the_same_bits(cluster, tmp_path, method):
     """Maps, pooled tokens, the number of classes, views."""
     root = tmp_path / "raw"
+    (tmp_path / "none").mkdir()
     write_images(root, MANY)
     options = parse_params(
         {
@@ -242,7 +243,7 @@ def test_networks_give_the_same_bits(cluster, tmp_path, method):
             "backbone": {"source": "random", "name": "test_vit.r160_in1k"},
             "maps": {"method": method, "runs": [[0, 1], [1, 3]], "resolution": 64, "aspect": 1.0,
                      "map_size": 48, "coreset_max": 500, "layers": [1],
-                     "neighbourhoods": [1]},
+                     "neighbourhoods": [1], "references": 200},
             "mebin": {"erode_px": 2},
             "classes": {"count": "auto"},
             "base": {"root": str(tmp_path / "none")},
@@ -268,7 +269,8 @@ def test_networks_give_the_same_bits(cluster, tmp_path, method):
         found.append(digests(paths.root))
         assert {"token_block", "write_map_block", "view_block"} <= set(calls)
     assert ("compare_block" if method == "nearest" else "feature_block") in calls
-    assert calls.count("feature_block") == (1 if method == "nearest" else 2)
+    assert calls.count("feature_block") == (2 if method == "patchcore" else 1)
+    assert ("against_block" in calls) == (method == "musc")
     assert found[0] == found[1]
 
 
