@@ -4,7 +4,7 @@
 below the number of regions, and prints NMI/ARI/F1 over images, the mean over seeds (of the sample
 and the mixtures), the standard deviation of NMI, and the estimated numbers of classes. `synthetic`
 draws more regions than a cap, some of a rare class, and prints NMI over regions, how well the best
-class fits the rare one (F1), and seconds. Labels are used for the metrics alone.
+class fits the rare one (F1), and CPU seconds. Labels are used for the metrics alone.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def synthetic(
 ) -> None:
     """Fit to samples of synthetic regions."""
     typer.echo(
-        "| regions | fitted to | NMI | F1 of the rare class | fit s | classify s |\n"
+        "| regions | fitted to | NMI | F1 of the rare class | fit, CPU s | classify, CPU s |\n"
         "|---|---|---|---|---|---|"
     )
     for n in regions:
@@ -113,11 +113,11 @@ def synthetic(
         scores = np.full(n, 0.5)
         for sample in (int(text) or n for text in samples.split(",")):
             options = Predict(normal="none", sample=sample, seed=seed)
-            start = time.perf_counter()
+            start = time.process_time()
             model = fit_regions(seen, crops, scores, np.zeros(0), _CLASSES, options)
-            fitted = time.perf_counter()
+            fitted = time.process_time()
             found = classify_regions(seen, crops["area_px"], scores, model, options)
-            seconds = f"{fitted - start:.0f} | {time.perf_counter() - fitted:.0f}"
+            seconds = f"{fitted - start:.1f} | {time.process_time() - fitted:.1f}"
             typer.echo(f"| {n} | {min(sample, n)} | {judged(found, kinds)} | {seconds} |")
 
 
