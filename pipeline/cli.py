@@ -6,6 +6,7 @@ import importlib
 import logging
 import signal
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +27,7 @@ from pipeline.config.reading import load_params
 from pipeline.config.section import ConfigError
 from pipeline.config.signature import arguments
 from pipeline.distributed.engines import engine_of
+from pipeline.distributed.ranks import joined, launch, processes, started
 from pipeline.executor import using
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.provenance import recorded
@@ -100,17 +102,27 @@ def run_stage(
             raise ConfigError(f"{category!r} is not in dataset.categories ({known})")
         paths = ArtifactPaths(data)
         check_fit(params, stage, paths)
+        if stage == "train" and processes(params) > 1 and not started():
+            launch(params, _itself(stage, category, params_path, data))
+            return
         run = importlib.import_module(f"stages.{stage}").run
         given: dict[str, object] = {} if category is None else {"category": category}
         name = category
         if method is not None:
             given["method"], name = method, f"{category}-{method}"
         with (
-            recorded(stage, name, paths),
+            joined(params) if stage == "train" else nullcontext(True) as writes,
+            recorded(stage, name, paths) if writes else nullcontext(),
             engine_of(params.compute) as engine,
             using(engine),
         ):
             run(paths=paths, **given, **arguments(run, params))
+
+
+def _itself(stage: str, category: str | None, params: Path, data: Path) -> list[str]:
+    """Return the arguments of Python that run a stage as `run_stage` does."""
+    given = ["--category", str(category), "--params", str(params), "--data", str(data)]
+    return ["-m", "pipeline.cli", *(["--debug"] if debug.get() else []), stage, *given]
 
 
 def _per_category(stage: str) -> Callable[..., None]:

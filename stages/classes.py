@@ -29,6 +29,7 @@ def run(
     false_alarms: Annotated[float, Key("predict.false_alarms")],
     assumed_normal: Annotated[float, Key("predict.assumed_normal")],
     layers: Annotated[list[int], Key("predict.layers")],
+    sample: Annotated[int, Key("predict.sample")],
     seed: Annotated[int, Key("predict.seed")],
     compute: Compute,
     paths: ArtifactPaths,
@@ -41,7 +42,16 @@ def run(
     candidates = []
     if not given:
         descriptors = defect_descriptors(
-            category, image_size, normal, false_alarms, assumed_normal, layers, compute, paths
+            category,
+            image_size,
+            normal,
+            false_alarms,
+            assumed_normal,
+            layers,
+            sample,
+            seed,
+            compute,
+            paths,
         )
         candidates = [] if descriptors is None else list(count_candidates(descriptors, seed=seed))
     n_classes = given or best_count(candidates) + 1

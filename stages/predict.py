@@ -7,9 +7,6 @@ classified (`pipeline.inference`).
 
 from __future__ import annotations
 
-import numpy as np
-
-from pipeline.clustering.descriptors import l2_normalise
 from pipeline.config.params import Compute, Predict
 from pipeline.inference.plain_attention import shown_rows, write_plain_attention
 from pipeline.inference.region_artifacts import (
@@ -69,7 +66,7 @@ def run(category: str, options: Predict, compute: Compute, paths: ArtifactPaths)
         write_attention(folder, seen.attention, blocks)
         shown = shown_rows(classes.probabilities, seen.attention)
         write_plain_attention(folder, crop_arrays(paths.crops(category)), shown, blocks)
-        write_descriptors(folder, l2_normalise(np.asarray(classes.descriptors, np.float32)))
+        write_descriptors(folder, classes.descriptors)
 
 
 def _seen(

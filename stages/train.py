@@ -23,6 +23,7 @@ from pipeline.io.paths import ArtifactPaths
 from pipeline.io.schemas import BASE_CROPS, CROPS
 from pipeline.io.stored import read_object
 from pipeline.io.tables import read_parquet
+from pipeline.mgvit.ranks import current_ranks
 
 
 def run(
@@ -33,7 +34,10 @@ def run(
     compute: Compute,
     paths: ArtifactPaths,
 ) -> None:
-    """Train a category and write model.safetensors, model.json and history.csv."""
+    """Train a category and write model.safetensors, model.json and history.csv.
+
+    With `train.ranks` rank 0 alone writes.
+    """
     path = paths.classes(category) / "classes.json"
     n_classes: int = read_object(path, {"n_classes": (int,)})["n_classes"]
     description = describe_run(category, n_classes, views, compute, paths)
@@ -50,6 +54,8 @@ def run(
     result = train_category(
         category, vit, crops, base, n_classes, options, views, compute, paths, checkpoints
     )
+    if current_ranks().rank > 0:
+        return
     with replacing_folder(paths.train(category)) as folder:  # at once: all are of one run
         folder.mkdir()
         save_network(folder, result.network, describe_training(description, result, base, options))

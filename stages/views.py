@@ -7,7 +7,6 @@ unless heads are trained (`predict.classifier: heads`).
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 from typing import Annotated
 
@@ -15,13 +14,14 @@ import numpy as np
 
 from pipeline.config.params import Compute, Views
 from pipeline.config.section import Classifier, Key
+from pipeline.inference.view_blocks import ViewSettings, write_views
 from pipeline.io.files import replacing_folder
-from pipeline.io.networks import augmentations, crop_arrays, load_blocks
+from pipeline.io.networks import crop_arrays
 from pipeline.io.paths import ArtifactPaths
-from pipeline.io.tables import write_json
-from pipeline.io.view_cache import JSON, OFFSETS, TOKENS, sources
-from pipeline.mgvit.tokens import FrozenBlocks, iter_augmented
-from pipeline.progress import track
+from pipeline.io.schemas import CROPS
+from pipeline.io.stored import read_object, sha256_of
+from pipeline.io.tables import read_parquet, write_json
+from pipeline.io.view_cache import JSON, OFFSETS, TOKENS, sources, training_rows
 
 
 def run(
@@ -36,39 +36,26 @@ def run(
         folder.mkdir()
         description: dict[str, object] = {"views": 0}
         if options.count and classifier == "heads":
-            blocks = load_blocks(paths, options, compute)
             description = sources(category, options, compute, paths)
-            description |= _fill(folder, category, options, paths, blocks)
+            description |= _fill(folder, category, options, compute, paths)
         write_json(folder / JSON, description)
 
 
 def _fill(
-    folder: Path, category: str, options: Views, paths: ArtifactPaths, blocks: FrozenBlocks
+    folder: Path, category: str, options: Views, compute: Compute, paths: ArtifactPaths
 ) -> dict[str, object]:
-    lengths: list[np.ndarray] = []
-    base, novel = crop_arrays(paths.base()), crop_arrays(paths.crops(category))
-    n_base, dim = base[0].shape[0], blocks.vit.embed_dim
-    with (
-        (folder / TOKENS).open("wb") as file,
-        track(f"views of {category}: base") as base_progress,
-        track(f"views of {category}: novel") as novel_progress,
-    ):
-        sources = ((base, 0, base_progress), (novel, n_base, novel_progress))
-        pieces = itertools.chain.from_iterable(
-            iter_augmented(
-                blocks,
-                *crops,
-                n_views=options.count,
-                seed=options.seed,
-                augmentations=augmentations(options),
-                first_sample=first,
-                progress=progress,
-            )
-            for crops, first, progress in sources
-        )
-        for piece in pieces:
-            piece.flat.tofile(file)
-            lengths.append(np.diff(piece.offsets))
-    offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
-    np.save(folder / OFFSETS, offsets)
-    return {"n_base": n_base, "n_novel": novel[0].shape[0], "dim": int(dim)}
+    base, novel = paths.base(), paths.crops(category)
+    n_base = int(crop_arrays(base)[0].shape[0])  # checks the arrays, which blocks do not
+    crop_arrays(novel)
+    rows = training_rows(read_parquet(novel / "crops.parquet", CROPS), options)
+    settings = ViewSettings(
+        ArtifactPaths(paths.root.absolute()),
+        sha256_of(paths.backbone() / "backbone.json"),
+        options.model_dump_json(by_alias=True),
+        compute.model_dump_json(by_alias=True),
+    )
+    sets = ((f"{category}: base", base, np.arange(n_base)), (category, novel, rows))
+    lengths = write_views(folder / TOKENS, settings, sets)
+    np.save(folder / OFFSETS, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+    width = read_object(paths.backbone() / "backbone.json", {"width": (int,)})["width"]
+    return {"n_base": n_base, "n_novel": len(rows), "dim": width}

@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "inference": {
         *("config", "curation", "errors", "executor", "io", "progress", "terminal", *COMPUTE),
     },
-    "distributed": {"config", "errors", "executor", "progress", "terminal"},
+    "distributed": {"config", "errors", "executor", "mgvit", "progress", "terminal"},
     "curation": {"clustering", "config", "errors", "file_checks", "io", "regions"},
     "report": {
         *("binarization", "config", "curation", "errors", "evaluation", "io", "mgvit", "palette"),

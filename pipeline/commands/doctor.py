@@ -16,7 +16,7 @@ from pipeline.commands.checks import (
     check_weights,
 )
 from pipeline.commands.data_checks import check_data, check_disk, check_params
-from pipeline.commands.engine_checks import check_engine
+from pipeline.commands.engine_checks import check_engine, check_ranks
 from pipeline.commands.errors import reported
 from pipeline.commands.options import DATA, PARAMS, DataOption, ParamsOption
 from pipeline.io.paths import ArtifactPaths
@@ -58,6 +58,7 @@ def _lines(path: Path, paths: ArtifactPaths) -> Iterator[Line]:
     if params is not None:
         yield from check_device(params)
         yield from check_engine(params)
+        yield from check_ranks(params)
         yield from check_weights(params, paths, project)
         yield from check_backbone(params)
         n_images, lines = check_data(params, paths, project)

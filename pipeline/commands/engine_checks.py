@@ -1,13 +1,15 @@
-"""Check of `compute.engine`: the cluster answers, its workers are alike, and it is not open."""
+"""Checks of `compute.engine` (a cluster answers, is of one kind and not open) and `train.ranks`."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 
 from pipeline.commands.checks import Line
 from pipeline.config.params import Params
 from pipeline.config.section import ConfigError
+from pipeline.distributed.ranks import gpu_problem, processes
 from pipeline.errors import AnomalyNCDError
 
 _LOOPBACK = ("tcp://127.", "tcp://localhost", "tcp://[::1]", "inproc://")
@@ -45,6 +47,29 @@ def check_engine(params: Params) -> Iterator[Line]:
             f"{where} is not encrypted, and whoever reaches it runs code on the workers",
             "use a tls:// address, or a network of your own",
         )
+
+
+def check_ranks(params: Params) -> Iterator[Line]:
+    """Say by how many processes `train` trains, if by several."""
+    ranks = params.train.ranks
+    if ranks == 1:
+        return
+    if processes(params) == 1:
+        finding = (
+            f"{ranks} ranks, but predict.classifier {params.predict.classifier} trains nothing"
+        )
+        yield Line("warning", "ranks", finding, "set train.ranks to 1")
+        return
+    problem = gpu_problem(params)
+    if problem is not None:
+        yield Line("error", "ranks", problem)
+        return
+    cores = os.cpu_count() or 1
+    if ranks > cores:
+        finding = f"{ranks} ranks on {cores} cores"
+        yield Line("warning", "ranks", finding, f"set train.ranks to {cores} or less")
+        return
+    yield Line("ok", "ranks", f"{ranks} processes share each batch of the training")
 
 
 def is_open(address: str) -> bool:

@@ -155,6 +155,7 @@ class Views(Section):
     """Augmented views of the sub-images, and what the frozen blocks see of them (section 3.3)."""
 
     count: Annotated[int, Field(ge=0, le=1000)] = 6
+    sample: Count = 100_000
     seed: Seed = 0
     image_size: Annotated[int, Field(gt=0, le=2048)] = 224
     mask_on: Literal["class", "patch", "all", "none"] = "class"
@@ -173,6 +174,7 @@ class Views(Section):
 class Train(Section):
     """Self-supervised training of the last block and the heads (section 3.3 of the paper)."""
 
+    ranks: Annotated[int, Field(gt=0, le=1024)] = 1
     fold_layerscale: bool = True
     heads: Annotated[int, Field(gt=0, le=256)] = 4
     epochs: Count = 50
@@ -205,6 +207,7 @@ class Predict(Section):
     layers: Annotated[list[Block], Field(min_length=1)] = [5, 6, 7, 8, 9]
     dimensions: Annotated[list[Count], Field(min_length=1)] = [8, 16]
     extra_components: Annotated[list[Extra], Field(min_length=1)] = [0, 2]
+    sample: Count = 50_000
     seed: Seed = 0
 
 

@@ -162,6 +162,7 @@ def scores_against(
     fraction: float = 0.3,
     skip: float = 0.0,
     own: NDArray[np.bool_] | None = None,
+    as_stored: bool = False,
     half: bool = False,
     device: torch.device | str = "cpu",
     progress: Progress = silent,
@@ -170,7 +171,8 @@ def scores_against(
 
     As `patch_scores`, but for the images compared with: the score of an image does not depend on
     which others are scored beside it. Returns (N, P) float32. `own` (N, R) tells which images of
-    the bank show the same part, and are left out; scores are infinite where that is all. The cost
+    the bank show the same part, and are left out; scores are infinite where that is all.
+    `as_stored` keeps unit vectors in the dtype of the layers, as `patch_scores` does. The cost
     is N R products of images; memory that of the bank in float32, and 4 P R bytes. Raises
     ValueError for an empty bank.
     """
@@ -181,7 +183,9 @@ def scores_against(
         r = len(bank[k])
         if r == 0:
             raise ValueError("the bank of reference images is empty: run the stage 'maps' again")
-        stored, new = (np.empty(a.shape, np.float32) for a in (bank[k], layers[k]))
+        stored, new = (
+            np.empty(a.shape, a.dtype if as_stored else np.float32) for a in (bank[k], layers[k])
+        )
         unit_features(bank[k], grid, size, out=stored)
         unit_features(layers[k], grid, size, out=new)
         report = _part(progress, done, len(runs))

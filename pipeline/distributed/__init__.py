@@ -1,1 +1,1 @@
-"""Where the blocks of a stage run, if not in its own process: Dask, imported when asked for."""
+"""Where stages run, if not in one process: blocks on Dask, training by torchrun's ranks."""

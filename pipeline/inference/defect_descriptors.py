@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pipeline.clustering.descriptors import one_row_a_part, region_descriptors
 from pipeline.clustering.normal_images import NormalRule
 from pipeline.config.params import Compute
-from pipeline.inference.region_features import normal_of_set, pooled_tokens
+from pipeline.inference.region_features import fitted_rows, normal_of_set, pooled_tokens
 from pipeline.io.part_table import numbered, read_parts
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.schemas import CROPS
@@ -24,12 +24,15 @@ def defect_descriptors(
     false_alarms: float,
     assumed_normal: float,
     layers: list[int],
+    sample: int,
+    seed: int,
     compute: Compute,
     paths: ArtifactPaths,
 ) -> NDArray[np.float64] | None:
     """Return the descriptors (R, L, D) of the regions that are not normal; None if all are.
 
-    Of a part that several images show they are the mean.
+    Of more than `sample`, those of a sample (`fitted_rows`). Of a part that several images show
+    they are the mean.
     """
     crops = read_parquet(paths.crops(category) / "crops.parquet", CROPS)
     scores = scores_of_images(paths, category, crops)
@@ -48,5 +51,6 @@ def defect_descriptors(
     if normal.all():
         return None
     pooled = pooled_tokens(paths, category, compute, layers, image_size=image_size)
+    rows = fitted_rows(crops, normal, sample, seed)
     images = pd.factorize(crops["sample_id"])[0]
-    return one_row_a_part(region_descriptors(pooled[~normal]), images[~normal], parts[~normal])
+    return one_row_a_part(region_descriptors(pooled[rows]), images[rows], parts[rows])

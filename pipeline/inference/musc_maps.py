@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,13 +17,18 @@ from pipeline.detectors.features import (
     Array,
     Features,
 )
+from pipeline.executor import blocks, distributed, map_shards
 from pipeline.inference.map_scores import on_grid, patch_and_image_scores, some_references
 from pipeline.inference.patch_features import PatchFeatures, Resources
 from pipeline.io.paths import ArtifactError
+from pipeline.io.stored import read_tensors, write_tensors
 from pipeline.mgvit.precision import uses_bfloat16
+from pipeline.progress import Progress
 
 Floats = NDArray[np.float32]
 
+_IMAGES_OF_A_BLOCK = 64
+"""Images that a task of a cluster compares."""
 _BANK_IMAGES = 100
 """MuSc keeps at most so many images of the run, to compare new ones with."""
 
@@ -53,22 +60,26 @@ class MuSc(Detector):
                 "at least 2: add images, or use patchcore with normal references"
             )
         parts = self._parts(images)
+        compared, folder = self._compared_with(images.names), resources.folder
         with resources.tracker("comparing") as progress:
             self._ranks = self._choose_ranks(features, parts)
-            patches = musc.patch_scores(
-                features.layers,
-                features.grid,
-                neighbourhoods=options.neighbourhoods,
-                skip=self._ranks[0],
-                fraction=self._ranks[1],
-                half=self._half,
-                references=self._compared_with(images.names),
-                parts=parts,
-                memory_mb=resources.compute.memory_mb / 2,
-                device=resources.device,
-                allocate=memory,
-                progress=progress,
-            )
+            if distributed() and folder is not None and len(compared) < len(images):
+                patches = self._in_blocks(features, compared, parts, folder.absolute(), progress)
+            else:
+                patches = musc.patch_scores(
+                    features.layers,
+                    features.grid,
+                    neighbourhoods=options.neighbourhoods,
+                    skip=self._ranks[0],
+                    fraction=self._ranks[1],
+                    half=self._half,
+                    references=compared,
+                    parts=parts,
+                    memory_mb=resources.compute.memory_mb / 2,
+                    device=resources.device,
+                    allocate=memory,
+                    progress=progress,
+                )
         chosen = musc.choose_references(images.names, _BANK_IMAGES, options.seed)
         self._bank_parts = [images.parts[i] for i in chosen]
         self._bank = {
@@ -83,6 +94,41 @@ class MuSc(Detector):
         if options.image_score == "published":
             return Scores(on_grid(patches, features.grid), reweighted)
         return patch_and_image_scores(patches, features.grid, options)
+
+    def _in_blocks(
+        self,
+        features: Features,
+        compared: NDArray[np.int64],
+        parts: NDArray[np.int64],
+        folder: Path,
+        progress: Progress,
+    ) -> Floats:
+        """Return what `musc.patch_scores` does, from blocks of images against the references."""
+        bank = folder / "references.safetensors"
+        write_tensors(bank, _named([layer[compared] for layer in features.layers]))
+        items = blocks(len(parts), shard=_IMAGES_OF_A_BLOCK)
+        shards = []
+        for rows in items:
+            some = slice(rows.start, rows.stop)
+            path = folder / f"musc_{rows.start}.safetensors"
+            write_tensors(path, _named([layer[some] for layer in features.layers]))
+            shards.append(
+                AgainstBlock(
+                    path,
+                    bank,
+                    features.grid,
+                    tuple(self._options.neighbourhoods),
+                    self._ranks,
+                    tuple(parts[some].tolist()),
+                    tuple(parts[compared].tolist()),
+                    self._half,
+                    str(self._resources.device),
+                )
+            )
+        found = map_shards(against_block, shards, items=items, progress=progress)
+        for path in (bank, *(shard.path for shard in shards)):
+            path.unlink()
+        return np.concatenate(found)
 
     def _parts(self, images: Images) -> NDArray[np.int64]:
         """Return the numbers (N,) of the images' parts; raise if those compared show only one."""
@@ -175,6 +221,47 @@ class MuSc(Detector):
                 progress=progress,
             )
         return patch_and_image_scores(patches, features.grid, options)
+
+
+@dataclass(frozen=True)
+class AgainstBlock:
+    """Images whose tokens are in `path`, and the references in `bank`, with numbers of parts."""
+
+    path: Path
+    bank: Path
+    grid: tuple[int, int]
+    neighbourhoods: tuple[int, ...]
+    ranks: tuple[float, float]
+    parts: tuple[int, ...]
+    bank_parts: tuple[int, ...]
+    half: bool
+    device: str
+
+
+def against_block(block: AgainstBlock, progress: Progress) -> Floats:
+    """Return the patch scores (b, P) of the images of a block."""
+    layers, bank = _in_order(read_tensors(block.path)), _in_order(read_tensors(block.bank))
+    return musc.scores_against(
+        layers,
+        bank,
+        block.grid,
+        neighbourhoods=block.neighbourhoods,
+        skip=block.ranks[0],
+        fraction=block.ranks[1],
+        own=np.array(block.parts)[:, None] == np.array(block.bank_parts),
+        as_stored=True,
+        half=block.half,
+        device=block.device,
+        progress=progress,
+    )
+
+
+def _named(layers: Sequence[Array]) -> dict[str, Array]:
+    return {f"layer_{k}": layer for k, layer in enumerate(layers)}
+
+
+def _in_order(tensors: Mapping[str, Array]) -> list[Array]:
+    return [tensors[f"layer_{k}"] for k in range(len(tensors))]
 
 
 def _no_image(number: int) -> NDArray[np.uint8]:

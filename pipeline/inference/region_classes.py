@@ -14,12 +14,12 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from pipeline.clustering.conformal import Limit
-from pipeline.clustering.descriptors import descriptor_space, one_row_a_part
+from pipeline.clustering.descriptors import descriptor_space, l2_normalise, one_row_a_part
 from pipeline.clustering.ensemble import fit_ensemble
 from pipeline.clustering.normal_images import known_normal
 from pipeline.clustering.novelty import fit_novelty
 from pipeline.config.params import Compute, Predict
-from pipeline.inference.region_features import normal_of_set
+from pipeline.inference.region_features import fitted_rows, normal_of_set
 from pipeline.io.networks import load_blocks, load_classifier, trained_sections
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.region_classifier import RegionModel
@@ -30,6 +30,9 @@ from pipeline.mgvit.tokens import ArrayLike as Crops
 from pipeline.mgvit.tokens import FrozenBlocks, iter_plain
 from pipeline.progress import Progress, silent
 from pipeline.regions.merging import class_probabilities
+
+_BLOCK = 65_536
+"""Regions that are classified at once."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,14 @@ class Seen:
             raise ValueError("neither pooled tokens nor embeddings were given")
         return np.asarray(self.embeddings[:, None], np.float64)
 
+    def rows(self, rows: NDArray[np.int64]) -> Seen:
+        """Return the sub-images `rows` (m,), without attention."""
+        return Seen(
+            None if self.pooled is None else self.pooled[rows],
+            None if self.probabilities is None else self.probabilities[rows],
+            None if self.embeddings is None else self.embeddings[rows],
+        )
+
 
 def seen_by_heads(network: TrainedNetwork, predictions: Predictions) -> Seen:
     """Return what the classifier `heads` sees."""
@@ -123,6 +134,8 @@ def fit_regions(
 ) -> RegionModel:
     """Fit the classifier of regions to a set, without labels.
 
+    Of more than `predict.sample` regions that are not normal, to a sample (`fitted_rows`).
+
     Parameters
     ----------
     seen
@@ -146,15 +159,17 @@ def fit_regions(
         false_alarms=options.false_alarms,
         assumed_normal=options.assumed_normal,
     )
+    rows = fitted_rows(crops, normal, options.sample, options.seed)
+    seen = seen.rows(rows)
     if seen.pooled is None:
-        return RegionModel(limit, fit_novelty(seen.features[~normal]))
-    space = descriptor_space(seen.pooled[~normal])
-    descriptors = space(seen.pooled[~normal])
-    images = pd.factorize(crops["sample_id"])[0][~normal]
-    shown = None if parts is None else parts[~normal]
+        return RegionModel(limit, fit_novelty(seen.features))
+    space = descriptor_space(seen.pooled)
+    descriptors = space(seen.pooled)
+    images = pd.factorize(crops["sample_id"])[0][rows]
+    shown = None if parts is None else parts[rows]
     ensemble = fit_ensemble(
         one_row_a_part(descriptors, images, shown),
-        one_row_a_part(crops["score"].to_numpy()[~normal], images, shown),
+        one_row_a_part(crops["score"].to_numpy()[rows], images, shown),
         n_classes,
         normal_known=_all_normal_known(options, normal, limit),
         dimensions=options.dimensions,
@@ -176,13 +191,14 @@ class RegionClasses:
     """Classes of M sub-images.
 
     `probabilities` (M, C), rows summing to 1; `unknown` (M,) are unlike all regions of the run;
-    `descriptors` (M, L, D) are what the classifier told them apart by, and `embeddings` (M, E) the
-    space in which it did: principal components of all layers, or the network's embeddings.
+    `descriptors` (M, L, D), unit vectors, are what the classifier told them apart by, and
+    `embeddings` (M, E) the space in which it did: principal components of all layers, or the
+    network's embeddings.
     """
 
     probabilities: NDArray[np.float64]
     unknown: NDArray[np.bool_]
-    descriptors: NDArray[np.float64]
+    descriptors: NDArray[np.float32]
     embeddings: NDArray[np.float64]
 
 
@@ -206,6 +222,28 @@ def classify_regions(
     model
         What `fit_regions` returned.
     """
+    sizes, values = np.asarray(areas), np.asarray(scores, np.float64)
+    if len(values) <= _BLOCK:
+        return _classify(seen, sizes, values, model, options)
+    parts = [
+        _classify(seen.rows(rows), sizes[rows], values[rows], model, options)
+        for rows in np.array_split(np.arange(len(values)), -(-len(values) // _BLOCK))
+    ]
+    return RegionClasses(
+        np.concatenate([part.probabilities for part in parts]),
+        np.concatenate([part.unknown for part in parts]),
+        np.concatenate([part.descriptors for part in parts]),
+        np.concatenate([part.embeddings for part in parts]),
+    )
+
+
+def _classify(
+    seen: Seen,
+    areas: NDArray[Any],
+    scores: NDArray[np.float64],
+    model: RegionModel,
+    options: Predict,
+) -> RegionClasses:
     normal = known_normal(options.normal, areas, scores, model.score_limit)
     if model.space is not None and model.vote is not None and seen.pooled is not None:
         descriptors = model.space(seen.pooled)
@@ -220,4 +258,5 @@ def classify_regions(
     if model.shaped is not None:
         probabilities = model.shaped.probabilities(probabilities, embeddings)
     unknown = model.known.unknown(descriptors) & ~normal
-    return RegionClasses(probabilities, unknown, descriptors, embeddings)
+    unit = l2_normalise(np.asarray(descriptors, np.float32))
+    return RegionClasses(probabilities, unknown, unit, embeddings)

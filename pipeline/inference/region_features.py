@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pipeline.clustering.conformal import Limit, normal_limit, part_scores
 from pipeline.clustering.descriptors import PooledTokens
 from pipeline.clustering.normal_images import NormalRule, known_normal
+from pipeline.clustering.sampling import bottom_k
 from pipeline.config.params import Compute
 from pipeline.config.section import Dtype
 from pipeline.executor import blocks, map_shards
@@ -137,3 +138,13 @@ def normal_of_set(
             assumed_normal=assumed_normal,
         )
     return known_normal(rule, crops["area_px"], scores, limit.value), limit
+
+
+def fitted_rows(
+    crops: pd.DataFrame, normal: NDArray[np.bool_], sample: int, seed: int
+) -> NDArray[np.int64]:
+    """Return the rows (m,) that are fitted to: at most `sample` of those that are not normal."""
+    rows = np.flatnonzero(~normal)
+    if len(rows) <= sample:
+        return rows
+    return rows[bottom_k(crops["crop_id"].iloc[rows].tolist(), sample, seed)]

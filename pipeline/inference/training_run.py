@@ -18,11 +18,12 @@ from pipeline.io.checkpoints import EpochCheckpoints
 from pipeline.io.devices import Autocast, choose_device
 from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.tables import params_of, read_metadata
-from pipeline.io.view_cache import sources
+from pipeline.io.view_cache import sources, training_rows
 from pipeline.mgvit import training
 from pipeline.mgvit.attention import ClassBlock
 from pipeline.mgvit.checkpoints import Checkpoints
 from pipeline.mgvit.network import new_network
+from pipeline.mgvit.ranks import current_ranks
 from pipeline.mgvit.training import TrainingResult, train
 from pipeline.progress import track
 
@@ -41,6 +42,7 @@ def train_category(
 ) -> TrainingResult:
     """Train on the views of a category's crops and of the base crops (`token_source`).
 
+    With the other ranks of torchrun, where this process has joined any (`current_ranks`).
     `crops` and `base` have the columns of `CROPS` and `BASE_CROPS`. Raises `ArtifactError` without
     any crop.
     """
@@ -54,8 +56,9 @@ def train_category(
         heads=options.heads,
         seed=options.seed,
     )
+    rows = training_rows(crops, views)
     source = token_source(
-        category, views, compute, paths, n_base=len(base), n_novel=len(crops), seed=options.seed
+        category, views, compute, paths, n_base=len(base), rows=rows, seed=options.seed
     )
     if len(base) + len(crops) == 0:
         raise ArtifactError(f"{category}: there is no crop to train on")
@@ -64,12 +67,13 @@ def train_category(
             source,
             network,
             base_labels=np.searchsorted(base_classes, base["label"]).astype(np.int64),
-            scores=crops["score"].to_numpy(np.float32),
+            scores=crops["score"].to_numpy(np.float32)[rows],
             n_base_classes=len(base_classes),
             settings=settings,
             device=device,
             autocast=Autocast(device, "float32" if device.type == "cpu" else compute.dtype),
             checkpoints=checkpoints,
+            ranks=current_ranks(),
             progress=progress,
         )
 

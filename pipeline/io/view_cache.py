@@ -1,4 +1,4 @@
-"""The cache of views on disk: its sources and its tokens."""
+"""The cache of views on disk: its sources, which crops it is of, and its tokens."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
+from pipeline.clustering.sampling import bottom_k
 from pipeline.config.params import Compute, Views
 from pipeline.io.paths import ArtifactError, ArtifactPaths, damaged, missing
 from pipeline.io.stored import read_object, sha256_of
-from pipeline.mgvit.tokens import RaggedTokens
+from pipeline.mgvit.tokens import ArrayLike, Picked, RaggedTokens
 
 OFFSETS, TOKENS, JSON = "offsets.npy", "tokens.bin", "views.json"
 
@@ -62,3 +64,13 @@ def _offsets(path: Path, n_views: int) -> NDArray[np.int64]:
     ):
         raise damaged(path, f"not the offsets of {n_views} views")
     return offsets
+
+
+def training_rows(crops: pd.DataFrame, views: Views) -> NDArray[np.int64]:
+    """Return the rows (M,) of crops.parquet to train on: all, or `views.sample` of them."""
+    return bottom_k(crops["crop_id"].tolist(), views.sample, views.seed)
+
+
+def picked(crops: ArrayLike, rows: NDArray[np.int64]) -> ArrayLike:
+    """Return the crops `rows`."""
+    return crops if len(rows) == crops.shape[0] else Picked(crops, rows)

@@ -106,12 +106,14 @@ class CachedViews:
     tokens: RaggedTokens
     n_views: int
 
-    def pairs(self, samples: Index, epoch: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Return tokens (2B, N, D) and visible (2B, N) of two cached views of each sample."""
+    def pairs(
+        self, samples: Index, epoch: int, rng: np.random.Generator, rows: Index
+    ) -> tuple[Tensor, Tensor]:
+        """Return tokens (R, N, D) and visible (R, N) of two cached views of each sample."""
         del epoch
         first, second = two_views(len(samples), self.n_views, rng)
-        rows = np.concatenate([samples * self.n_views + first, samples * self.n_views + second])
-        return self.tokens.gather(rows)
+        views = np.concatenate([samples * self.n_views + first, samples * self.n_views + second])
+        return self.tokens.gather(views[rows])
 
 
 class FrozenBlocks:
@@ -167,11 +169,13 @@ class FreshViews:
     seed: int
     batch: int = 32
 
-    def pairs(self, samples: Index, epoch: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Return tokens (2B, N, D) and visible (2B, N) of two new views of each sample."""
+    def pairs(
+        self, samples: Index, epoch: int, rng: np.random.Generator, rows: Index
+    ) -> tuple[Tensor, Tensor]:
+        """Return tokens (R, N, D) and visible (R, N) of two new views of each sample."""
         del epoch
-        draws = rng.integers(0, 2**31, 2 * len(samples))
-        rows = np.concatenate([samples, samples])
+        draws = rng.integers(0, 2**31, 2 * len(samples))[rows]
+        crops = np.concatenate([samples, samples])[rows]
         views = [
             augmented_view(
                 self.images[int(row)],
@@ -180,10 +184,10 @@ class FreshViews:
                 size=self.blocks.masking.image_size,
                 augmentations=self.augmentations,
             )
-            for row, draw in zip(rows, draws, strict=True)
+            for row, draw in zip(crops, draws, strict=True)
         ]
         parts = [self.blocks(*stack(block)) for block in blocks_of(views, self.batch)]
-        return concatenate(parts).gather(np.arange(len(rows)))
+        return concatenate(parts).gather(np.arange(len(views)))
 
 
 def blocks_of(
@@ -283,3 +287,20 @@ class Joined:
         """Return one crop."""
         n = self.first.shape[0]
         return self.first[key] if key < n else self.second[key - n]
+
+
+@dataclass(frozen=True)
+class Picked:
+    """The rows `rows` (M,) of an array of crops, without copying it."""
+
+    crops: ArrayLike
+    rows: Index
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the picked crops."""
+        return (len(self.rows), *self.crops.shape[1:])
+
+    def __getitem__(self, key: int) -> Any:
+        """Return one crop."""
+        return self.crops[int(self.rows[key])]

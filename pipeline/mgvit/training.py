@@ -6,6 +6,7 @@ of views or computed on the spot.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -22,10 +23,12 @@ from pipeline.mgvit.checkpoints import Checkpoints, EpochLosses, restore, state_
 from pipeline.mgvit.heads import parameter_groups
 from pipeline.mgvit.losses import UNLABELLED, LossTerms, total_loss
 from pipeline.mgvit.network import Network
+from pipeline.mgvit.ranks import Ranks
 from pipeline.mgvit.self_distillation import teacher_temperature
 from pipeline.progress import Progress, silent
 
 Index = NDArray[np.int64]
+_ALONE = Ranks()
 
 
 @dataclass(frozen=True)
@@ -60,10 +63,14 @@ class DivergenceError(AnomalyNCDError):
 class TokenSource(Protocol):
     """Input tokens of the trainable block for two views of each sample."""
 
-    def pairs(self, samples: Index, epoch: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Return tokens (2B, N, D) float32, first views first, and visible (2B, N) bool.
+    def pairs(
+        self, samples: Index, epoch: int, rng: np.random.Generator, rows: Index
+    ) -> tuple[Tensor, Tensor]:
+        """Return tokens (R, N, D) float32 and visible (R, N) bool of the rows `rows` (R,).
 
-        `visible` marks the keys that the class token sees; token 0 is the class token.
+        The 2B rows are those of all first views of the samples, then all second ones. What is drawn
+        from `rng` does not depend on `rows`. `visible` marks the keys that the class token sees;
+        token 0 is the class token.
         """
         ...
 
@@ -115,6 +122,7 @@ def train(
     device: torch.device,
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
     checkpoints: Checkpoints | None = None,
+    ranks: Ranks = _ALONE,
     progress: Progress = silent,
 ) -> TrainingResult:
     """Train `network` in place (section 3.3).
@@ -131,7 +139,9 @@ def train(
         ``autocast()`` is entered around every forward pass.
     checkpoints
         Where the state goes after each epoch, and from where an interrupted training goes on: to
-        the same bits as without the interruption.
+        the same bits as without the interruption. Rank 0 alone saves.
+    ranks
+        The processes that train together, this one among them.
 
     Returns
     -------
@@ -140,8 +150,11 @@ def train(
     Raises
     ------
     ValueError
-        Without novel crops, and after the first epoch with a loss or a parameter that is not
-        finite.
+        Without novel crops.
+    DivergenceError
+        After the first epoch with a loss or a parameter that is not finite.
+    RanksDifferError, LostRankError
+        Where `ranks` are several (`pipeline.mgvit.ranks`).
     """
     n_base, n_novel = len(base_labels), len(scores)
     if n_novel == 0:
@@ -155,13 +168,15 @@ def train(
     if state is not None:
         restore(state, network, optimizer, rng)
         history += state.history
+    ranks.agree(_digest(network, rng, history), device)
     for epoch in range(len(history), settings.epochs):
         lr = learning_rate(epoch, settings)
         for group in optimizer.param_groups:
             group["lr"] = lr
         terms = []
         for samples in draw_batches(n_base, n_novel, settings.batch, rng):
-            tokens, visible = source.pairs(samples, epoch, rng)
+            rows = ranks.share(2 * len(samples))
+            tokens, visible = source.pairs(samples, epoch, rng, rows)
             batch = (tokens, visible, all_scores[samples], labels[samples])
             with autocast():
                 losses = _losses(
@@ -170,12 +185,14 @@ def train(
                     epoch=epoch,
                     n_base_classes=n_base_classes,
                     settings=settings,
+                    ranks=ranks,
                 )
-            _step(optimizer, losses.total)
+            _step(optimizer, losses.total, network, ranks)
             terms.append(losses)
         history.append(_mean_losses(terms, epoch, lr))
         _check_finite(network, history[-1], settings)
-        if checkpoints is not None:
+        ranks.agree(_digest(network, rng, history), device)
+        if checkpoints is not None and ranks.rank == 0:
             checkpoints.save(lambda: state_of(network, optimizer, rng, history))
         progress(epoch + 1, settings.epochs)
     return TrainingResult(network, tuple(history), int(np.argmin(history[-1].per_head)))
@@ -194,10 +211,20 @@ def _optimizer(network: Network, settings: TrainingSettings) -> torch.optim.SGD:
     return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum)
 
 
-def _step(optimizer: torch.optim.SGD, loss: Tensor) -> None:
+def _step(optimizer: torch.optim.SGD, loss: Tensor, network: Network, ranks: Ranks) -> None:
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
+    ranks.add_gradients(network.block)  # those of projector and heads are of the whole batch
     optimizer.step()
+
+
+def _digest(network: Network, rng: np.random.Generator, history: list[EpochLosses]) -> bytes:
+    """Return the SHA-256 of what ranks have in common."""
+    found = hashlib.sha256(repr((rng.bit_generator.state, history)).encode())
+    for module in (network.block, network.projector, network.heads):
+        for parameter in module.parameters():
+            found.update(parameter.detach().cpu().numpy().tobytes())
+    return found.digest()
 
 
 def _check_finite(network: Network, losses: EpochLosses, settings: TrainingSettings) -> None:
@@ -222,8 +249,9 @@ def _losses(
     epoch: int,
     n_base_classes: int,
     settings: TrainingSettings,
+    ranks: Ranks,
 ) -> LossTerms:
-    token = network.block(tokens, visible)  # (2B, D)
+    token = ranks.whole(network.block(tokens, visible), 2 * len(scores))  # (2B, D)
     return total_loss(
         network.heads(token),
         network.projector(token),

@@ -228,6 +228,8 @@ CASES = [
         for name in ("crop", "flip", "rotate", "colour", "sharpness", "blur", "posterize")
     ],
     Case(("train",), "views", {"count": 0}),
+    Case(("views", "train"), "views", {"sample": 3}),
+    Case(("train",), "views", {"sample": 3}, under={"views": {"count": 0}}),
     Case(("classes", "train"), "classes", {"count": 3}),
     Case(("classes", "train"), "classes", {"count": {CATEGORY: 4}}),
     Case(("train",), "train", {"heads": 2}),
@@ -258,6 +260,13 @@ CASES = [
     Case(("predict",), "predict", {"layers": [1, 3]}),
     Case(("predict",), "predict", {"dimensions": [1]}, under={"predict": {"normal": "none"}}),
     Case(("predict",), "predict", {"extra_components": [3]}, under={"predict": {"normal": "none"}}),
+    Case(("predict",), "predict", {"sample": 6}, under={"predict": {"normal": "none"}}),
+    Case(
+        ("classes",),
+        "predict",
+        {"sample": 9},
+        under={"classes": {"count": "auto"}, "predict": {"normal": "none"}},
+    ),
     Case(("predict",), "predict", {"seed": 1}),
     Case(("evaluate",), "evaluate", {"max_fpr": 0.05}),
     Case(("evaluate",), "evaluate", {"region_iou": 0.9}),

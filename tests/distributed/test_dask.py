@@ -26,7 +26,18 @@ from pipeline.config.section import ConfigError
 from pipeline.executor import Engine, Local, map_shards, using
 from pipeline.io.images import ImageError
 from pipeline.io.paths import ArtifactPaths
-from stages import backbone, classes, crops, evaluate, manifest, maps, maps_backbone, mebin
+from stages import (
+    backbone,
+    base,
+    classes,
+    crops,
+    evaluate,
+    manifest,
+    maps,
+    maps_backbone,
+    mebin,
+    views,
+)
 from tests.distributed.workers import Killed, Late, Through, own_pid, twice
 from tests.graph import ROOT
 from tests.running import run_stage
@@ -220,24 +231,28 @@ def test_no_number_of_workers_changes_a_byte(many, cluster, tmp_path, workers):
 
 
 @pytest.mark.long
-def test_networks_give_the_same_bits(cluster, tmp_path):
-    """Maps by nearest patches, pooled tokens, the number of classes."""
+@pytest.mark.parametrize("method", ["nearest", "musc", "patchcore"])
+def test_networks_give_the_same_bits(cluster, tmp_path, method):
+    """Maps, pooled tokens, the number of classes, views."""
     root = tmp_path / "raw"
+    (tmp_path / "none").mkdir()
     write_images(root, MANY)
     options = parse_params(
         {
             "dataset": {"root": str(root), "categories": ["c"]},
             "backbone": {"source": "random", "name": "test_vit.r160_in1k"},
-            "maps": {"method": "nearest", "runs": [[0, 1], [1, 3]], "resolution": 64, "aspect": 1.0,
-                     "map_size": 48, "coreset_max": 500, "layers": [1]},
+            "maps": {"method": method, "runs": [[0, 1], [1, 3]], "resolution": 64, "aspect": 1.0,
+                     "map_size": 48, "coreset_max": 500, "layers": [1],
+                     "neighbourhoods": [1], "references": 200},
             "mebin": {"erode_px": 2},
             "classes": {"count": "auto"},
-            "views": {"image_size": 64},
-            "predict": {"layers": [0, 1], "normal": "regions"},
+            "base": {"root": str(tmp_path / "none")},
+            "views": {"image_size": 64, "count": 2, "mask_layers": 2},
+            "predict": {"layers": [0, 1], "normal": "regions", "classifier": "heads"},
             "compute": {"device": "cpu", "dtype": "float32"},
         }
     )  # fmt: skip
-    good = sorted(path.name for path in (root / "c/test/good").iterdir())[:20]
+    good = sorted(path.name for path in (root / "c/test/good").iterdir())[:70]
     (root / "c/train/good").mkdir(parents=True)
     for name in good:
         (root / "c/test/good" / name).rename(root / "c/train/good" / name)
@@ -247,13 +262,15 @@ def test_networks_give_the_same_bits(cluster, tmp_path):
         calls: list[str] = []
         with using(Through(engine, partial(Late, seed=0, most_s=0.0), calls)):
             for stage, category in (
-                (backbone, None), (maps_backbone, None), (manifest, "c"), (maps, "c"),
-                (mebin, "c"), (crops, "c"), (classes, "c"),
+                (backbone, None), (maps_backbone, None), (base, None), (manifest, "c"),
+                (maps, "c"), (mebin, "c"), (crops, "c"), (classes, "c"), (views, "c"),
             ):  # fmt: skip
                 run_stage(stage, category, options, paths)
         found.append(digests(paths.root))
-        assert {"token_block", "write_map_block"} <= set(calls)
-    assert "compare_block" in calls
+        assert {"token_block", "write_map_block", "view_block"} <= set(calls)
+    assert ("compare_block" if method == "nearest" else "feature_block") in calls
+    assert calls.count("feature_block") == (2 if method == "patchcore" else 1)
+    assert ("against_block" in calls) == (method == "musc")
     assert found[0] == found[1]
 
 

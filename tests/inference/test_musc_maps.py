@@ -12,11 +12,13 @@ from pipeline.config.detection import Maps
 from pipeline.config.params import Compute
 from pipeline.detectors.base import Images
 from pipeline.detectors.features import Allocate, Features
+from pipeline.executor import Local, using
 from pipeline.inference import musc_maps
 from pipeline.inference.map_scores import rescale_maps
 from pipeline.inference.musc_maps import MuSc
 from pipeline.inference.patch_features import Resources
 from pipeline.io.paths import ArtifactError
+from tests.distributed.workers import Through
 
 
 def detector() -> MuSc:
@@ -104,3 +106,35 @@ def test_references_are_not_compared_with_queries_of_their_part(plain: MuSc) -> 
 def test_images_of_one_part_alone_are_named(plain: MuSc) -> None:
     with pytest.raises(ArtifactError, match=r"bolts: .*different parts.*only one"):
         plain.score_run(shown([1, 2, 3], "aaa"))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_blocks_compare_with_references_to_the_same_bits(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, dtype: type
+) -> None:
+    """150 images in three blocks against 40, two images a part; no file of a block is left."""
+    tokens = np.random.default_rng(0).normal(size=(150, 36, 16)).astype(dtype)
+
+    class Drawn(Tokens):
+        def __call__(self, images: Images, what: str, allocate: Allocate) -> Features:
+            return Features((tokens, tokens[::-1].copy()), np.zeros((150, 3), np.float32), (6, 6))
+
+    monkeypatch.setattr(musc_maps, "PatchFeatures", Drawn)
+    options = Maps(method="musc", layers=[0, 1], neighbourhoods=[1, 3], references=40)
+    compute = Compute(device="cpu", dtype="float32")
+    names = [str(i) for i in range(150)]
+    images = Images(
+        names, lambda i: np.zeros((1, 1, 3), np.uint8), [str(i // 2) for i in range(150)]
+    )
+    calls: list[str] = []
+
+    def scored() -> np.ndarray:
+        resources = Resources(Path("none"), compute, "c", folder=tmp_path)
+        return np.asarray(MuSc(options, resources).score_run(images).patch_scores[:])
+
+    whole = scored()
+    with using(Through(Local(), lambda block: block, calls)):
+        np.testing.assert_array_equal(scored(), whole)
+    assert calls == ["against_block"]
+    assert np.ptp(whole) > 0
+    assert not list(tmp_path.iterdir())

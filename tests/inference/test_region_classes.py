@@ -8,7 +8,9 @@ import pytest
 from sklearn.metrics import adjusted_rand_score
 
 from pipeline.config.params import Predict
+from pipeline.inference import region_classes
 from pipeline.inference.region_classes import Seen, classify_regions, fit_regions
+from pipeline.io.region_classifier import RegionModel
 from pipeline.io.schemas import CROPS
 
 OPTIONS = Predict(normal="regions", layers=[0], dimensions=[4], extra_components=[0])
@@ -92,3 +94,37 @@ def test_regions_that_look_normal_are_so_above_a_limit_that_is_only_assumed() ->
     classes = found.probabilities.argmax(1)
     assert (classes[kinds == 0] == 0).all()
     assert adjusted_rand_score(kinds, classes) == 1
+
+
+def test_a_sample_is_fitted_to_and_all_are_classified(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, crops, kinds = regions()
+    scores, none = np.full(60, 0.5), np.zeros(0)
+
+    def fitted(sample: int, order: np.ndarray) -> RegionModel:
+        options = OPTIONS.model_copy(update={"sample": sample})
+        return fit_regions(seen.rows(order), crops.iloc[order], scores, none, 3, options)
+
+    rows = np.arange(60)
+    full, model = fitted(40, rows), fitted(20, rows)
+    assert [len(m.known.unit_descriptors) for m in (full, model)] == [40, 20]
+    found = classify_regions(seen, crops["area_px"], scores, model, OPTIONS)
+    assert adjusted_rand_score(kinds, found.probabilities.argmax(1)) == 1
+    turned = fitted(20, rows[::-1])  # the same regions, in another order
+    assert set(map(bytes, turned.known.unit_descriptors.round(4))) == set(
+        map(bytes, model.known.unit_descriptors.round(4))
+    )
+    monkeypatch.setattr(region_classes, "_BLOCK", 7)
+    blocks = classify_regions(seen, crops["area_px"], scores, model, OPTIONS)
+    np.testing.assert_allclose(blocks.probabilities, found.probabilities, atol=1e-9)
+    np.testing.assert_array_equal(blocks.unknown, found.unknown)
+    np.testing.assert_allclose(blocks.descriptors, found.descriptors, atol=1e-6)
+    np.testing.assert_allclose(blocks.embeddings, found.embeddings, atol=1e-6)
+
+
+def test_heads_know_a_sample_too() -> None:
+    seen, crops, _ = regions()
+    assert seen.pooled is not None
+    options = OPTIONS.model_copy(update={"sample": 10})
+    by_heads = Seen(probabilities=np.full((60, 3), 1 / 3), embeddings=seen.pooled[:, 0])
+    model = fit_regions(by_heads, crops, np.full(60, 0.5), np.zeros(0), 3, options)
+    assert len(model.known.unit_descriptors) == 10

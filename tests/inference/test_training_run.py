@@ -10,9 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.config.params import Params
+from pipeline.config.params import Augment, Params
 from pipeline.config.reading import parse_params
-from pipeline.inference import training_run
+from pipeline.executor import blocks
+from pipeline.inference import training_run, view_blocks
+from pipeline.inference.view_blocks import ViewSettings
 from pipeline.io.arrays import ArraySpec, create_arrays
 from pipeline.io.networks import load_blocks, load_vit
 from pipeline.io.paths import ArtifactPaths
@@ -70,7 +72,7 @@ def given(paths: ArtifactPaths, monkeypatch: pytest.MonkeyPatch) -> SimpleNamesp
     training_run.train_category(
         "c",
         load_vit(paths, image_size=SIZE),
-        pd.DataFrame({"score": SCORES}),
+        pd.DataFrame({"score": SCORES, "crop_id": ["a", "b", "c"]}),
         pd.DataFrame({"label": BASE_LABELS}),
         5,
         chosen.train,
@@ -92,7 +94,7 @@ def test_samples_are_the_base_crops_and_then_the_novel_ones(
     given: SimpleNamespace, paths: ArtifactPaths
 ) -> None:
     samples = np.array([5, 0, 3, 6])
-    tokens, visible = given.source.pairs(samples, 0, np.random.default_rng(0))
+    tokens, visible = given.source.pairs(samples, 0, np.random.default_rng(0), np.arange(8))
     greys = [130 + 20, 10, 10 + 60, 130 + 40]
     views = [
         plain_view(np.full((256, 256, 3), g, np.uint8), np.ones((256, 256), np.uint8), size=SIZE)
@@ -105,3 +107,29 @@ def test_samples_are_the_base_crops_and_then_the_novel_ones(
     for half in (tokens[:4], tokens[4:]):  # without augmentations both views are the plain one
         np.testing.assert_allclose(half, expected, atol=2e-2)
     assert abs(expected[0] - expected[1]).max() > 0.1
+
+
+def test_views_in_several_blocks_are_those_of_one(
+    paths: ArtifactPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = params()
+    augmented = chosen.views.model_copy(update={"count": 2, "augment": Augment()})
+    run_stage(backbone, None, chosen, paths)
+    write_crops(paths.base(), 10, 3)
+    write_crops(paths.crops("c"), 60, 9)
+    settings = ViewSettings(
+        paths, "", augmented.model_dump_json(), chosen.compute.model_dump_json()
+    )
+    rows = np.array([0, 2, 3, 4, 8])
+    found = []
+    for crops, batch in ((256, 4), (2, 4)):  # 2 crops have 4 views
+        monkeypatch.setattr(view_blocks, "_CROPS", crops)
+        monkeypatch.setattr(view_blocks, "_BATCH", batch)
+        monkeypatch.setattr(view_blocks, "blocks", lambda n, shard, batch: blocks(n, shard=shard))
+        file = tmp_path / f"{crops}.bin"
+        sets = (("base", paths.base(), np.arange(3)), ("c", paths.crops("c"), rows))
+        found.append((view_blocks.write_views(file, settings, sets), file.read_bytes()))
+    assert len(found[0][0]) == 2 * (3 + 5)
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    assert found[0][1] == found[1][1]
+    assert not list(tmp_path.glob("*.part"))

@@ -74,7 +74,7 @@ def test_two_views_differ(n_views: int, seed: int) -> None:
 def test_cached_pairs_are_views_of_the_sample_asked_for() -> None:
     source = CachedViews(ragged([1] * 12), n_views=3)  # sample s has rows 3s, 3s + 1, 3s + 2
     samples = np.array([3, 0, 3])
-    tokens, _ = source.pairs(samples, 0, np.random.default_rng(0))
+    tokens, _ = source.pairs(samples, 0, np.random.default_rng(0), np.arange(6))
     rows = (tokens[:, 0, 0] / 2).long().numpy()
     np.testing.assert_array_equal(rows // 3, np.r_[samples, samples])
     assert (rows[:3] != rows[3:]).all()
@@ -153,13 +153,29 @@ def test_fresh_views_differ_from_epoch_to_epoch(blocks: FrozenBlocks) -> None:
         0,
     )
     rng = np.random.default_rng(0)
-    tokens, visible = source.pairs(np.array([0, 2]), 0, rng)
-    again, _ = source.pairs(np.array([0, 2]), 1, rng)
+    tokens, visible = source.pairs(np.array([0, 2]), 0, rng, np.arange(4))
+    again, _ = source.pairs(np.array([0, 2]), 1, rng, np.arange(4))
     assert tokens.shape[0] == visible.shape[0] == 4
     assert visible[:, 0].all()
     assert not torch.equal(tokens[:, 0], again[:, 0])
     first, second = tokens[:2], tokens[2:]
     assert all(not torch.equal(a, b) for a, b in zip(first[:, 0], second[:, 0], strict=True))
+
+
+def test_rows_of_a_batch_are_drawn_as_in_the_whole(blocks: FrozenBlocks) -> None:
+    images, masks = crops(3)
+    fresh = FreshViews(blocks, images, masks, augmentations(OPTIONS), 0)
+    cached = CachedViews(ragged([1] * 9), n_views=3)
+    samples, rows = np.array([0, 2, 1]), np.array([1, 2, 5])
+    for source in (fresh, cached):
+        whole, _ = source.pairs(samples, 0, np.random.default_rng(0), np.arange(6))
+        rng = np.random.default_rng(0)
+        part, visible = source.pairs(samples, 0, rng, rows)
+        assert len(visible) == 3
+        np.testing.assert_allclose(part[:, 0], whole[rows, 0], atol=1e-3)
+        other = np.random.default_rng(0)
+        source.pairs(samples, 0, other, rows[:1])
+        assert rng.bit_generator.state == other.bit_generator.state
 
 
 def test_joined_reads_from_the_right_part() -> None:

@@ -45,12 +45,12 @@ class Toy:
         self.centres = rng.normal(size=(N_CLASSES, 4, DIM))
 
     def pairs(
-        self, samples: np.ndarray, epoch: int, rng: np.random.Generator
+        self, samples: np.ndarray, epoch: int, rng: np.random.Generator, rows: np.ndarray
     ) -> tuple[Tensor, Tensor]:
         kinds = self.kind[np.r_[samples, samples]]
         tokens = self.centres[kinds] + 0.3 * rng.normal(size=(len(kinds), 4, DIM))
-        visible = torch.ones(len(kinds), 4, dtype=torch.bool)
-        return torch.from_numpy(tokens).float(), visible
+        visible = torch.ones(len(rows), 4, dtype=torch.bool)
+        return torch.from_numpy(tokens[rows]).float(), visible
 
 
 @pytest.fixture(scope="module")

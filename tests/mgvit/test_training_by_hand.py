@@ -42,10 +42,11 @@ class Recorder:
         self.drawn: list[tuple[int, np.ndarray]] = []
 
     def pairs(
-        self, samples: np.ndarray, epoch: int, rng: np.random.Generator
+        self, samples: np.ndarray, epoch: int, rng: np.random.Generator, rows: np.ndarray
     ) -> tuple[Tensor, Tensor]:
         del rng
         self.drawn.append((epoch, samples.copy()))
+        assert rows.tolist() == list(range(2 * len(samples)))
         return views_of(self.tokens, samples)
 
 

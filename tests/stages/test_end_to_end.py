@@ -109,9 +109,8 @@ def write_images(root: Path) -> None:
     (root / "test" / "good" / "broken.png").write_bytes(b"no image")
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    root = tmp_path_factory.mktemp("project")
+def copied(root: Path) -> Project:
+    """Return a copy of the project in an empty folder, without images."""
     for name in COPIED:
         source = ROOT / name
         ignore = shutil.ignore_patterns("__pycache__")
@@ -125,8 +124,13 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     shutil.copytree(ROOT / "data" / "raw" / "base", root / "data" / "raw" / "base")
     for name in ("maps", "normal", "weights"):
         shutil.copytree(ROOT / "data" / "raw" / name, root / "data" / "raw" / name)
-    write_images(root / "images" / "a b")
-    made = Project(root)
+    return Project(root)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    made = copied(tmp_path_factory.mktemp("project"))
+    write_images(made.root / "images" / "a b")
     made.set_params(
         dataset={"root": "images", "categories": ["a b"]},
         demo={"good": 1, "per_defect": 1, "normals": 1},
