@@ -12,17 +12,20 @@ import pyarrow.parquet as pq
 import typer
 
 from pipeline.commands.errors import check_run, reported
-from pipeline.commands.watch import Interrupted, LineWatch, check_watched, say_start, watch
-from pipeline.config.params import Params
+from pipeline.commands.watch import LineWatch, StoppedError, check_watched, say_start, watch
+from pipeline.config.params import Params, Predict
 from pipeline.config.reading import load_params
 from pipeline.config.section import ConfigError
 from pipeline.curation.names import NAMES, ClassNames, names_or_numbers
+from pipeline.evaluation.promise import promise_of, promise_words
 from pipeline.io.datasets import collect
 from pipeline.io.images import sample_id
 from pipeline.io.map_files import find_maps
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.results import ResultLog
 from pipeline.io.schemas import CLASSIFIED
+from pipeline.io.scores import scores_of_reference_parts
+from pipeline.io.stored import parse_stored, read_object
 from pipeline.io.tables import write_parquet
 from pipeline.io.watched_folder import WatchedFolder
 from pipeline.progress import track
@@ -89,6 +92,10 @@ def classify(
             say(line, err=True, colour=typer.colors.YELLOW)
         counts = frame["name"].value_counts()
         say(f"{out}: {len(frame)} images: " + ", ".join(f"{n} x {k}" for k, n in counts.items()))
+        promised = promise_of_run(category, paths)
+        if promised is not None:
+            stopped = int((frame["class"] != 0).sum())
+            say(f"{stopped} of {len(frame)} images stopped; {promised}")
 
 
 def _watch(
@@ -122,15 +129,29 @@ def _watch(
         if classifier.takes_maps:
             raise ConfigError("the run's maps were precomputed: --watch and --once cannot make any")
         say_start(folder, log)
+        promised = promise_of_run(category, paths)
+        if promised is not None:
+            say(promised, err=True)
         line = LineWatch(WatchedFolder(folder), log, classifier, params.manifest.part)
         try:
             good = watch(line, once=once, interval=interval)
-        except Interrupted:
+        except StoppedError:
             raise typer.Exit(130) from None
         finally:
             log.close()
     if once and not good:
         raise typer.Exit(1)
+
+
+def promise_of_run(category: str, paths: ArtifactPaths) -> str | None:
+    """Return what the run's limit promises of good parts; None where it rests on no references."""
+    path = paths.predict(category) / "classifier.json"
+    stored = read_object(path, {"params.predict.normal": (str,), "score_limit_basis": (str,)})
+    options = parse_stored(path, "params.predict", Predict, stored["params"]["predict"])
+    if options.normal != "scores" or stored["score_limit_basis"] != "references":
+        return None
+    references = scores_of_reference_parts(paths, category)
+    return promise_words(promise_of(len(references), options.false_alarms))
 
 
 def _check_out(out: Path) -> None:

@@ -110,7 +110,7 @@ def watch(line: LineWatch, *, once: bool, interval: float) -> bool:
 
     Prints a line of JSON an image. Only images that this call classified decide what is returned;
     `once` ends when all images that are there are in the table. SIGINT and SIGTERM end the call
-    after the image in work; with `once` they raise `Interrupted`.
+    after the image in work; with `once` they raise `StoppedError`.
     """
     all_good = True
     line.new()  # the first look: what is as it was at the next one is wholly there
@@ -129,11 +129,11 @@ def watch(line: LineWatch, *, once: bool, interval: float) -> bool:
             if once and not (stopped or changed or line.growing):
                 return all_good
         if once:
-            raise Interrupted
+            raise StoppedError
     return all_good
 
 
-class Interrupted(Exception):
+class StoppedError(Exception):
     """A signal ended `--once` before all images were looked at."""
 
 
