@@ -12,6 +12,8 @@ _FEWEST = 8
 _SURE = 0.01
 _LITTLE, _FAR = 0.2, 0.4
 _BINS = 10
+_FEWEST_FOR_PSI = 50
+"""By chance alone the index is about 10 (1 / N + 1 / M): .4 of 50 values each."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,8 @@ class Shift:
     `distance` is that of Kolmogorov and Smirnov, the largest difference between the two shares
     below any value: 0 where both are distributed alike, 1 where one lies wholly above the other.
     `p` is the probability of one as large by chance. `psi` is the population stability index over
-    tenths of the run. All three are NaN where either has fewer than 8 values.
+    tenths of the run. All three are NaN where either has fewer than 8 values, and the index where
+    either has fewer than 50.
     """
 
     n_run: int
@@ -66,6 +69,7 @@ def shift_of(run: ArrayLike, new: ArrayLike) -> Shift:
     if min(len(before), len(now)) >= _FEWEST:
         test = ks_2samp(before, now)
         distance, p = float(test.statistic), float(test.pvalue)
+    if min(len(before), len(now)) >= _FEWEST_FOR_PSI:
         psi = stability_index(before, now)
     return Shift(len(before), len(now), _median(before), _median(now), distance, p, psi)
 

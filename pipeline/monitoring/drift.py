@@ -181,7 +181,7 @@ def drift_of(
     asked = stored["params"]["predict"]["false_alarms"]
     if stored["score_limit_basis"] == "references" and by_references:
         parts = scores_of_reference_parts(paths, category)
-        notes = [*notes, f"By the limit {promise_words(promise_of(len(parts), asked))}."]
+        notes = [*notes, f"By the limit, {promise_words(promise_of(len(parts), asked))}."]
     times = results["modified"]
     days, classes = _pareto(results, run, names)
     return Drift(
