@@ -7,10 +7,12 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
 from pipeline.cli import app
+from pipeline.curation.names import run_of, set_name
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.results import COLUMNS, ResultLog
 from pipeline.io.schemas import IMAGES, MAP_SCORES, MERGED, REFERENCE_SCORES, REGIONS
@@ -24,8 +26,6 @@ IDS = [f"{i:016x}" for i in range(60)]
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """Write what `drift` reads: 40 good images and 20 of class 1 named `NAME`, 60 references."""
-    import pandas as pd
-
     rng, paths = np.random.default_rng(0), ArtifactPaths(tmp_path / "data")
     classes = np.repeat([0, 1], [40, 20])
     scores = np.where(classes > 0, 10.0, 0.0) + rng.normal(0, 0.5, 60)
@@ -72,7 +72,6 @@ def results(root: Path, shift: float) -> Path:
 
 
 def drift(root: Path, *more: str) -> tuple[int, str]:
-    (root / "names.yaml").write_text("")
     options = ["--data", str(root / "data"), "--params", str(root / "none.yaml")]
     options += ["--names", str(root / "names.yaml")]
     found = CliRunner().invoke(app, ["drift", "c", *more, *options])
@@ -108,7 +107,8 @@ def test_since_takes_later_images_alone(run: Path) -> None:
 
 def test_what_is_wrong_is_said(run: Path) -> None:
     found = results(run, 0.0)
-    assert "is no table" in drift(run, str(run / "names.yaml"))[1]
+    (run / "wrong.csv").write_text("a,b\n")
+    assert "is no table" in drift(run, str(run / "wrong.csv"))[1]
     assert "cannot be read" in drift(run, str(run / "none.csv"))[1]
     other = run / "other.html"
     other.write_text("mine")
@@ -119,20 +119,12 @@ def test_what_is_wrong_is_said(run: Path) -> None:
 
 
 def test_the_page_escapes_names_and_asks_for_nothing(run: Path) -> None:
-    from pipeline.curation.names import run_of, set_name
-
     paths, page = ArtifactPaths(run / "data"), run / "d.html"
     found = results(run, 0.0)
-    drift(run, str(found))
     set_name(run / "names.yaml", "c", 1, NAME, run_of(paths, "c"), {})
-    names = (run / "names.yaml").read_text()
     for _ in range(2):  # its own page is written again
-        code, text = CliRunner().invoke(
-            app,
-            ["drift", "c", str(found), "--html", str(page), "--data", str(run / "data"),
-             "--params", str(run / "none.yaml"), "--names", str(run / "names.yaml")],
-        ), names  # fmt: skip
-        assert code.exit_code == 0, code.output
+        code, text = drift(run, str(found), "--html", str(page))
+        assert code == 0, text
     html = page.read_text()
     assert "&lt;b&gt;scratch&lt;/b&gt;" in html
     assert NAME not in html
@@ -142,9 +134,9 @@ def test_the_page_escapes_names_and_asks_for_nothing(run: Path) -> None:
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
-def test_a_browser_shows_the_page_without_errors(run: Path) -> None:
+def test_a_browser_shows_the_page_without_errors(run: Path, tmp_path: Path) -> None:
     page = run / "d.html"
     drift(run, str(results(run, 0.8)), "--html", str(page))
-    with browser() as tab:
+    with browser(tmp_path / "profile") as tab:
         tab.open(page)
         assert tab.errors == []
