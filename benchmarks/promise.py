@@ -1,4 +1,4 @@
-"""Good parts that the limit stopped, beside what was promised: python -m benchmarks.promise CATEGORY
+"""Good parts stopped, beside what was promised: python -m benchmarks.promise CATEGORY
 
 Of a finished run with labels and normal references. The limit was made by the references alone, so
 the good images of the run are unseen by it. `--draws` also takes the limit from ever other halves

@@ -61,7 +61,7 @@ prints a line of JSON an image; the status is 0 if all are normal, 1 if not. Fro
 
 
 class _Patches(nn.Module):
-    """Pixels (1, 3, H, W) from 0 to 255 to layer-normalised patch tokens (1, P, D) of each layer."""
+    """Pixels (1, 3, H, W) from 0 to 255 to layer-normalised tokens (1, P, D) of each layer."""
 
     def __init__(self, vit: VisionTransformer, layers: Sequence[int]) -> None:
         super().__init__()

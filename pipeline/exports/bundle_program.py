@@ -51,9 +51,8 @@ class Bundle:
         mask, n_stable = self.binarize(amap)
         height, width = image.shape[:2]
         large = _resize_nearest(mask.astype(np.uint8), (height, width)).astype(bool)
-        squares = region_squares(large, **about["squares"])[: n_stable + 1]
-        if about["keep"] is not None:
-            squares = region_squares(large, **about["squares"])[: about["keep"] or None]
+        keep = n_stable + 1 if about["keep"] is None else about["keep"] or None
+        squares = region_squares(large, **about["squares"])[:keep]
         low, high = about["s_min"], about["s_max"]
         shown = cv2.resize(amap, (width, height), interpolation=cv2.INTER_LINEAR)
         weights = _weights(shown, large, low, high)

@@ -168,7 +168,8 @@ from pipeline.commands.watch import LineWatch, watch
 from pipeline.io.results import ResultLog
 from pipeline.io.watched_folder import WatchedFolder
 log = ResultLog(Path(sys.argv[2]))
-watch(LineWatch(WatchedFolder(Path(sys.argv[1])), log, Classifier(), None), once=False, interval=.05)
+line = LineWatch(WatchedFolder(Path(sys.argv[1])), log, Classifier(), None)
+watch(line, once=False, interval=0.05)
 """
 
 

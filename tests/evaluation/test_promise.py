@@ -33,5 +33,5 @@ def test_too_few_references_are_said_to_be(asked: float, needed: int) -> None:
 
 @pytest.mark.parametrize(("n", "asked"), [(0, 0.05), (5, 0.0), (5, 1.0)])
 def test_what_cannot_be_promised(n: int, asked: float) -> None:
-    with pytest.raises(ValueError, match="references|share"):
+    with pytest.raises(ValueError, match=r"references|share"):
         promise_of(n, asked)
