@@ -15,6 +15,7 @@ import typer
 from pipeline.commands.classify import classify
 from pipeline.commands.correct import correct
 from pipeline.commands.doctor import doctor
+from pipeline.commands.drift import drift
 from pipeline.commands.errors import debug, reported
 from pipeline.commands.export import export
 from pipeline.commands.fit import check_fit
@@ -193,7 +194,7 @@ for _stage in _ORDER:
 
 
 app.command("peer", help="Compare: run one method over a category.")(_peer)
-for _command in (classify, correct, doctor, init, name, preset, promote, split):
+for _command in (classify, correct, doctor, drift, init, name, preset, promote, split):
     app.command()(_command)
 app.add_typer(export, name="export")
 

@@ -43,6 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("binarization", "config", "curation", "errors", "evaluation", "io", "mgvit", "palette"),
     },
     "comparison": {"evaluation", "peers", "report"},
+    "monitoring": {"curation", "evaluation", "io", "report"},
     "exports": {
         *("clustering", "config", "curation", "errors", "io", "mgvit", "palette", "regions"),
     },
@@ -56,6 +57,7 @@ MAY_IMPORT: dict[str, set[str]] = {
             "exports",
             "inference",
             "io",
+            "monitoring",
             "progress",
             "terminal",
             *COMPUTE,

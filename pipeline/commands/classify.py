@@ -12,16 +12,22 @@ import pyarrow.parquet as pq
 import typer
 
 from pipeline.commands.errors import check_run, reported
-from pipeline.config.params import Params
+from pipeline.commands.watch import LineWatch, StoppedError, check_watched, say_start, watch
+from pipeline.config.params import Params, Predict
 from pipeline.config.reading import load_params
 from pipeline.config.section import ConfigError
 from pipeline.curation.names import NAMES, ClassNames, names_or_numbers
+from pipeline.evaluation.promise import promise_of, promise_words
 from pipeline.io.datasets import collect
 from pipeline.io.images import sample_id
 from pipeline.io.map_files import find_maps
 from pipeline.io.paths import ArtifactPaths
+from pipeline.io.results import ResultLog
 from pipeline.io.schemas import CLASSIFIED
+from pipeline.io.scores import scores_of_reference_parts
+from pipeline.io.stored import parse_stored, read_object
 from pipeline.io.tables import write_parquet
+from pipeline.io.watched_folder import WatchedFolder
 from pipeline.progress import track
 from pipeline.terminal import printable, say, start_logging
 
@@ -34,7 +40,10 @@ def classify(
         Path, typer.Argument(help="An image, or a folder of images, flat or nested.")
     ],
     category: Annotated[str, typer.Option("--category", help="The product: its run is used.")],
-    out: Annotated[Path, typer.Option("--out", help="The Parquet file to write.")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", help="The Parquet file to write; with --watch or --once a CSV file."),
+    ],
     maps: Annotated[
         Path | None,
         typer.Option("--maps", help="Map or maps of them, where the run's were precomputed."),
@@ -44,12 +53,31 @@ def classify(
         Path, typer.Option("--params", help="The parameter file: its section `merge` is used.")
     ] = Path("params.yaml"),
     data: Annotated[Path, typer.Option("--data", help="Folder of the artifacts.")] = Path("data"),
+    watching: Annotated[
+        bool, typer.Option("--watch", help="Wait for images that come into the folder.")
+    ] = False,
+    once: Annotated[
+        bool,
+        typer.Option(
+            "--once", help="Classify what is new in the folder; status 1 if not all good."
+        ),
+    ] = False,
+    interval: Annotated[
+        float, typer.Option("--interval", help="--watch, --once: seconds between two looks.")
+    ] = 1.0,
 ) -> None:
     """Classify new images with a finished run. Images are independent; nothing is trained.
 
     Every readable image has a row in the table. Other files are listed with the reason.
+
+    --watch and --once append a line to a CSV file and print one of JSON for each image that is not
+    in that file yet (docs/line.md). --once ends with status 0 if all of them are good, 1 if one is
+    defective, unknown or unreadable, 2 for errors; --watch with 0 when it is told to stop.
     """
     start_logging()
+    if watching or once:
+        _watch(images, category, out, maps, names, params_path, data, once, interval)
+        return
     with reported("classify"):
         paths = ArtifactPaths(data)
         _check_out(out)
@@ -64,10 +92,74 @@ def classify(
             say(line, err=True, colour=typer.colors.YELLOW)
         counts = frame["name"].value_counts()
         say(f"{out}: {len(frame)} images: " + ", ".join(f"{n} x {k}" for k, n in counts.items()))
+        promised = promise_of_run(category, paths)
+        if promised is not None:
+            stopped = int((frame["class"] != 0).sum())
+            say(f"{stopped} of {len(frame)} images stopped; {promised}")
+
+
+def _watch(
+    folder: Path,
+    category: str,
+    out: Path,
+    maps: Path | None,
+    names: Path,
+    params_path: Path,
+    data: Path,
+    once: bool,
+    interval: float,
+) -> None:
+    """Do `--watch`, or `--once` where that is set."""
+    with reported("classify", status=2):
+        check_watched(folder, interval)
+        if maps is not None or out.suffix.lower() != ".csv":
+            raise ConfigError(
+                "--watch and --once take no --maps: the run's detector makes them"
+                if maps is not None
+                else f"--out: {out} does not end in .csv: --watch and --once append to a CSV file"
+            )
+        paths = ArtifactPaths(data)
+        check_run(category, paths)
+        class_names, notes = names_or_numbers(names, category, paths)
+        for note in notes:
+            say(note, err=True, colour=typer.colors.YELLOW)
+        log = ResultLog(out)
+        params = load_params(params_path) if params_path.exists() else Params()
+        classifier = _classifier(category, paths, params, class_names)
+        if classifier.takes_maps:
+            raise ConfigError("the run's maps were precomputed: --watch and --once cannot make any")
+        say_start(folder, log)
+        promised = promise_of_run(category, paths)
+        if promised is not None:
+            say(promised, err=True)
+        line = LineWatch(WatchedFolder(folder), log, classifier, params.manifest.part)
+        try:
+            good = watch(line, once=once, interval=interval)
+        except StoppedError:
+            raise typer.Exit(130) from None
+        finally:
+            log.close()
+    if once and not good:
+        raise typer.Exit(1)
+
+
+def promise_of_run(category: str, paths: ArtifactPaths) -> str | None:
+    """Return what the run's limit promises of good parts; None where it rests on no references."""
+    path = paths.predict(category) / "classifier.json"
+    stored = read_object(path, {"params.predict.normal": (str,), "score_limit_basis": (str,)})
+    options = parse_stored(path, "params.predict", Predict, stored["params"]["predict"])
+    if options.normal != "scores" or stored["score_limit_basis"] != "references":
+        return None
+    references = scores_of_reference_parts(paths, category)
+    return promise_words(promise_of(len(references), options.false_alarms))
 
 
 def _check_out(out: Path) -> None:
     """Raise `ConfigError` where `out` is anything but free, or a table of an earlier `classify`."""
+    if out.suffix.lower() == ".csv":
+        raise ConfigError(
+            f"--out: {out} would be Parquet: give a name that ends in .parquet, or --once for CSV"
+        )
     if out.is_dir():
         raise ConfigError(f"--out: {out} is a folder: give the file, as {out / 'classes.parquet'}")
     if (out.exists() or out.is_symlink()) and not _is_table(out):
@@ -104,13 +196,8 @@ def classify_images(
         raise ConfigError(f"{images} does not exist: give an image, or a folder of images")
     if maps is not None and not maps.exists():
         raise ConfigError(f"{maps} does not exist: give a map, or a folder of maps, of the images")
-    # Imported here: torch, which it needs, would make every command take seconds to start.
-    from pipeline.inference import load_classifier
-
     params = load_params(params_path) if params_path.exists() else Params()
-    classifier = load_classifier(
-        trained.root, category, names=names, merge=params.merge, device=params.compute.device
-    )
+    classifier = _classifier(category, trained, params, names)
     if classifier.takes_maps != (maps is not None):
         raise ConfigError(
             f"the run's maps.method is {classifier.options.maps.method}: --maps is needed with "
@@ -120,6 +207,17 @@ def classify_images(
     frame = _classes(files, classifier, category, maps)
     rows = pd.DataFrame(sorted(files.used), columns=["path", "sample_id"])
     return rows.merge(frame, on="sample_id", how="left", validate="many_to_one"), files.left_out
+
+
+def _classifier(
+    category: str, trained: ArtifactPaths, params: Params, names: ClassNames
+) -> ImageClassifier:
+    # Imported here: torch, which it needs, would make every command take seconds to start.
+    from pipeline.inference import load_classifier
+
+    return load_classifier(
+        trained.root, category, names=names, merge=params.merge, device=params.compute.device
+    )
 
 
 @dataclass(frozen=True)

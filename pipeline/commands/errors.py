@@ -19,8 +19,8 @@ debug = ContextVar("debug", default=False)
 
 
 @contextmanager
-def reported(command: str) -> Iterator[None]:
-    """Turn `AnomalyNCDError` and OSError into one red line and exit status 1.
+def reported(command: str, *, status: int = 1) -> Iterator[None]:
+    """Turn `AnomalyNCDError` and OSError into one red line and exit status `status`.
 
     With --debug the traceback comes first. Other exceptions are bugs and pass through.
     """
@@ -30,7 +30,7 @@ def reported(command: str) -> Iterator[None]:
         if debug.get():
             typer.echo(traceback.format_exc(), err=True)
         say(f"anomalyncd {command}: {error}", err=True, colour=typer.colors.RED)
-        raise typer.Exit(1) from error
+        raise typer.Exit(status) from error
 
 
 def check_run(category: str, paths: ArtifactPaths) -> None:

@@ -16,6 +16,7 @@ from pipeline.commands.options import (
     NamesOption,
     ParamsOption,
 )
+from pipeline.config.params import Params
 from pipeline.config.reading import load_params
 from pipeline.curation.names import NAMES
 from pipeline.exports.files import Shape
@@ -125,6 +126,24 @@ def export_model(
         from pipeline.exports.classifier import write_network
 
         say(f"{out}: {write_network(category, out, paths, names)}")
+
+
+@export.command("bundle")
+def export_bundle(
+    category: CategoryArgument,
+    out: _FolderOption,
+    names: NamesOption = NAMES,
+    params: ParamsOption = PARAMS,
+    data: DataOption = DATA,
+) -> None:
+    """Write maps, MEBin and classes of a run as a folder that runs without this project."""
+    with reported("export bundle"):
+        paths = ArtifactPaths(data)
+        check_run(category, paths)
+        from pipeline.exports.bundle import write_bundle
+
+        used = load_params(params) if params.exists() else Params()
+        say(f"{out}: {write_bundle(category, out, paths, names, used.merge)}")
 
 
 def _discovered(category: str, names: Path, data: Path) -> Discovered:

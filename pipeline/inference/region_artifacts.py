@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.clustering.conformal import Limit
+from pipeline.evaluation.promise import promise_of, promise_words
 from pipeline.io.arrays import ArraySpec, create_arrays
 from pipeline.io.paths import ArtifactError
 from pipeline.io.schemas import REGIONS
@@ -43,14 +44,17 @@ def report_limit(category: str, limit: Limit, n_references: int, asked: float) -
     elif limit.false_alarms is not None and limit.false_alarms > asked:
         log.warning(
             "%s: %d normal references cannot promise fewer than %.0f %% false alarms; "
-            "predict.false_alarms is %g: add references",
+            "predict.false_alarms is %g: add references. As it is, %s",
             category,
             n_references,
             100 * limit.false_alarms,
             asked,
+            promise_words(promise_of(n_references, asked)),
         )
     else:
         log.info("%s: images score up to %.3g if normal, by %s", category, limit.value, limit.basis)
+        if limit.basis == "references":
+            log.info("%s: %s", category, promise_words(promise_of(n_references, asked)))
 
 
 def write_regions(

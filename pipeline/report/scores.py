@@ -9,7 +9,8 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from pipeline.io.scores import scores_of_references
+from pipeline.evaluation.promise import promise_of, promise_words
+from pipeline.io.scores import scores_of_reference_parts, scores_of_references
 from pipeline.io.stored import NONE, NUMBER, read_object
 from pipeline.report.category import Category, class_label
 from pipeline.report.charts import class_histogram, score_histogram
@@ -22,6 +23,7 @@ _FIELDS = {
     "false_alarms": (*NUMBER, NONE),
     "separation": (*NUMBER, NONE),
     "params.predict.normal": (str,),
+    "params.predict.false_alarms": NUMBER,
 }
 
 
@@ -55,6 +57,10 @@ def score_section(category: Category) -> ScoreSection:
     note = f"Scores decide nothing here: predict.normal is {rule}."
     if rule == "scores":
         note = _note(stored["score_limit_basis"], stored["false_alarms"], stored["separation"])
+        asked = stored["params"]["predict"]["false_alarms"]
+        parts = scores_of_reference_parts(category.artifacts, category.name)
+        if stored["score_limit_basis"] == "references" and len(parts):
+            note = f"{note} In numbers: {promise_words(promise_of(len(parts), asked))}."
     at_the_limit = rows if np.isfinite(limit) else []
     chart = score_histogram(scores, references, limit)
     return ScoreSection(note, chart, at_the_limit, _by_class(category, ids, scores))

@@ -19,6 +19,7 @@ from pipeline.config.reading import parse_params
 from pipeline.curation.names import names_for, run_of, set_name
 from pipeline.inference import load_classifier
 from pipeline.io.paths import ArtifactPaths
+from pipeline.io.results import read_results
 from pipeline.io.schemas import CLASSIFIED, MERGED, REGIONS
 from pipeline.io.tables import read_json, read_parquet, write_json
 from tests.config.test_every_parameter import CATEGORY, ORDER, run, settings
@@ -281,3 +282,22 @@ def test_what_is_farther_than_all_known_regions_is_unknown(made: Path, tmp_path:
     assert (found.loc[defect, "class"] == -1).all()
     assert set(found.loc[defect, "name"]) == {"unknown"}
     assert found["nearest_class"].tolist() == before["nearest_class"].tolist()
+
+
+@pytest.mark.parametrize("made", RUNS[:1], indirect=True)
+def test_once_gives_the_classes_of_the_table_and_its_status(made: Path, tmp_path: Path) -> None:
+    found = table(made, made / "mixed", tmp_path / "found.parquet").set_index("path")
+    out = tmp_path / "results.csv"
+    options = ("--once", "--interval", "0.05")
+    assert classify(made, made / "mixed", out, *options)[0] == 1
+    rows = read_results(out).set_index("path")
+    assert rows["class"].to_dict() == found["class"].to_dict()
+    np.testing.assert_allclose(rows["score"], found["score"].reindex(rows.index), atol=1e-4)
+    assert set(rows["verdict"]) == {"good", "defect", "unknown"}
+    assert classify(made, made / "mixed", out, *options)[0] == 0  # nothing is new
+    assert len(read_results(out)) == len(found)
+    assert "does not end in .csv" in classify(made, made / "mixed", tmp_path / "x.pq", *options)[1]
+    assert classify(made, made / "none", out, *options)[0] == 2
+    code, text = classify(made, made / "mixed", out)
+    assert code == 1
+    assert "--once for CSV" in text

@@ -1,0 +1,1 @@
+"""New images beside the run: what `anomalyncd drift` compares, and its page."""
