@@ -93,17 +93,17 @@ def test_amend_divides_all_cosines_by_its_temperature() -> None:
 
 
 def test_scan_chooses_its_head_with_an_entropy_of_weight_1_not_eta() -> None:
-    """Head 0 agrees with its neighbours, head 1 spreads the images but not the pairs."""
+    """Head 0 has unequal clusters that neighbours share, head 1 equal ones that they do not."""
     data, _ = blobs(2, 8, n_base_classes=0)
     samples = training_set(data, use_base=False)
-    near = np.stack([np.arange(8), (np.arange(8) + 1) % 8], 1)
-    together = torch.tensor([[9.0, 0], [9, 0], [9, 0], [9, 0], [9, 0], [9, 0], [0, 9], [0, 9]])
-    spread = torch.tensor([[5.0, 0], [0, 5]]).repeat(4, 1)
+    near = np.stack([np.arange(8), np.arange(8) ^ 1], 1)
+    shared = 9 * torch.eye(2)[[0, 0, 0, 0, 0, 0, 1, 1]]
+    equal = 1.5 * torch.eye(2)[[0, 0, 0, 1, 0, 1, 1, 1]]
 
     class Fixed(LinearHeads):
         def forward(self, x: Tensor) -> Tensor:
             del x
-            return torch.stack([together, spread])
+            return torch.stack([shared, equal])
 
     heads = Fixed(16, 2, 2, torch.Generator().manual_seed(0))
     assert scan.SCAN()._best(heads, samples, near) == 0
