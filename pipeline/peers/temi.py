@@ -87,7 +87,7 @@ class Heads(nn.Module):
 def follow(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     """Move the teacher's weights towards the student's."""
     for theirs, ours in zip(teacher.parameters(), student.parameters(), strict=True):
-        theirs.mul_(momentum).add_(ours, alpha=1 - momentum)
+        theirs.lerp_(ours, 1 - momentum)
 
 
 @dataclass(frozen=True)
@@ -112,10 +112,11 @@ class TEMI:
         recent = torch.zeros(s.heads)
         for drawn, progress in draws(budget, n, rng):
             other = near[drawn, rng.integers(min(1, near.shape[1] - 1), near.shape[1], len(drawn))]
-            pair = torch.from_numpy(np.concatenate([drawn, other]))
-            p = _two(student(x[pair]))
+            rows, pair = np.unique(np.concatenate([drawn, other]), return_inverse=True)
+            shown, pairs = x[torch.from_numpy(rows)], torch.from_numpy(pair)  # each image once
+            p = _two(student(shown)[:, pairs])
             with torch.no_grad():
-                p_teacher = _two(teacher(x[pair]))
+                p_teacher = _two(teacher(shown)[:, pairs])
                 new = p_teacher.mean((0, 2))
                 prior = s.prior_momentum * prior + (1 - s.prior_momentum) * new
             losses = temi_loss(p, p_teacher, prior, s.beta)

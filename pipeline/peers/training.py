@@ -227,10 +227,10 @@ class Stepper:
 
 def _optimizer(groups: list[dict[str, object]], budget: Budget) -> torch.optim.Optimizer:
     if budget.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=budget.lr, momentum=budget.momentum)
+        return torch.optim.SGD(groups, lr=budget.lr, momentum=budget.momentum, fused=True)
     if budget.optimizer == "adam":
-        return torch.optim.Adam(groups, lr=budget.lr)
-    return torch.optim.AdamW(groups, lr=budget.lr)
+        return torch.optim.Adam(groups, lr=budget.lr, fused=True)
+    return torch.optim.AdamW(groups, lr=budget.lr, fused=True)
 
 
 def train(
