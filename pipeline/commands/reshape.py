@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -25,9 +25,9 @@ from pipeline.curation.choices import (
 )
 from pipeline.curation.corrections import corrections_path, read_corrections
 from pipeline.curation.names import NAMES, names_or_numbers, run_of
-from pipeline.io.class_tree import read_start, read_tree
+from pipeline.io.class_tree import JSON, read_start, read_tree
 from pipeline.io.files import free_path
-from pipeline.io.paths import ArtifactPaths
+from pipeline.io.paths import ArtifactPaths, damaged
 from pipeline.terminal import say
 
 UndoOption = Annotated[
@@ -113,10 +113,8 @@ def _check_uses(paths: ArtifactPaths, stored: Choices, after: ShapedClasses, nam
     Else its number would go to the next class that is split, and name and corrections with it.
     """
     category = stored.category
-    applied = parse_choices(paths.shape(category), read_tree(paths, category)[1])
     lost: set[int] = set()
-    for choices in (stored, Choices(category, stored.run, applied)):
-        before = _shape(paths, choices, choices_path(paths, category)).founders
+    for before in (_founders(paths, stored), _founders(paths, _applied(paths, stored))):
         lost |= {number for number in before if after.founders.get(number) != before[number]}
     if not lost:
         return
@@ -135,6 +133,24 @@ def _check_uses(paths: ArtifactPaths, stored: Choices, after: ShapedClasses, nam
             f"class {number} of {category} would be gone, or be another one, and {path} moves "
             "regions to it: give these another class on the review page first"
         )
+
+
+def _founders(paths: ArtifactPaths, choices: Choices) -> Mapping[int, frozenset[int]]:
+    """Return what each number stood for at first; nothing if the choices are not possible."""
+    try:
+        return _shape(paths, choices, choices.category).founders
+    except ConfigError:  # edited by hand, and never applied
+        return {}
+
+
+def _applied(paths: ArtifactPaths, stored: Choices) -> Choices:
+    """Return the choices that the stage `shape` applied."""
+    path = paths.shape(stored.category) / JSON
+    try:
+        applied = parse_choices(path, read_tree(paths, stored.category)[1])
+    except ConfigError as error:
+        raise damaged(path, f"holds choices that are none ({error})") from None
+    return Choices(stored.category, stored.run, applied)
 
 
 def _keep_others(paths: ArtifactPaths, choices: Choices) -> None:

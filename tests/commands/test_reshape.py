@@ -276,3 +276,11 @@ def test_no_option_of_merge_is_ignored(
     assert said.startswith("FAILED")
     assert problem in " ".join(said.replace("│", " ").split())
     assert not choices_path(paths, "c").exists()
+
+
+def test_stored_choices_that_are_not_possible_can_be_taken_back(paths: ArtifactPaths) -> None:
+    run(paths, "split", "c", "1")
+    stored = choices_path(paths, "c")
+    stored.write_text(stored.read_text().replace('"split": 1', '"split": 99'))
+    assert "no class 99" in run(paths, "merge", "c", "2", "3")
+    assert "is gone" in run(paths, "split", "c", "--undo")
