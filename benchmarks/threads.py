@@ -56,7 +56,8 @@ def values(path: Path) -> Values:
     if path.suffix == ".parquet":
         return dict(_columns(pd.read_parquet(path)))
     if path.suffix == ".safetensors":
-        return load_file(path)
+        found: Values = load_file(path)
+        return found
     if path.suffix == ".npy":
         return {"": np.load(path, allow_pickle=False)}
     if path.suffix == ".zarr":
@@ -90,7 +91,7 @@ def differing(one: Path, other: Path) -> Iterator[str]:
         a, b = values(path), values(other / name)
         apart = {key: difference(a[key], b[key]) for key in a if key in b}
         told = ", ".join(f"{key} {what}" for key, what in apart.items() if not what.startswith("0"))
-        yield f"{name}: {told or 'hashes of the others'}"
+        yield f"{name}: {told or 'other bytes'}"
 
 
 def _units(data: Path) -> Iterator[Path]:
