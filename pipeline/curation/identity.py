@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -67,9 +68,9 @@ def identify(
         raise damaged(path, problem)
     known = read_parquet(path, IDENTITY)
     metadata = read_metadata(path)
-    n_old = metadata.get("n_numbers")
+    n_old: Any = metadata.get("n_numbers")
     numbers = check_numbers(path, metadata.get("numbers"), n_old)
-    n_start = metadata.get("n_start", n_old)
+    n_start: Any = metadata.get("n_start", n_old)
     check_numbers(path, [0], n_start)
     if not isinstance(metadata.get("run"), str) or not known["class"].between(0, n_old - 1).all():
         raise damaged(path, "is not of the classes of a run")
