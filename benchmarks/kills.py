@@ -42,7 +42,7 @@ from pipeline.io.paths import ArtifactPaths
 CATEGORY = "metal"
 STAGES = (
     "backbone", "base", "manifest", "maps", "mebin", "crops", "classes",
-    "views", "train", "predict", "merge", "evaluate", "report",
+    "views", "train", "predict", "shape", "merge", "evaluate", "report",
 )  # fmt: skip
 _WHOLE = {"backbone", "base", "report"}
 _FILE_EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree"}

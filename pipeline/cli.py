@@ -21,12 +21,14 @@ from pipeline.commands.export import export
 from pipeline.commands.fit import check_fit
 from pipeline.commands.init import init
 from pipeline.commands.name import name
+from pipeline.commands.options import NamesOption
 from pipeline.commands.preset import preset
 from pipeline.commands.promote import promote
 from pipeline.commands.reshape import UndoOption, merge, split
 from pipeline.config.reading import load_params
 from pipeline.config.section import ConfigError
 from pipeline.config.signature import arguments
+from pipeline.curation.names import NAMES
 from pipeline.distributed.engines import engine_of
 from pipeline.distributed.ranks import joined, launch, processes, started
 from pipeline.executor import using
@@ -172,15 +174,20 @@ def _merge(
         str | None, typer.Option("--category", help="Same as the argument (for DVC).")
     ] = None,
     undo: UndoOption = False,
+    names: NamesOption = NAMES,
     params: _ParamsOption = _PARAMS,
     data: _DataOption = _DATA,
 ) -> None:
     if not classes and not undo:
+        if names != NAMES:
+            raise typer.BadParameter("--names is for merging classes: give their numbers")
         _per_category("merge")(category, named, params, data)
-    elif category is None:
-        raise typer.BadParameter("give the category before the classes")
+    elif category is None or named is not None:
+        raise typer.BadParameter("give the category before the classes, not by --category")
+    elif params != _PARAMS:
+        raise typer.BadParameter("--params is for the stage: classes are merged without it")
     else:
-        merge(category, classes or [], undo=undo, data=data)
+        merge(category, classes or [], undo=undo, names=names, data=data)
 
 
 _ORDER = ("demo", "backbone", "maps_backbone", "base", *PER_CATEGORY, "report")

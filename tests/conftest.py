@@ -1,7 +1,10 @@
 """What holds for all tests."""
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 # One thread a process, also in those that tests start: over networks as small as these, threads
@@ -11,3 +14,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # No deadline: 200 ms an example are not much where other work shares the machine.
 settings.register_profile("anomalyncd", deadline=None)
 settings.load_profile("anomalyncd")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _names_of_the_repository() -> Iterator[None]:
+    """Fail if a test wrote names into the file that is in git."""
+    path = Path(__file__).parents[1] / "names.yaml"
+    before = path.read_bytes()
+    yield
+    assert path.read_bytes() == before, f"a test wrote to {path}"

@@ -41,6 +41,8 @@ class ShapedClasses:
     n_classes: int
     moved: Mapping[int, int] = field(default_factory=dict)
     """Numbers without a fine cluster: the class that holds most of what they stood for."""
+    founders: Mapping[int, frozenset[int]] = field(default_factory=dict)
+    """The fine clusters that each number stood for at first, if the choices are known."""
 
     @property
     def is_unchanged(self) -> bool:
@@ -120,7 +122,9 @@ def apply_choices(
             _merge(members, choice.classes)
         else:
             _split(tree, members, founders, choice.number)
-    return ShapedClasses(tree, members, len(founders), _moved(tree, members, founders))
+    moved = _moved(tree, members, founders)
+    stood_for = {number: frozenset(leaves) for number, leaves in founders.items()}
+    return ShapedClasses(tree, members, len(founders), moved, stood_for)
 
 
 def _moved(tree: ClassTree, members: Ints, founders: Mapping[int, set[int]]) -> dict[int, int]:

@@ -50,7 +50,8 @@ class ClassTree:
 
     def nearest(self, embeddings: ArrayLike) -> Ints:
         """Return the nearest fine cluster (M, classes) of every class to embeddings (M, E)."""
-        x = np.asarray(embeddings, np.float32).reshape(-1, self.centres.shape[1])
+        x = np.asarray(embeddings, np.float32)
+        x = x.reshape(len(x), self.centres.shape[1])
         nearest = np.zeros((len(x), self.n_classes), np.int64)
         for k in range(self.n_classes):
             own = np.flatnonzero(self.owners == k)

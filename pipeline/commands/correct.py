@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from pipeline.commands.errors import check_run, reported
-from pipeline.commands.options import DATA, CategoryArgument, DataOption
+from pipeline.commands.options import DATA, CategoryArgument, DataOption, NamesOption
 from pipeline.commands.reshape import replace_choices
 from pipeline.curation.choices import is_choices_file
 from pipeline.curation.corrections import add_corrections, corrections_path, read_corrections
+from pipeline.curation.names import NAMES
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.region_table import read_regions
 from pipeline.terminal import say
@@ -20,6 +21,7 @@ from pipeline.terminal import say
 def correct(
     category: CategoryArgument,
     file: Annotated[Path, typer.Argument(help="File downloaded from the review page.")],
+    names: NamesOption = NAMES,
     data: DataOption = DATA,
 ) -> None:
     """Apply corrections, or choices about classes, from data/report/review-CATEGORY.html."""
@@ -27,7 +29,7 @@ def correct(
         paths = ArtifactPaths(data)
         check_run(category, paths)
         if is_choices_file(file):
-            replace_choices(category, file, paths)
+            replace_choices(category, file, names, paths)
             return
         regions = read_regions(paths, category)
         n_corrected = add_corrections(paths, category, file, regions)

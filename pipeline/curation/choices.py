@@ -123,7 +123,12 @@ def to_json(choice: Choice) -> dict[str, Any]:
 def read_choices(path: Path) -> Choices:
     """Read a file of choices; raise `ConfigError`, with file and entry, if it is not valid."""
     category, run, entries = read_download(path, "choices", LARGEST_FILE)
-    return Choices(category, run, tuple(_choice(path, i, e) for i, e in enumerate(entries)))
+    return Choices(category, run, parse_choices(path, entries))
+
+
+def parse_choices(path: Path, entries: Sequence[object]) -> tuple[Choice, ...]:
+    """Return the choices of entries of a file; raise `ConfigError` for one that is none."""
+    return tuple(_choice(path, i, entry) for i, entry in enumerate(entries))
 
 
 def _choice(path: Path, i: int, entry: object) -> Choice:

@@ -9,17 +9,21 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.clustering.identity import match_classes
-from pipeline.io.class_tree import Start, has_tree, read_start
+from pipeline.file_checks import file_problem
+from pipeline.io.class_tree import Start, check_numbers, has_tree, read_start
 from pipeline.io.paths import ArtifactPaths, damaged
 from pipeline.io.region_table import n_classes, read_regions
 from pipeline.io.schemas import CROPS, IDENTITY
 from pipeline.io.tables import read_metadata, read_parquet, write_parquet
+
+LARGEST_FILE = 2**31
 
 SAME = 0.5
 """Intersection over union of the squares from which two regions of an image are the same."""
@@ -59,13 +63,18 @@ def identify(
     path = identity_path(paths, category)
     if not path.exists():
         return Start(range(n_new), n_new)
+    problem = file_problem(path, LARGEST_FILE)
+    if problem is not None:
+        raise damaged(path, problem)
     known = read_parquet(path, IDENTITY)
     metadata = read_metadata(path)
-    numbers, n_old = metadata.get("numbers"), metadata.get("n_numbers")
-    if not isinstance(numbers, list) or not isinstance(n_old, int):
-        raise damaged(path, "lacks the numbers of its classes: take it from git")
-    if metadata.get("run") == run and len(numbers) == n_new:
-        n_start = metadata.get("n_start", n_old)
+    n_old: Any = metadata.get("n_numbers")
+    numbers = check_numbers(path, metadata.get("numbers"), n_old)
+    n_start: Any = metadata.get("n_start", n_old)
+    check_numbers(path, [0], n_start)
+    if not isinstance(metadata.get("run"), str) or not known["class"].between(0, n_old - 1).all():
+        raise damaged(path, "is not of the classes of a run")
+    if metadata["run"] == run and len(numbers) == n_new:
         return Start(numbers, max(n_start, *(k + 1 for k in numbers)))
     crops = read_parquet(paths.crops(category) / "crops.parquet", CROPS)
     present = regions[["crop_id", "class"]].merge(crops, on="crop_id", validate="one_to_one")

@@ -37,6 +37,19 @@ _FIELDS = {
 }
 
 
+_MOST = 10**6
+"""No category has so many class numbers: more are a damaged file, and would fill the memory."""
+
+_FATE = {
+    "number": (int,),
+    "fate": (str,),
+    "other": (int, NONE),
+    "before": (int,),
+    "now": (int,),
+    "shared": (int,),
+}
+
+
 @dataclass(frozen=True)
 class Start:
     """`numbers` of the classes of the run before any choice, out of `n_numbers`.
@@ -92,10 +105,7 @@ def read_tree(paths: ArtifactPaths, category: str) -> tuple[ShapedClasses, list[
     check_tree(paths, category, content["regions_sha256"])
     tensors = read_tensors(folder / TENSORS, ("centres", "owners", "sizes", "members"))
     check_sha256(folder / TENSORS, content["sha256"], folder / JSON)
-    try:
-        rows = [(int(a), int(b), float(h)) for a, b, h in content["nodes"]]
-    except (TypeError, ValueError) as error:
-        raise damaged(folder / JSON, f"the key 'nodes' is no tree ({error})") from None
+    rows = _nodes(folder / JSON, content["nodes"], len(tensors["owners"]))
     tree = ClassTree(
         tensors["centres"],
         tensors["owners"],
@@ -103,20 +113,67 @@ def read_tree(paths: ArtifactPaths, category: str) -> tuple[ShapedClasses, list[
         [(a, b) for a, b, _ in rows],
         [h for _, _, h in rows],
     )
-    moved = {int(number): int(into) for number, into in content["moved"].items()}
-    shaped = ShapedClasses(tree, tensors["members"], content["n_classes"], moved)
+    n_classes, own = content["n_classes"], len(content["numbers"])
+    if own != tree.n_classes:
+        raise damaged(folder / JSON, f"has {own} numbers for {tree.n_classes} classes")
+    if not tensors["members"].max(initial=0) < n_classes <= _MOST:
+        raise damaged(folder / JSON, f"the key 'n_classes' is {n_classes}")
+    moved = _moved(folder / JSON, content["moved"])
+    shaped = ShapedClasses(tree, tensors["members"], n_classes, moved)
     return shaped, content["choices"]
+
+
+def _nodes(path: Path, rows: list[Any], n_leaves: int) -> list[tuple[int, int, float]]:
+    """Return the nodes; raise `ArtifactError` unless each joins two that none before has joined."""
+    free = set(range(n_leaves))
+    try:
+        nodes = [(int(a), int(b), float(h)) for a, b, h in rows]
+        for node, (a, b, _) in enumerate(nodes, start=n_leaves):
+            free.remove(a)
+            free.remove(b)
+            free.add(node)
+    except (KeyError, OverflowError, TypeError, ValueError) as error:
+        raise damaged(path, f"the key 'nodes' is no tree ({error})") from None
+    if len(free) > 1:
+        raise damaged(path, f"the key 'nodes' is no tree: {len(free)} parts are not joined")
+    return nodes
+
+
+def _moved(path: Path, content: Mapping[str, Any]) -> dict[int, int]:
+    try:
+        return {int(number): int(into) for number, into in content.items()}
+    except (TypeError, ValueError) as error:
+        raise damaged(path, f"the key 'moved' is not of class numbers ({error})") from None
+
+
+def check_numbers(path: Path, numbers: object, n_numbers: object) -> list[int]:
+    """Return class numbers of a file; raise `ArtifactError` unless they are different ones.
+
+    Class 0 comes first, and all are below `n_numbers`.
+    """
+    if type(n_numbers) is not int or not 0 < n_numbers <= _MOST:
+        raise damaged(path, f"the key 'n_numbers' is {n_numbers!r}, not a number of classes")
+    right = (
+        isinstance(numbers, list)
+        and all(type(k) is int and 0 <= k < n_numbers for k in numbers)
+        and len(set(numbers)) == len(numbers)
+        and numbers[:1] == [0]
+    )
+    if not (right and isinstance(numbers, list)):
+        raise damaged(path, f"the key 'numbers' is {numbers!r}, not the numbers of the classes")
+    return numbers
 
 
 def read_start(paths: ArtifactPaths, category: str) -> Start:
     """Return the numbers of the classes before any choice, and where they come from."""
     path = paths.shape(category) / JSON
     content = read_object(path, _FIELDS)
-    numbers, identity = content["numbers"], content["identity"]
-    if any(type(number) is not int for number in numbers):
-        raise damaged(path, f"the key 'numbers' is {numbers}, not a list of integers")
+    numbers = check_numbers(path, content["numbers"], content["n_numbers"])
+    identity = content["identity"]
     if identity is not None:
         check_fields(path, identity, {"run": (str,), "fates": (list,)})
+        for fate in identity["fates"]:
+            check_fields(path, fate, _FATE)
     return Start(numbers, content["n_numbers"], identity)
 
 
@@ -124,8 +181,8 @@ def moved_classes(paths: ArtifactPaths, category: str) -> dict[int, int]:
     """Return the numbers that were merged into another class, and into which."""
     if not has_tree(paths, category):
         return {}
-    moved = read_object(paths.shape(category) / JSON, _FIELDS)["moved"]
-    return {int(number): int(into) for number, into in moved.items()}
+    path = paths.shape(category) / JSON
+    return _moved(path, read_object(path, _FIELDS)["moved"])
 
 
 def check_tree(paths: ArtifactPaths, category: str, made_from: str | None = None) -> None:

@@ -18,6 +18,10 @@ class ArtifactError(AnomalyNCDError):
     """An artifact is missing, unreadable or does not fit its schema."""
 
 
+_KEPT = {"identity", "choices", "corrections"}
+"""Folders of what people decided: no stage writes them."""
+
+
 def missing(path: Path) -> ArtifactError:
     """Return the error for an artifact that does not exist."""
     stage = _stage_of(path)
@@ -27,12 +31,16 @@ def missing(path: Path) -> ArtifactError:
 def damaged(path: Path, what: str) -> ArtifactError:
     """Return the error for an artifact with unexpected content."""
     stage = _stage_of(path)
+    if stage in _KEPT:
+        return ArtifactError(f"{path}: {what}; take the file from git, or move it away")
     return ArtifactError(f"{path}: {what}; run the stage '{stage}' again (or `dvc repro`)")
 
 
 def _stage_of(path: Path) -> str:
     """Return the stage that writes `path`: DATA/<stage>/<category>/FILE or DATA/<stage>/FILE."""
     folder = path.parent
+    if folder.name in _KEPT:
+        return folder.name
     return folder.parent.name if folder.parent.name in _OF_CATEGORIES else folder.name
 
 

@@ -49,7 +49,8 @@ def write_run(root: Path) -> ArtifactPaths:
 
 
 @pytest.fixture
-def paths(tmp_path: Path) -> ArtifactPaths:
+def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ArtifactPaths:
+    monkeypatch.chdir(tmp_path)  # where names.yaml is
     paths = write_run(tmp_path)
     stages.shape.run("c", paths)
     return paths
@@ -215,3 +216,71 @@ def test_a_pipe_of_choices_is_refused(paths: ArtifactPaths) -> None:
     pipe = paths.root / "pipe.json"
     os.mkfifo(pipe)
     assert "pipe.json" in run(paths, "correct", "c", str(pipe))
+
+
+def undone(paths: ArtifactPaths, *words: str) -> str:
+    """Try to take back a split that is applied; return the one line of refusal."""
+    before = choices_path(paths, "c").read_text()
+    said = " ".join(run(paths, *words).split())
+    assert said.startswith("FAILED")
+    assert choices_path(paths, "c").read_text() == before
+    return said
+
+
+def test_a_named_class_does_not_go_by_undo_or_another_file(paths: ArtifactPaths) -> None:
+    """Else the next split would get its number, and with it the name."""
+    names = paths.root / "names.yaml"
+    run(paths, "split", "c", "1")
+    stages.shape.run("c", paths)
+    run(paths, "name", "c", "4", "burr", "--names", str(names))
+    assert "4 of c would be gone" in undone(paths, "split", "c", "--undo", "--names", str(names))
+    assert "'burr'" in undone(paths, "merge", "c", "--undo", "--names", str(names))
+    other = paths.root / "downloaded.json"
+    other.write_text(choices_path(paths, "c").read_text().replace('"split": 1', '"split": 3'))
+    assert "'burr'" in undone(paths, "correct", "c", str(other), "--names", str(names))
+    assert "2 choices" in run(paths, "merge", "c", "2", "4", "--names", str(names))
+    assert "1 choice;" in run(paths, "merge", "c", "--undo", "--names", str(names))
+    names.write_text("c: {1: dent}")
+    assert "is gone" in run(paths, "split", "c", "--undo", "--names", str(names))
+    names.write_text("c: {4: burr}")  # what the classes on disk still have
+    said = run(paths, "split", "c", "3", "--names", str(names))
+    assert "4 of c would be gone" in " ".join(said.split())
+
+
+def test_a_class_that_corrections_use_does_not_go(paths: ArtifactPaths) -> None:
+    run(paths, "split", "c", "1")
+    stages.shape.run("c", paths)
+    file = paths.root / "corrections" / "c.json"
+    file.parent.mkdir()
+    entry = '{"crop_id": "001", "class": 4}'
+    start = f'{{"category": "c", "run": "{run_of(paths, "c")}", "corrections": ['
+    file.write_text(f"{start}{entry}]}}")
+    assert "corrections/c.json moves regions" in undone(paths, "split", "c", "--undo")
+    file.write_text(f"{start}]}}")
+    assert "is gone" in run(paths, "split", "c", "--undo")
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["c", "2", "3", "--category", "d"], "not by --category"),
+        (["c", "--undo", "--params", "other.yaml"], "--params is for the stage"),
+        (["c", "2", "3", "--params", "other.yaml"], "--params is for the stage"),
+        (["c", "--names", "other.yaml"], "--names is for merging classes"),
+    ],
+)
+def test_no_option_of_merge_is_ignored(
+    paths: ArtifactPaths, words: list[str], problem: str
+) -> None:
+    said = run(paths, "merge", *words)
+    assert said.startswith("FAILED")
+    assert problem in " ".join(said.replace("│", " ").split())
+    assert not choices_path(paths, "c").exists()
+
+
+def test_stored_choices_that_are_not_possible_can_be_taken_back(paths: ArtifactPaths) -> None:
+    run(paths, "split", "c", "1")
+    stored = choices_path(paths, "c")
+    stored.write_text(stored.read_text().replace('"split": 1', '"split": 99'))
+    assert "no class 99" in run(paths, "merge", "c", "2", "3")
+    assert "is gone" in run(paths, "split", "c", "--undo")

