@@ -1,0 +1,79 @@
+"""Pasted defects: small, visible, drawn by seed, and on the object where there is one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from pipeline.detectors.pasted import paste
+
+Pixels = NDArray[np.uint8]
+
+
+def surface(seed: int, shape: tuple[int, int] = (200, 300)) -> Pixels:
+    """Noise with a bright square in the middle, a ninth of the image."""
+    image = np.random.default_rng(seed).normal(90, 6, (*shape, 3))
+    h, w = shape
+    image[h // 3 : 2 * h // 3, w // 3 : 2 * w // 3] += 90
+    return image.clip(0, 255).astype(np.uint8)
+
+
+def drawn(count: int, smallest: float = 0.032) -> list[tuple[Pixels, Pixels]]:
+    pairs = []
+    for seed in range(count):
+        image, other = surface(seed), surface(seed + 1000, (150, 180))
+        pairs.append((image, paste(image, other, np.random.default_rng(seed), smallest=smallest)))
+    return pairs
+
+
+def changed(image: Pixels, defective: Pixels) -> NDArray[np.bool_]:
+    return np.abs(image.astype(int) - defective).max(axis=2) > 3
+
+
+def test_an_image_gets_one_small_defect_and_stays_as_it_is() -> None:
+    for image, defective in drawn(30):
+        assert defective.shape == image.shape
+        assert defective.dtype == np.uint8
+        assert 0 < changed(image, defective).mean() < 0.2
+    np.testing.assert_array_equal(image, surface(29))
+
+
+def test_a_seed_gives_the_same_defect() -> None:
+    image, other = surface(0), surface(1)
+    first, again, another = (paste(image, other, np.random.default_rng(s)) for s in (3, 3, 4))
+    np.testing.assert_array_equal(first, again)
+    assert (first != another).any()
+
+
+def test_defects_grow_with_the_smallest_one() -> None:
+    areas = [
+        np.mean([changed(*pair).mean() for pair in drawn(40, smallest)])
+        for smallest in (0.02, 0.06)
+    ]
+    assert areas[1] > 3 * areas[0]
+
+
+def test_most_defects_lie_on_the_object() -> None:
+    """A ninth of the image; by chance one in nine would."""
+    centres = [np.argwhere(changed(*pair)).mean(axis=0) for pair in drawn(60)]
+    inside = [
+        abs(row / 200 - 0.5) < 1 / 5 and abs(column / 300 - 0.5) < 1 / 5 for row, column in centres
+    ]
+    assert np.mean(inside) > 0.5
+
+
+def test_defects_are_of_all_kinds() -> None:
+    """Brighter ones, darker ones, and patches, some pixels of which go either way."""
+    signs = []
+    for image, defective in drawn(40):
+        difference = (defective.astype(int) - image)[changed(image, defective)]
+        signs.append(np.sign(np.median(difference)))
+    assert {-1, 1} <= set(signs)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (20, 9), (64, 700)])
+def test_any_size_of_image_will_do(shape: tuple[int, int]) -> None:
+    image = np.full((*shape, 3), 128, np.uint8)
+    for seed in range(9):
+        assert paste(image, surface(seed), np.random.default_rng(seed)).shape == image.shape
