@@ -3,7 +3,7 @@
 python -m benchmarks.pasted screw --cache /tmp/distances
 
 Needs `dvc repro backbone manifest@<category>`. Held-out references, the same with a defect each
-(`pipeline.detectors.pasted`) and the queries are compared with the banks of `maps.runs`. Rows are
+(`benchmarks.paste`) and the queries are compared with the banks of `maps.runs`. Rows are
 ways to join the sizes: the image AUROC of pasted against clean references, then what
 `detector_choices` prints of the queries, whose labels serve for that alone. `--cache` keeps the
 distances for another run.
@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.detector_choices import Product
+from benchmarks.paste import paste
 from benchmarks.speed.detectors import MAP_SIZE
 from pipeline.clustering.conformal import normal_limit, part_scores
 from pipeline.config.params import Params
 from pipeline.config.reading import load_params
 from pipeline.detectors.base import Images, Scores
 from pipeline.detectors.calibration import Calibration, by_size, calibrate, contrast
-from pipeline.detectors.pasted import paste
 from pipeline.inference.map_scores import on_grid, raw_maps
 from pipeline.inference.map_settings import settled_for
 from pipeline.inference.nearest_patches import NearestPatches

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.detectors.pasted import paste
+from benchmarks.paste import paste
+from benchmarks.pasted import Fusion, fused, fusions
+from pipeline.detectors.calibration import calibrate, fused_scores, joint_map
 
 Pixels = NDArray[np.uint8]
 
@@ -77,3 +79,39 @@ def test_any_size_of_image_will_do(shape: tuple[int, int]) -> None:
     image = np.full((*shape, 3), 128, np.uint8)
     for seed in range(9):
         assert paste(image, surface(seed), np.random.default_rng(seed)).shape == image.shape
+
+
+SIZES = [1, 1, 3]
+
+
+def distances(count: int, seed: int) -> list[NDArray[np.float32]]:
+    rng = np.random.default_rng(seed)
+    return [rng.gamma(4, 0.1, (count, 400)).astype(np.float32) for _ in SIZES]
+
+
+def found_with(*, seen_at: int) -> dict[str, NDArray[np.generic]]:
+    """Distances in which a defect shows at one of the two sizes."""
+    pasted = distances(20, 1)
+    for run, size in zip(pasted, SIZES, strict=True):
+        if size == seen_at:
+            run[:, 7:12] += 3
+    return {"references": np.stack(distances(20, 0)), "pasted": np.stack(pasted)}
+
+
+def test_the_default_row_is_what_the_detector_does() -> None:
+    known, queries = distances(20, 0), distances(5, 2)
+    calibration = calibrate(known, SIZES)
+    patches, images = fused(queries, SIZES, calibration, Fusion((1.0, 1.0)))
+    np.testing.assert_allclose(patches, joint_map(queries, SIZES, calibration), rtol=1e-5)
+    np.testing.assert_allclose(images, fused_scores(queries, SIZES, calibration), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("seen_at", "weights"), [(1, (1.0, 0.0)), (3, (0.0, 1.0))])
+def test_the_size_that_shows_pasted_defects_is_chosen(
+    seen_at: int, weights: tuple[float, float]
+) -> None:
+    found = found_with(seen_at=seen_at)
+    rows = fusions(found, SIZES, calibrate(list(found["references"]), SIZES))
+    assert rows["the better alone"].weights == weights
+    assert np.argmax(rows["weighed, power 4"].weights) == np.argmax(weights)
+    assert sum(rows["weighed, power 4"].weights) == pytest.approx(1)
