@@ -12,7 +12,7 @@ distances for another run.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -37,7 +37,16 @@ from pipeline.io.files import replacing
 from pipeline.io.paths import ArtifactPaths
 
 Floats = NDArray[np.float32]
-Found = dict[str, NDArray[np.generic]]
+
+
+class Found(NamedTuple):
+    """Distances of every run (K, N, P), the grid of the P patches, and parts of the references."""
+
+    queries: Floats
+    references: Floats
+    pasted: Floats
+    grid: NDArray[np.int64]
+    parts: NDArray[np.str_]
 
 
 class Held(NearestPatches):
@@ -51,7 +60,7 @@ class Held(NearestPatches):
 
 
 def compare(product: Product, params: Params) -> Found:
-    """Return the distances of every run, (K, N, P) for each kind of image, grid and parts."""
+    """Compare queries, references and the same with defects with the banks of the references."""
     options = settled_for(product.category, params.maps, product.paths)
     resources = Resources(product.paths.backbone(), params.compute, product.category)
     detector = Held(options, resources)
@@ -59,19 +68,19 @@ def compare(product: Product, params: Params) -> Found:
     times = [time.process_time()]
     detector.fit(normals)
     times.append(time.process_time())
-    known = detector.score_references()
-    found: Found = {"references": np.stack(detector.runs), "parts": product.parts_of(known.names)}
-    rows = [list(normals.names).index(name) for name in known.names]
+    known = detector.score_references().names
+    references = np.stack(detector.runs)
+    rows = [list(normals.names).index(name) for name in known]
     defective = [pasted(normals, row, options.seed, options.smallest_defect) for row in rows]
-    detector.score(Images(known.names, lambda i: defective[i], normals.take(rows).parts))
-    found["pasted"] = np.stack(detector.runs)
+    detector.score(Images(known, lambda i: defective[i], normals.take(rows).parts))
+    with_defects = np.stack(detector.runs)
     times.append(time.process_time())
     scores = detector.score(product.images("query"))
-    found["queries"] = np.stack(detector.runs)
     times.append(time.process_time())
     spent = "/".join(f"{seconds:.0f}" for seconds in np.diff(times))
     typer.echo(f"CPU s of fit/pasted/queries: {spent}")
-    return found | {"grid": np.array(scores.patch_scores[:1].shape[1:])}
+    grid = np.array(scores.patch_scores[:1].shape[1:])
+    return Found(np.stack(detector.runs), references, with_defects, grid, product.parts_of(known))
 
 
 def pasted(normals: Images, row: int, seed: int, smallest: float) -> NDArray[np.uint8]:
@@ -95,10 +104,10 @@ class Fusion(NamedTuple):
 
 
 def fused(
-    runs: Sequence[Floats], sizes: Sequence[int], calibration: Calibration, how: Fusion
+    runs: Iterable[Floats], sizes: Sequence[int], calibration: Calibration, how: Fusion
 ) -> tuple[Floats, Floats]:
     """Return patch scores (N, P) and image scores (N,)."""
-    maps = by_size(runs, sizes, calibration.runs)
+    maps = by_size(list(runs), sizes, calibration.runs)
     weights = np.array(how.weights)
     kept = np.flatnonzero(weights > 0)
     patches = np.average([maps[k] for k in kept], axis=0, weights=weights[kept])
@@ -119,7 +128,7 @@ def fusions(found: Found, sizes: Sequence[int], calibration: Calibration) -> dic
 
     def auroc(how: Fusion) -> float:
         return separation(
-            *(fused(found[kind], sizes, calibration, how)[1] for kind in ("references", "pasted"))
+            *(fused(of, sizes, calibration, how)[1] for of in (found.references, found.pasted))
         )
 
     both = Fusion((1.0,) * len(distinct))
@@ -150,26 +159,23 @@ def main(
     file = None if cache is None else cache / f"{category}_{every}.npz"
     if file is not None and file.exists():
         with np.load(file) as stored:
-            found = dict(stored)
+            found = Found(**stored)
     else:
         found = compare(product, given)
         if file is not None:
             with replacing(file) as aside, aside.open("wb") as out:
-                np.savez(out, **found)
+                np.savez(out, allow_pickle=False, **found._asdict())
     sizes = [size for _, size in given.maps.runs]
-    calibration = calibrate(list(found["references"]), sizes)
+    calibration = calibrate(list(found.references), sizes)
     typer.echo("| row | weights | pasted | AUROC/missed/false alarms/AUPRO |\n|---|---|---|---|")
     for name, how in fusions(found, sizes, calibration).items():
-        scored = {
-            kind: fused(found[kind], sizes, calibration, how)
-            for kind in ("queries", "references", "pasted")
-        }
-        normal = scored["references"][1]
-        weights = "/".join(f"{weight:.2f}" for weight in how.weights)
-        cells = metrics(product, given, *scored["queries"], found["grid"], normal, found["parts"])
-        typer.echo(
-            f"| {name} | {weights} | {separation(normal, scored['pasted'][1]):.3f} | {cells} |"
+        patches, images = fused(found.queries, sizes, calibration, how)
+        normal, abnormal = (
+            fused(of, sizes, calibration, how)[1] for of in (found.references, found.pasted)
         )
+        weights = "/".join(f"{weight:.2f}" for weight in how.weights)
+        cells = metrics(product, given, patches, images, normal, found)
+        typer.echo(f"| {name} | {weights} | {separation(normal, abnormal):.3f} | {cells} |")
 
 
 def metrics(
@@ -177,16 +183,15 @@ def metrics(
     params: Params,
     patches: Floats,
     images: Floats,
-    grid: NDArray[np.generic],
     normal: Floats,
-    parts: NDArray[np.generic],
+    found: Found,
 ) -> str:
     """Return image AUROC, shares of defects missed and of false alarms, and AUPRO."""
-    rows, columns = (int(side) for side in grid)
+    rows, columns = (int(side) for side in found.grid)
     maps = raw_maps(Scores(on_grid(patches, (rows, columns))), slice(0, len(patches)), MAP_SIZE)
     limit = normal_limit(
         part_scores(images.astype(float), product.parts),
-        part_scores(normal.astype(float), parts),
+        part_scores(normal.astype(float), found.parts),
         false_alarms=params.predict.false_alarms,
     )
     bad = product.defective

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from benchmarks.paste import paste
-from benchmarks.pasted import Fusion, fused, fusions
+from benchmarks.pasted import Found, Fusion, fused, fusions
 from pipeline.detectors.calibration import calibrate, fused_scores, joint_map
 
 Pixels = NDArray[np.uint8]
@@ -89,13 +89,14 @@ def distances(count: int, seed: int) -> list[NDArray[np.float32]]:
     return [rng.gamma(4, 0.1, (count, 400)).astype(np.float32) for _ in SIZES]
 
 
-def found_with(*, seen_at: int) -> dict[str, NDArray[np.generic]]:
+def found_with(*, seen_at: int) -> Found:
     """Distances in which a defect shows at one of the two sizes."""
     pasted = distances(20, 1)
     for run, size in zip(pasted, SIZES, strict=True):
         if size == seen_at:
             run[:, 7:12] += 3
-    return {"references": np.stack(distances(20, 0)), "pasted": np.stack(pasted)}
+    known = np.stack(distances(20, 0))
+    return Found(known, known, np.stack(pasted), np.array([20, 20]), np.arange(20).astype(str))
 
 
 def test_the_default_row_is_what_the_detector_does() -> None:
@@ -111,7 +112,7 @@ def test_the_size_that_shows_pasted_defects_is_chosen(
     seen_at: int, weights: tuple[float, float]
 ) -> None:
     found = found_with(seen_at=seen_at)
-    rows = fusions(found, SIZES, calibrate(list(found["references"]), SIZES))
+    rows = fusions(found, SIZES, calibrate(list(found.references), SIZES))
     assert rows["the better alone"].weights == weights
     assert np.argmax(rows["weighed, power 4"].weights) == np.argmax(weights)
     assert sum(rows["weighed, power 4"].weights) == pytest.approx(1)
