@@ -48,7 +48,7 @@ def calibrate(held_out: Sequence[Floats], sizes: Sequence[int]) -> Calibration:
     compared = np.all([np.isfinite(one).all(axis=1) for one in held_out], axis=0)  # (R,)
     known = [distances[compared] for distances in held_out]
     scales = tuple(fit_scale(distances) for distances in known)
-    maps = _by_size(known, sizes, scales)
+    maps = by_size(known, sizes, scales)
     return Calibration(scales, tuple(fit_scale(contrast(one)) for one in maps))
 
 
@@ -56,7 +56,7 @@ def joint_map(
     distances: Sequence[Floats], sizes: Sequence[int], calibration: Calibration
 ) -> Floats:
     """Return the patch scores (N, P): the mean over sizes of the mean over the runs of a size."""
-    maps = _by_size(distances, sizes, calibration.runs)
+    maps = by_size(distances, sizes, calibration.runs)
     return np.asarray(np.mean(maps, axis=0, dtype=np.float64), np.float32)
 
 
@@ -64,11 +64,11 @@ def fused_scores(
     distances: Sequence[Floats], sizes: Sequence[int], calibration: Calibration
 ) -> Floats:
     """Return the image scores (N,): the largest over sizes of the calibrated `contrast`."""
-    maps = _by_size(distances, sizes, calibration.runs)
+    maps = by_size(distances, sizes, calibration.runs)
     return fuse([contrast(one) for one in maps], calibration.scores)
 
 
-def _by_size(
+def by_size(
     distances: Sequence[Floats], sizes: Sequence[int], scales: Sequence[Scale]
 ) -> list[Floats]:
     """Return the joined runs (N, P) of each size, in rising order of the sizes."""
