@@ -18,6 +18,7 @@ from pipeline.commands.errors import debug, reported
 from pipeline.commands.export import export
 from pipeline.commands.fit import check_fit
 from pipeline.commands.init import init
+from pipeline.commands.inventory import inventory
 from pipeline.commands.name import name
 from pipeline.commands.preset import preset
 from pipeline.commands.promote import promote
@@ -181,7 +182,7 @@ for _stage in _ORDER:
 
 
 app.command("peer", help="Compare: run one method over a category.")(_peer)
-for _command in (classify, correct, doctor, init, name, preset, promote, split):
+for _command in (classify, correct, doctor, init, inventory, name, preset, promote, split):
     app.command()(_command)
 app.add_typer(export, name="export")
 
