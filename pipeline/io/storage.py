@@ -180,7 +180,7 @@ def _reason(kind: str, text: str) -> str:
         return "there is no such bucket; check dataset.root"
     if kind in ("PermissionDeniedError", "UnauthenticatedError"):
         return "access is denied; check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-    if "169.254.169.254" in text:  # where machines of a cloud find theirs
+    if "/latest/" in text:  # where machines of a cloud ask for theirs
         return "there are no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
     shown = text.partition(" Debug source")[0]
     return f"cannot be read; check AWS_ENDPOINT_URL, AWS_REGION and the network ({shown})"
