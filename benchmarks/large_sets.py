@@ -5,8 +5,8 @@
 
 `idle` writes images of 16 x 16 pixels, puts small files in the place of the artifacts and records
 them (`dvc commit`): what is measured is what DVC does about the images, and nothing is computed.
-`stages` runs the pipeline on images of 64 x 64 pixels below an inventory, every third with a defect;
-the maps are their masks, so that the set passes from `mebin` to `merge` without a network for maps.
+`stages` runs the pipeline on images of 64 x 64 pixels below an inventory, a third of them with a
+defect; the maps are their masks, so that no network is needed for them.
 """
 
 from __future__ import annotations
