@@ -20,6 +20,7 @@ from pipeline.commands.errors import debug, reported
 from pipeline.commands.export import export
 from pipeline.commands.fit import check_fit
 from pipeline.commands.init import init
+from pipeline.commands.inventory import inventory
 from pipeline.commands.name import name
 from pipeline.commands.options import NamesOption
 from pipeline.commands.preset import preset
@@ -201,7 +202,18 @@ for _stage in _ORDER:
 
 
 app.command("peer", help="Compare: run one method over a category.")(_peer)
-for _command in (classify, correct, doctor, drift, init, name, preset, promote, split):
+for _command in (
+    classify,
+    correct,
+    doctor,
+    drift,
+    init,
+    inventory,
+    name,
+    preset,
+    promote,
+    split,
+):
     app.command()(_command)
 app.add_typer(export, name="export")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
@@ -14,6 +13,7 @@ from pipeline.inference.query_crops import crop_rows, place_squares, write_query
 from pipeline.io import schemas
 from pipeline.io.arrays import open_arrays
 from pipeline.io.files import replacing_folder
+from pipeline.io.inventory import images_at
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.tables import write_parquet
 from pipeline.progress import track
@@ -32,7 +32,7 @@ def run(
     masks = open_arrays(paths.mebin(category) / "masks.zarr")["masks"]
     maps = open_arrays(paths.maps(category) / "maps.zarr")["maps"]
     with track(f"crops {category}: squares") as progress:
-        images = place_squares(category, options, Path(root) / category, paths, masks, progress)
+        images = place_squares(category, options, images_at(root, category), paths, masks, progress)
     with replacing_folder(paths.crops(category)) as folder:
         folder.mkdir()
         rows = [row for image in images for row in crop_rows(image)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Annotated, Any
 
 from pipeline.config.params import Evaluate
@@ -20,6 +19,7 @@ from pipeline.evaluation.labels import (
     score_metrics,
 )
 from pipeline.inference.mask_metrics import mask_metrics
+from pipeline.io.inventory import images_at
 from pipeline.io.part_table import read_parts
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.region_table import read_regions
@@ -64,7 +64,7 @@ def run(
             metrics |= part_metrics(verdicts, label_of, part_of, normal)
     else:
         log.info("evaluate %s: there are no labels; only counts are written", category)
-    folder = Path(root) / category
+    folder = images_at(root, category)
     found, more = mask_metrics(category, options, folder, normal, paths, label_of, sampling)
     metrics |= found
     ends |= more

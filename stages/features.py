@@ -26,6 +26,7 @@ from pipeline.inference.peer_sets import (
 from pipeline.io.backbone_weights import load_saved_vit
 from pipeline.io.devices import Autocast, choose_device
 from pipeline.io.files import replacing_folder
+from pipeline.io.inventory import images_at
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.peer_files import DESCRIPTION
 from pipeline.io.tables import write_json
@@ -43,8 +44,9 @@ def run(
     device = choose_device(compute.device)
     vit = load_saved_vit(paths.backbone(), image_size=views.image_size).to(device).eval()
     encoder = Encoder(vit, views.image_size, device, Autocast(device, compute.dtype))
-    queries = images_of(paths, category, Path(root) / category, "query")
-    normals = images_of(paths, category, Path(root) / category, "normal")
+    folder = images_at(root, category)
+    queries = images_of(paths, category, folder, "query")
+    normals = images_of(paths, category, folder, "normal")
     seconds: dict[str, float] = {}
     start = time.perf_counter()
 

@@ -13,7 +13,9 @@ from pipeline.config.section import Key
 from pipeline.io import schemas
 from pipeline.io.datasets import Dataset, collect, unused_bits
 from pipeline.io.files import replacing_folder
+from pipeline.io.inventory import holds_files
 from pipeline.io.paths import ArtifactPaths
+from pipeline.io.storage import place_of
 from pipeline.io.tables import write_parquet
 from pipeline.progress import track
 
@@ -27,8 +29,8 @@ def run(
     paths: ArtifactPaths,
 ) -> None:
     """Write the four tables of `manifest/<category>`, all at once; paths relative to its root."""
-    folder = Path(root) / category
-    references = Path(options.normal_root) / category
+    folder = place_of(root) / category
+    references = place_of(options.normal_root) / category
     with track(f"manifest {category}") as progress:
         dataset = collect(
             folder,
@@ -36,7 +38,7 @@ def run(
             normal_label=options.normal_label,
             exclude_labels=options.exclude_labels,
             normal_list=options.normal_list,
-            normal_root=references if references.is_dir() else None,
+            normal_root=references if holds_files(references) else None,
             part=options.part,
             bits=options.bits,
             progress=progress,

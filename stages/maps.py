@@ -22,9 +22,11 @@ from pipeline.inference.patch_features import Resources
 from pipeline.io import schemas
 from pipeline.io.backbone_weights import saved_sha256
 from pipeline.io.images import read_mask
+from pipeline.io.inventory import images_at
 from pipeline.io.map_files import find_maps, mask_to_map, read_map, resize_map
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.scratch import Scratch
+from pipeline.io.storage import Place
 from pipeline.io.tables import read_parquet
 from pipeline.progress import Progress, track
 
@@ -52,7 +54,7 @@ def run(
         if files is not None:
             return _given(files, options.map_size)
         if options.method == "ground_truth":
-            return _masks(category, Path(root) / category, options.map_size, paths)
+            return _masks(category, images_at(root, category), options.map_size, paths)
         resources = Resources(
             backbone_of_maps(options, paths),
             compute,
@@ -93,7 +95,7 @@ def _given(files: dict[str, Path], size: int) -> Detector:
     return GivenMaps(lambda name: resize_map(read_map(files[name]), size), size)
 
 
-def _masks(category: str, folder: Path, size: int, paths: ArtifactPaths) -> Detector:
+def _masks(category: str, folder: Place, size: int, paths: ArtifactPaths) -> Detector:
     """Return the ground-truth masks as maps; zeros where an image has none."""
     table = read_parquet(paths.manifest(category) / "masks.parquet", schemas.MASKS)
     files = dict(zip(table["sample_id"], table["mask_path"], strict=True))

@@ -11,6 +11,7 @@ from pipeline.config.params import Params
 from pipeline.curation.names import NAMES
 from pipeline.evaluation.clustering import mean_figures
 from pipeline.io.files import replacing_folder
+from pipeline.io.inventory import images_at
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.provenance import environment
 from pipeline.io.stored import read_object
@@ -61,7 +62,7 @@ def run(params: Params, paths: ArtifactPaths, names_path: Path = NAMES) -> None:
         folder.mkdir()
         sections, stage_times = [], []
         for i, name in enumerate(names):
-            images = Path(params.dataset.root) / name
+            images = images_at(params.dataset.root, name)
             category = read_category(name, images, paths, names_path)
             sections.append(_section(category, params, metrics[name], _review(category, folder)))
             stage_times.append(times(category))

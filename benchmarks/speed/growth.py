@@ -46,7 +46,7 @@ class CommandError(RuntimeError):
 
 def make_checkout(folder: Path, n: int) -> None:
     """Make a checkout with `n` query images, every third with a defect and its mask."""
-    for name in ("pipeline", "stages", "data/corrections"):
+    for name in ("pipeline", "stages", "data/choices", "data/corrections", "data/identity"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("dvc.yaml", ".dvcignore", "names.yaml"):
         shutil.copy(ROOT / name, folder)

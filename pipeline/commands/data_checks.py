@@ -15,10 +15,12 @@ from pipeline.demo.camera import NORMAL, PRODUCTS
 from pipeline.io.dataset_formats import DatasetError, Scan, scan_folder
 from pipeline.io.datasets import unused_bits
 from pipeline.io.demo_files import foreign_file
+from pipeline.io.inventory import INVENTORY, difference, holds_files, source_of
 from pipeline.io.map_files import MapFileError, find_maps
 from pipeline.io.parts import parts_of
 from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.schemas import IMAGES, REJECTED
+from pipeline.io.storage import Place, StorageError, place_of
 from pipeline.io.tables import read_metadata, read_parquet
 
 _DEMO = "data/raw/demo"
@@ -68,9 +70,9 @@ def _demo(paths: ArtifactPaths) -> Iterator[Line]:
 
 def _demo_root(params: Params, project: Path) -> Iterator[Line]:
     """Warn if dataset.root is the demo's folder for a category that is not of the demo."""
-    root, demo = project / params.dataset.root, project / _DEMO
+    root, demo = _root(params, project), project / _DEMO
     own = [name for name in params.dataset.categories if name not in PRODUCTS]
-    if own and root.resolve().is_relative_to(demo.resolve()):
+    if own and isinstance(root, Path) and root.resolve().is_relative_to(demo.resolve()):
         finding = f"{root} is the demo's folder, which has no {', '.join(own)}"
         todo = f"keep your images outside {_DEMO} and set dataset.root"
         yield Line("warning", "dataset.root", finding, todo)
@@ -80,15 +82,17 @@ def _category(
     category: str, params: Params, paths: ArtifactPaths, project: Path
 ) -> tuple[int, Line]:
     what = f"images {category}"
-    root = project / params.dataset.root / category
-    if params.dataset.root == _DEMO and category in PRODUCTS and not root.is_dir():
+    root = _root(params, project) / category
+    if params.dataset.root == _DEMO and category in PRODUCTS and not holds_files(root):
         n_images = params.demo.good + sum(
             params.demo.n_images(label) for label in PRODUCTS[category] if label != NORMAL
         )
         return n_images, Line("ok", what, f"the demo: `dvc repro` makes {n_images}")
     try:
         scan = _scan(category, params, project)
-    except (DatasetError, OSError) as error:
+    except StorageError as error:
+        return 0, Line("error", what, str(error), "docs/scale.md")
+    except (DatasetError, ArtifactError, OSError) as error:
         return 0, Line("error", what, str(error), "anomalyncd init FOLDER writes params.yaml")
     queries = [entry for entry in scan.entries if entry.split == "query"]
     n_normals = len(scan.entries) - len(queries)
@@ -101,6 +105,9 @@ def _category(
     problem = _method(params, scan) or _maps(category, params, paths, project)
     if problem is not None:
         return len(queries), Line("error", what, f"{counts}; {problem[0]}", problem[1])
+    old = _inventory(root)
+    if old is not None:
+        return len(queries), Line("warning", what, *old)
     hint = _bits(category, params, paths)
     if hint is not None:
         return len(queries), Line("warning", what, counts, hint)
@@ -113,15 +120,35 @@ def _category(
 def _scan(category: str, params: Params, project: Path) -> Scan:
     """Sort the files of a category by their names, as the stage `manifest` will."""
     options = params.manifest
-    references = project / options.normal_root / category
+    references = _place(options.normal_root, project) / category
     return scan_folder(
-        project / params.dataset.root / category,
+        _root(params, project) / category,
         layout=options.layout,
         normal_label=options.normal_label,
         exclude_labels=options.exclude_labels,
         normal_list=options.normal_list,
-        normal_root=references if references.is_dir() else None,
+        normal_root=references if holds_files(references) else None,
     )
+
+
+def _root(params: Params, project: Path) -> Place:
+    return _place(params.dataset.root, project)
+
+
+def _place(text: str, project: Path) -> Place:
+    place = place_of(text)
+    return project / place if isinstance(place, Path) else place
+
+
+def _inventory(folder: Place) -> tuple[str, str] | None:
+    """Say how an inventory differs from the images that it lists, and what to do, or None."""
+    if not isinstance(folder, Path) or not (folder / INVENTORY).is_file():
+        return None
+    new, gone, changed = difference(folder)
+    if not new + gone + changed:
+        return None
+    finding = f"the inventory is old: {new} files are new, {gone} gone, {changed} changed since"
+    return finding, "anomalyncd inventory, then dvc repro"
 
 
 def _parts(category: str, params: Params, project: Path) -> Iterator[Line]:
@@ -136,12 +163,13 @@ def _parts(category: str, params: Params, project: Path) -> Iterator[Line]:
                 yield Line("ok", what, hint.sentence(), hint.todo())
             return
         known = [*paths, *(path for path, _ in scan.rejected)]
-        found = parts_of(project / params.dataset.root / category, paths, known, rule)
+        root = source_of(_root(params, project) / category)
+        found = parts_of(root, paths, known, rule)
     except DatasetError as error:
         if str(error).startswith("manifest.part"):
             yield Line("error", what, str(error), "correct it, or set manifest.part to null")
         return
-    except OSError:
+    except (StorageError, ArtifactError, OSError):
         return  # the line about the images says so
     n_parts = len({found.get(path, path) for path in paths})
     finding = f"{n_parts} parts of {len(paths)} images by manifest.part"

@@ -33,7 +33,9 @@ def doctor(
     params: ParamsOption = PARAMS,
     data: DataOption = DATA,
 ) -> None:
-    """Check environment, device, weights, disk, params, images, DVC and git; uses no network.
+    """Check environment, device, weights, disk, params, images, DVC and git.
+
+    It uses no network but to a cluster and a bucket that params.yaml names.
 
     The exit status is 1 if anything is wrong.
     """

@@ -18,8 +18,10 @@ from pipeline.commands.options import (
 )
 from pipeline.config.params import Params
 from pipeline.config.reading import load_params
+from pipeline.config.section import ConfigError
 from pipeline.curation.names import NAMES
 from pipeline.exports.files import Shape
+from pipeline.io.inventory import images_at
 from pipeline.io.paths import ArtifactPaths
 from pipeline.terminal import say
 
@@ -70,7 +72,11 @@ def export_fiftyone(
         from pipeline.exports.coco import write_fiftyone
 
         discovered = _discovered(category, names, data)
-        images = Path(load_params(params).dataset.root) / category
+        images = images_at(load_params(params).dataset.root, category)
+        if not isinstance(images, Path):
+            raise ConfigError(
+                f"the images lie at {images}: fetch them, and set dataset.root to them"
+            )
         say(f"{out}: {write_fiftyone(discovered, out, shape=shape, images=images, link=link)}")
 
 

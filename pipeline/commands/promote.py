@@ -19,6 +19,7 @@ from pipeline.commands.options import (
 from pipeline.config.reading import load_params
 from pipeline.curation.names import NAMES, names_for
 from pipeline.curation.promotion import promote as promote_classes
+from pipeline.io.inventory import images_at
 from pipeline.io.paths import ArtifactPaths
 from pipeline.terminal import say
 
@@ -37,7 +38,7 @@ def promote(
         params, paths = load_params(params_path), ArtifactPaths(data)
         check_run(category, paths)
         target = to or Path(params.base.root)
-        root = Path(params.dataset.root) / category
+        root = images_at(params.dataset.root, category)
         promoted = promote_classes(category, root, paths, names_for(names, category, paths), target)
         for name, count in promoted.images.items():
             say(f"{target}: {count} images of {name!r}")

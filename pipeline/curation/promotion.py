@@ -20,6 +20,7 @@ from pipeline.io.images import read_image, write_png
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.region_table import read_regions_and_crops
 from pipeline.io.schemas import IMAGES
+from pipeline.io.storage import Place
 from pipeline.io.tables import image_bits, read_json, read_parquet, write_json
 from pipeline.regions.crops import resize_mask
 
@@ -40,7 +41,7 @@ class Promoted:
 
 
 def promote(
-    category: str, images_root: Path, artifacts: ArtifactPaths, names: ClassNames, target: Path
+    category: str, images_root: Place, artifacts: ArtifactPaths, names: ClassNames, target: Path
 ) -> Promoted:
     """Write images and masks of the named defect classes, in the layout class_folders.
 
@@ -112,7 +113,7 @@ def _write(
     group: pd.DataFrame,
     category: str,
     name: str,
-    images_root: Path,
+    images_root: Place,
     artifacts: ArtifactPaths,
     target: Path,
 ) -> None:

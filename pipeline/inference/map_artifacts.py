@@ -21,7 +21,9 @@ from pipeline.io import schemas
 from pipeline.io.arrays import ArraySpec, create_arrays, group_path
 from pipeline.io.files import replacing_folder
 from pipeline.io.images import ListedImages
+from pipeline.io.inventory import images_at
 from pipeline.io.paths import ArtifactPaths
+from pipeline.io.storage import Place
 from pipeline.io.stored import sha256_of, write_tensors
 from pipeline.io.tables import image_bits, read_parquet, write_parquet
 
@@ -71,7 +73,7 @@ def make_maps(
         There is no manifest, or scores are not finite.
     """
     manifest = paths.manifest(category)
-    bits, folder = image_bits(manifest), Path(root) / category
+    bits, folder = image_bits(manifest), images_at(str(root), category)
     table = read_parquet(manifest / "images.parquet", schemas.IMAGES)
     queries, normals = (_images(table, split, folder, bits) for split in ("query", "normal"))
     with replacing_folder(paths.maps(category)) as output:
@@ -99,7 +101,7 @@ def make_maps(
             )
 
 
-def _images(table: pd.DataFrame, split: str, folder: Path, bits: int) -> Images:
+def _images(table: pd.DataFrame, split: str, folder: Place, bits: int) -> Images:
     rows = table[table["split"] == split]
     files = tuple(folder / path for path in rows["path"])
     ids, parts = rows["sample_id"].tolist(), rows["part"].tolist()

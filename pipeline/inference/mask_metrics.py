@@ -19,6 +19,7 @@ from pipeline.io.images import ImageError, read_mask
 from pipeline.io.map_files import mask_to_map
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.schemas import IMAGES, MAP_SCORES, MASKS
+from pipeline.io.storage import Place
 from pipeline.io.tables import read_parquet
 from pipeline.progress import Progress, track
 from pipeline.regions.crops import find_regions, resize_mask
@@ -32,7 +33,7 @@ _IMAGES = 256
 def mask_metrics(
     category: str,
     options: Evaluate,
-    root: Path,
+    root: Place,
     normal: list[str],
     paths: ArtifactPaths,
     label_of: dict[str, str],
@@ -106,7 +107,7 @@ class JudgedBlock:
 
     maps: Path
     masks: Path
-    root: Path
+    root: Place
     images: tuple[TrueMask, ...]
     resampled: bool
 
@@ -145,7 +146,7 @@ def judge_block(block: JudgedBlock, progress: Progress) -> Judged:
     return replace(judged, curve=curve.counts())
 
 
-def _true_mask(image: TrueMask, root: Path) -> NDArray[np.bool_] | None:
+def _true_mask(image: TrueMask, root: Place) -> NDArray[np.bool_] | None:
     if image.file is None:
         return np.zeros(image.shape, np.bool_)
     try:

@@ -25,13 +25,14 @@ from pipeline.io.images import read_listed
 from pipeline.io.networks import augmentations, crop_arrays
 from pipeline.io.paths import ArtifactError, ArtifactPaths
 from pipeline.io.peer_files import new_array, save_array
+from pipeline.io.storage import Place
 from pipeline.io.tables import image_bits, read_metadata, read_parquet
 from pipeline.progress import track
 
 _MAPS = 32
 
 
-def images_of(paths: ArtifactPaths, category: str, folder: Path, split: str) -> Images:
+def images_of(paths: ArtifactPaths, category: str, folder: Place, split: str) -> Images:
     """Return the queries or the normal references of the manifest, sorted by sample id."""
     manifest = paths.manifest(category)
     table = read_parquet(manifest / "images.parquet", schemas.IMAGES)

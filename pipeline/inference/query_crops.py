@@ -23,6 +23,7 @@ from pipeline.io.arrays import create_arrays, group_path, open_arrays, open_bloc
 from pipeline.io.crop_files import ImageAndMask, crop_specs, write_rows
 from pipeline.io.images import read_listed
 from pipeline.io.paths import ArtifactError, ArtifactPaths
+from pipeline.io.storage import Place
 from pipeline.io.stored import NUMBER, check_fields
 from pipeline.io.tables import image_bits, read_metadata, read_parquet
 from pipeline.progress import Progress
@@ -42,7 +43,7 @@ class PlacedImage:
     scores; `bits` are the significant ones of 16-bit pixels, `ends` the range of the thresholds."""
 
     sample_id: str
-    path: Path
+    path: Place
     shape: tuple[int, int]
     squares: NDArray[np.int64]
     areas_px: list[int]
@@ -54,7 +55,7 @@ class PlacedImage:
 def place_squares(
     category: str,
     options: Crops,
-    root: Path,
+    root: Place,
     paths: ArtifactPaths,
     masks: zarr.Array,
     progress: Progress,

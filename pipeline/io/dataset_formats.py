@@ -17,7 +17,8 @@ layout              files
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import posixpath
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -25,12 +26,18 @@ from typing import Literal
 from pipeline.errors import AnomalyNCDError
 from pipeline.io.file_list import image_files
 from pipeline.io.images import is_image_name
+from pipeline.io.inventory import locate
 from pipeline.io.mask_files import MaskIndex
+from pipeline.io.storage import Place, read_bytes
 
 Split = Literal["query", "normal"]
 
 NORMAL_LIST = "normal_reference_files.txt"
 """Name of the list of normal references that is used where it lies in the root of the images."""
+
+
+LARGEST_LIST = 256 * 2**20
+"""Bytes of a list of normal references."""
 
 
 class DatasetError(AnomalyNCDError):
@@ -65,20 +72,20 @@ class _Sorted:
 
 
 def scan_folder(
-    root: Path,
+    root: Place,
     *,
     layout: str = "auto",
     normal_label: Sequence[str] = ("good", "MT_Free"),
     exclude_labels: Sequence[str] = ("combined",),
     normal_list: str | None = None,
-    normal_root: Path | None = None,
+    normal_root: Place | None = None,
 ) -> Scan:
     """Sort the files under `root` by their names; no image is opened.
 
     Parameters
     ----------
     root
-        The folder of a category.
+        The folder of a category, a prefix in a bucket, or a folder with an inventory of either.
     layout
         One of the layouts above.
     normal_label
@@ -89,7 +96,8 @@ def scan_folder(
         A text file, relative to `root`, with one file name or relative path of a normal reference
         per line (None: `NORMAL_LIST`, if it exists; empty: no list).
     normal_root
-        A further folder of normal references; if it lies inside `root`, its images are not queries.
+        A further folder of normal references, in the same bucket if `root` lies in one; if it lies
+        inside `root`, its images are not queries.
 
     Returns
     -------
@@ -101,15 +109,18 @@ def scan_folder(
         `root` or `normal_root` is not a folder, the layout is unknown, or the list is missing or
         names an image whose label is not normal.
     """
-    if not root.is_dir():
+    root, names = locate(root)
+    if isinstance(root, Path) and not root.is_dir():
         raise DatasetError(
             f"{root.absolute()} is not a folder: put the images there, or change dataset.root and "
             f"dataset.categories (base.root for the labelled base set). {understood()}"
         )
-    files, rejected = image_files(root)
+    files, rejected = image_files(root, names)
     references, more = _reference_files(root, normal_root)
-    listing = _normal_names(root, normal_list)
-    name = detect_layout(root) if layout == "auto" else layout
+    listing = _normal_names(root, names, normal_list)
+    name = layout
+    if layout == "auto":
+        name = _layout_of(names or ()) if names is not None else detect_layout(Path(str(root)))
     if name not in _LAYOUTS:
         raise DatasetError(f"layout {name!r} is unknown. {understood()}")
     inside = set(references)
@@ -140,6 +151,18 @@ def detect_layout(root: Path) -> str:
     if (root / "images").is_dir() and (root / "masks").is_dir():
         return "class_folders"
     return "folder"
+
+
+def _layout_of(names: Iterable[str]) -> str:
+    """Return the layout of files by their names, as `detect_layout` does of a folder."""
+    parts = [PurePosixPath(name).parts for name in names]
+    tops = {p[0] for p in parts if len(p) > 1}
+    flat = any(len(p) == 1 and is_image_name(PurePosixPath(p[0])) for p in parts)
+    if "test" in tops and not flat:
+        return "mvtec"
+    if any(len(p) > 2 and p[1] == "Imgs" for p in parts):
+        return "mtd"
+    return "class_folders" if {"images", "masks"} <= tops else "folder"
 
 
 def holds_images(root: Path) -> bool:
@@ -233,24 +256,30 @@ class _Listing:
     names: tuple[str, ...]
 
 
-def _normal_names(root: Path, normal_list: str | None) -> _Listing | None:
+def _normal_names(
+    root: Place, known: Sequence[str] | None, normal_list: str | None
+) -> _Listing | None:
     if normal_list == "":
         return None
-    path = root / (normal_list or NORMAL_LIST)
-    if not path.is_file():
+    name = normal_list or NORMAL_LIST
+    path = root / name
+    there = path.is_file() if isinstance(path, Path) else name in (known or ())
+    if not there:
         if normal_list is None:
             return None
         raise DatasetError(f"manifest.normal_list: {path} does not exist")
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        text = read_bytes(path, LARGEST_LIST).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DatasetError(f"manifest.normal_list: {path} is not UTF-8 text ({error})") from error
-    names = [line.strip().replace("\\", "/").removeprefix("./") for line in lines]
+    except OSError as error:
+        raise DatasetError(f"manifest.normal_list: {path}: {error.strerror or error}") from error
+    names = [line.strip().replace("\\", "/").removeprefix("./") for line in text.splitlines()]
     return _Listing(normal_list or NORMAL_LIST, tuple(name for name in names if name))
 
 
 def _apply_list(
-    root: Path, entries: Sequence[Entry], listing: _Listing, normal_label: Sequence[str]
+    root: Place, entries: Sequence[Entry], listing: _Listing, normal_label: Sequence[str]
 ) -> tuple[list[Entry], list[tuple[str, str]]]:
     """Turn the listed entries into references; a bare name stands for all normal images of it."""
     source = root / listing.path
@@ -276,20 +305,31 @@ def _apply_list(
 
 
 def _reference_files(
-    root: Path, normal_root: Path | None
+    root: Place, normal_root: Place | None
 ) -> tuple[list[str], list[tuple[str, str]]]:
     """List the images of `normal_root` by their paths relative to `root`, links resolved."""
     if normal_root is None:
         return [], []
-    if not normal_root.is_dir():
+    normal_root, names = locate(normal_root)
+    if isinstance(normal_root, Path) and not normal_root.is_dir():
         raise DatasetError(f"manifest.normal_root: {normal_root.absolute()} is not a folder")
-    files, rejected = image_files(normal_root)
-    relative = os.path.relpath(normal_root.resolve(), root.resolve())
-    prefix = PurePosixPath(Path(relative).as_posix())
+    files, rejected = image_files(normal_root, names)
+    prefix = PurePosixPath(_relative(normal_root, root))
     return (
         [str(prefix / path) for path in files],
         [(str(prefix / path), reason) for path, reason in rejected],
     )
+
+
+def _relative(normal_root: Place, root: Place) -> str:
+    if isinstance(root, Path) and isinstance(normal_root, Path):
+        return Path(os.path.relpath(normal_root.resolve(), root.resolve())).as_posix()
+    if isinstance(root, Path) or isinstance(normal_root, Path) or root.bucket != normal_root.bucket:
+        raise DatasetError(
+            f"manifest.normal_root: references at {normal_root} and images at {root} must lie in "
+            "one bucket, or both on this machine"
+        )
+    return posixpath.relpath("/" + normal_root.key, "/" + root.key)
 
 
 def _top(path: str) -> str:

@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from pipeline.executor import blocks, map_shards
@@ -19,7 +18,9 @@ from pipeline.io.dataset_formats import (
     understood,
 )
 from pipeline.io.images import ImageError, ImageInfo, inspect_image, read_mask
+from pipeline.io.inventory import source_of
 from pipeline.io.parts import is_part_file, parts_of
+from pipeline.io.storage import CONNECTIONS, BucketPath, Place
 from pipeline.progress import Progress, silent
 
 T = TypeVar("T")
@@ -82,13 +83,13 @@ class Dataset:
 
 
 def collect(
-    root: Path,
+    root: Place,
     *,
     layout: str = "auto",
     normal_label: Sequence[str] = ("good", "MT_Free"),
     exclude_labels: Sequence[str] = ("combined",),
     normal_list: str | None = None,
-    normal_root: Path | None = None,
+    normal_root: Place | None = None,
     part: str | None = None,
     bits: int = 16,
     progress: Progress = silent,
@@ -126,6 +127,7 @@ def collect(
         normal_list=normal_list,
         normal_root=normal_root,
     )
+    root = source_of(root)
     rejected = [Rejected(*row) for row in scan.rejected]
     infos = _inspect_all(root, scan.entries, bits, progress)
     samples = _unique(scan.entries, infos, rejected)
@@ -159,12 +161,12 @@ def unused_bits(largest: int | None, bits: int) -> str | None:
 class FileBlock:
     """Image files that a block decodes, and the significant bits of their 16-bit pixels."""
 
-    files: tuple[Path, ...]
+    files: tuple[Place, ...]
     bits: int
 
 
 def _inspect_all(
-    root: Path, entries: Sequence[Entry], bits: int, progress: Progress
+    root: Place, entries: Sequence[Entry], bits: int, progress: Progress
 ) -> list[ImageInfo | str]:
     """Return facts of every file, or why it cannot be used."""
     folder, items = root.absolute(), blocks(len(entries), shard=_BLOCK)
@@ -175,10 +177,10 @@ def _inspect_all(
 
 def inspect_block(block: FileBlock, progress: Progress) -> list[ImageInfo | str]:
     """Decode the files of a block; return the facts of each, or why it cannot be used."""
-    return _parallel(lambda file: _inspect(file, block.bits), block.files, progress)
+    return _parallel(lambda file: _inspect(file, block.bits), block.files, block.files, progress)
 
 
-def _inspect(file: Path, bits: int) -> ImageInfo | str:
+def _inspect(file: Place, bits: int) -> ImageInfo | str:
     try:
         return inspect_image(file, bits)
     except ImageError as error:
@@ -214,7 +216,7 @@ def _unique(
 
 
 def _with_sound_masks(
-    root: Path, samples: Sequence[Sample], rejected: list[Rejected]
+    root: Place, samples: Sequence[Sample], rejected: list[Rejected]
 ) -> list[Sample]:
     """Remove unusable masks from their samples and add them to `rejected`."""
     folder, items = root.absolute(), blocks(len(samples), shard=_BLOCK)
@@ -234,17 +236,20 @@ def _with_sound_masks(
 class MaskFileBlock:
     """Samples below a folder whose masks a block decodes."""
 
-    root: Path
+    root: Place
     samples: tuple[Sample, ...]
 
 
 def mask_problems(block: MaskFileBlock, progress: Progress) -> list[str | None]:
     """Return why the mask of each sample cannot be used; None where it can, or there is none."""
-    return _parallel(lambda sample: _mask_problem(block.root, sample), block.samples, progress)
+    places = [block.root]
+    return _parallel(
+        lambda sample: _mask_problem(block.root, sample), block.samples, places, progress
+    )
 
 
 def _with_parts(
-    root: Path, samples: Sequence[Sample], rejected: Sequence[Rejected], rule: str
+    root: Place, samples: Sequence[Sample], rejected: Sequence[Rejected], rule: str
 ) -> tuple[list[Sample], list[Rejected]]:
     """Name the parts of samples; a file that lists them is no longer rejected."""
     paths = [sample.path for sample in samples]
@@ -256,7 +261,7 @@ def _with_parts(
     )
 
 
-def _mask_problem(root: Path, sample: Sample) -> str | None:
+def _mask_problem(root: Place, sample: Sample) -> str | None:
     if sample.mask is None:
         return None
     try:
@@ -271,7 +276,7 @@ def _mask_problem(root: Path, sample: Sample) -> str | None:
     )
 
 
-def _no_queries(root: Path, scan: Scan, rejected: Sequence[Rejected]) -> str:
+def _no_queries(root: Place, scan: Scan, rejected: Sequence[Rejected]) -> str:
     shown = "".join(f"\n  {row.path}: {row.sentence()}" for row in sorted(rejected)[:5])
     files = f" {len(rejected)} files were rejected, among them:{shown}\n" if shown else " "
     return (
@@ -279,9 +284,13 @@ def _no_queries(root: Path, scan: Scan, rejected: Sequence[Rejected]) -> str:
     )
 
 
-def _parallel(work: Callable[[T], R], items: Sequence[T], progress: Progress) -> list[R]:
+def _parallel(
+    work: Callable[[T], R], items: Sequence[T], places: Sequence[Place], progress: Progress
+) -> list[R]:
+    """Do the work on all items; `places` say whether processors limit it, or a network."""
     results: list[R] = []
-    with ThreadPoolExecutor(_WORKERS) as pool:
+    far = any(isinstance(place, BucketPath) for place in places[:1])
+    with ThreadPoolExecutor(CONNECTIONS if far else _WORKERS) as pool:
         for result in pool.map(work, items):
             results.append(result)
             progress(len(results), len(items))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePath, PurePosixPath
 
 from pipeline.io.images import is_image_name
+from pipeline.io.storage import Place
 
 
-def image_files(root: Path) -> tuple[list[str], list[tuple[str, str]]]:
-    """List the files under `root`, links followed.
+def image_files(
+    root: Place, names: Sequence[str] | None = None
+) -> tuple[list[str], list[tuple[str, str]]]:
+    """List the files under `root`, links followed; or judge `names`, if they are known.
 
     Returns
     -------
@@ -19,16 +22,26 @@ def image_files(root: Path) -> tuple[list[str], list[tuple[str, str]]]:
     """
     images: list[str] = []
     rejected: list[tuple[str, str]] = []
+    found: Iterable[PurePath] = (
+        (path.relative_to(root) for path in walk(root))
+        if names is None and isinstance(root, Path)
+        else map(PurePosixPath, names or ())
+    )
+    for path in found:
+        reason = _name_problem(path)
+        if reason is None:
+            images.append(path.as_posix())
+        else:
+            shown = os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
+            rejected.append((shown, reason))
+    return sorted(images), rejected
+
+
+def walk(root: Path) -> Iterator[Path]:
+    """Yield every file below `root`, links followed."""
     for folder, names in _folders(root):
         for name in names:
-            path = Path(folder, name).relative_to(root)
-            reason = _name_problem(path)
-            if reason is None:
-                images.append(path.as_posix())
-            else:
-                shown = os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
-                rejected.append((shown, reason))
-    return sorted(images), rejected
+            yield Path(folder, name)
 
 
 def _folders(root: Path) -> Iterator[tuple[str, list[str]]]:
@@ -51,7 +64,7 @@ def _folders(root: Path) -> Iterator[tuple[str, list[str]]]:
             yield folder, sorted(names)
 
 
-def _name_problem(path: Path) -> str | None:
+def _name_problem(path: PurePath) -> str | None:
     if any(part.startswith(".") for part in path.parts):
         return "a hidden file"
     if not is_image_name(path):

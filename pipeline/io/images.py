@@ -10,7 +10,7 @@ import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import cv2
 import numpy as np
@@ -19,6 +19,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.errors import AnomalyNCDError
 from pipeline.file_checks import file_problem
+from pipeline.io.storage import Place, read_bytes
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 """Endings, in lower case, of the files that count as images."""
@@ -36,12 +37,12 @@ _EXIF_ORIENTATION = 0x0112
 class ImageError(AnomalyNCDError):
     """A file cannot be used as an image or mask; the message names file and reason."""
 
-    def __init__(self, path: Path, reason: str) -> None:
+    def __init__(self, path: Place, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
         self.path = path
         self.reason = reason
 
-    def __reduce__(self) -> tuple[type[ImageError], tuple[Path, str]]:
+    def __reduce__(self) -> tuple[type[ImageError], tuple[Place, str]]:
         """Survive the way from a worker: pickle would give `__init__` the message alone."""
         return type(self), (self.path, self.reason)
 
@@ -67,7 +68,7 @@ class ListedImages:
     Unlike a function of a function, it can be sent to a worker.
     """
 
-    files: tuple[Path, ...]
+    files: tuple[Place, ...]
     sample_ids: tuple[str, ...]
     bits: int = 16
 
@@ -81,12 +82,12 @@ class ListedImages:
         return ListedImages(files, tuple(self.sample_ids[i] for i in numbers), self.bits)
 
 
-def is_image_name(path: Path) -> bool:
+def is_image_name(path: PurePath) -> bool:
     """Tell whether the name has the ending of an image, in upper or lower case."""
     return path.suffix.lower() in IMAGE_SUFFIXES
 
 
-def read_image(path: Path, bits: int = 16) -> NDArray[np.uint8]:
+def read_image(path: Place, bits: int = 16) -> NDArray[np.uint8]:
     """Read an image as RGB.
 
     The EXIF orientation is applied. Grey is repeated over the channels, palettes are looked up,
@@ -114,7 +115,7 @@ def read_image(path: Path, bits: int = 16) -> NDArray[np.uint8]:
     return _to_rgb(_decode(path, _read_bytes(path)), path, bits)
 
 
-def read_listed(path: Path, listed: str, bits: int = 16) -> NDArray[np.uint8]:
+def read_listed(path: Place, listed: str, bits: int = 16) -> NDArray[np.uint8]:
     """Read an image of the manifest, whose sample id is `listed`, as `read_image` does.
 
     Raises ImageError also if the file is not the one that was listed.
@@ -124,15 +125,17 @@ def read_listed(path: Path, listed: str, bits: int = 16) -> NDArray[np.uint8]:
     return _to_rgb(_decode(path, data), path, bits)
 
 
-def check_listed(path: Path, data: bytes, listed: str) -> None:
+def check_listed(path: Place, data: bytes, listed: str) -> None:
     """Raise ImageError unless `data`, the bytes of a file, have the sample id `listed`."""
     if _digest(data) != listed:
         raise ImageError(
-            path, "changed since the manifest was made; run the stage 'manifest' again"
+            path,
+            "changed since the manifest was made; run the stage 'manifest' again (after "
+            "`anomalyncd inventory`, where there is one)",
         )
 
 
-def read_mask(path: Path) -> NDArray[np.bool_]:
+def read_mask(path: Place) -> NDArray[np.bool_]:
     """Read a mask as bool (H, W), True on the foreground; same orientation rule as `read_image`.
 
     A pixel is foreground above half of what its type can hold (127 of 8 bits, 32767 of 16 bits), so
@@ -200,12 +203,12 @@ def write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
     path.write_bytes(encode_image(pixels, ".png"))
 
 
-def sample_id(path: Path) -> str:
+def sample_id(path: Place) -> str:
     """Return the first 16 hex digits of the SHA-256 of the file's bytes; raises ImageError."""
     return _digest(_read_bytes(path))
 
 
-def inspect_image(path: Path, bits: int = 16) -> ImageInfo:
+def inspect_image(path: Place, bits: int = 16) -> ImageInfo:
     """Read, hash and fully decode one image; raises ImageError as `read_image` does.
 
     `channels` is what is stored: 1 for grey, 4 for RGBA or CMYK, 3 for a palette.
@@ -222,22 +225,19 @@ def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
 
 
-def _read_bytes(path: Path) -> bytes:
+def _read_bytes(path: Place) -> bytes:
     try:
-        problem = file_problem(path, LARGEST_FILE)
-        data = path.read_bytes() if problem is None else b""
+        data = read_bytes(path, LARGEST_FILE)
     except FileNotFoundError:
         raise ImageError(path.absolute(), "no such file") from None
     except OSError as error:
         raise ImageError(path, str(error.strerror or error)) from error
-    if problem is not None:
-        raise ImageError(path, problem)
     if not data:
         raise ImageError(path, "the file is empty")
     return data
 
 
-def _decode(path: Path, data: bytes) -> Image.Image:
+def _decode(path: Place, data: bytes) -> Image.Image:
     """Decode all pixels of the first frame and turn them as EXIF says."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
@@ -255,7 +255,7 @@ def _has_exif(image: Image.Image) -> bool:
         return False
 
 
-def _to_rgb(image: Image.Image, path: Path, bits: int = 16) -> NDArray[np.uint8]:
+def _to_rgb(image: Image.Image, path: Place, bits: int = 16) -> NDArray[np.uint8]:
     if image.mode.startswith("I"):
         values, top = _wide_values(image, path), 2**bits - 1
         if values.max() > top:
@@ -271,7 +271,7 @@ def _to_rgb(image: Image.Image, path: Path, bits: int = 16) -> NDArray[np.uint8]
         raise ImageError(path, f"colour mode {image.mode} is not understood") from error
 
 
-def _wide_values(image: Image.Image, path: Path) -> NDArray[np.int32]:
+def _wide_values(image: Image.Image, path: Place) -> NDArray[np.int32]:
     """Return the pixels of a 16- or 32-bit integer image, which must fit 16 bits."""
     values = np.array(image).astype(np.int32)
     if values.min() < 0 or values.max() > 65535:

@@ -6,12 +6,13 @@ An image that the rule says nothing of is a part of its own, named by its sample
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
-from pipeline.file_checks import file_problem
 from pipeline.io.dataset_formats import DatasetError
+from pipeline.io.storage import Place, read_bytes
 
 COLUMNS = ["path", "part"]
 LARGEST_FILE = 256 * 2**20
@@ -47,7 +48,7 @@ def parts_by_expression(paths: Iterable[str], expression: str) -> dict[str, str]
     return found
 
 
-def parts_by_file(file: Path, known: Iterable[str]) -> dict[str, str]:
+def parts_by_file(file: Place, known: Iterable[str]) -> dict[str, str]:
     """Return the part of each path that a CSV file lists, with columns `path` and `part`.
 
     `known` are the paths that it may list. Raises `DatasetError`, with the line, for a file that
@@ -55,12 +56,11 @@ def parts_by_file(file: Path, known: Iterable[str]) -> dict[str, str]:
     part.
     """
     try:
-        problem = file_problem(file, LARGEST_FILE)
-        if problem is not None:
-            raise DatasetError(f"manifest.part: {file}: {problem}")
-        with file.open(encoding="utf-8-sig", newline="") as stream:
-            rows = list(csv.reader(stream))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        text = read_bytes(file, LARGEST_FILE).decode("utf-8-sig")
+        rows = list(csv.reader(io.StringIO(text, newline="")))
+    except OSError as error:
+        raise DatasetError(f"manifest.part: {file}: {error.strerror or error}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(f"manifest.part: {file} cannot be read as CSV ({error})") from error
     if not rows or rows[0] != COLUMNS:
         raise DatasetError(f"manifest.part: the first line of {file} must be: path,part")
@@ -83,7 +83,7 @@ def parts_by_file(file: Path, known: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def parts_of(root: Path, paths: Iterable[str], known: Iterable[str], rule: str) -> dict[str, str]:
+def parts_of(root: Place, paths: Iterable[str], known: Iterable[str], rule: str) -> dict[str, str]:
     """Return the part of the `paths` of which `rule`, a `manifest.part`, says something.
 
     A file of parts is relative to `root`; it may list any of the `known` paths.

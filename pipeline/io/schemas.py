@@ -23,6 +23,7 @@ IMAGES = _fields(
     ("channels", _INT),
     ("part", _STRING),
 )
+INVENTORY = _fields(("path", _STRING), ("size", _INT), ("version", _STRING))
 LABELS = _fields(("sample_id", _STRING), ("label", _STRING))
 MASKS = _fields(("sample_id", _STRING), ("mask_path", _STRING))
 REJECTED = _fields(("path", _STRING), ("reason", _STRING), ("duplicate_of", _STRING))

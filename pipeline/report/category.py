@@ -13,6 +13,7 @@ from pipeline.curation.names import ClassNames, names_or_numbers
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.region_table import read_regions_and_crops
 from pipeline.io.schemas import IMAGES, LABELS, MAP_SCORES, MASKS, MERGED, PART_VERDICTS
+from pipeline.io.storage import Place
 from pipeline.io.tables import image_bits, read_parquet
 
 
@@ -27,7 +28,7 @@ class Category:
 
     name: str
     artifacts: ArtifactPaths
-    folder: Path
+    folder: Place
     paths: Mapping[str, str]
     labels: Mapping[str, str]
     masks: Mapping[str, str]
@@ -49,7 +50,7 @@ def class_label(names: ClassNames, number: int) -> str:
     return f"class {number}" + (f" ({names[0]})" if number == 0 else "")
 
 
-def read_category(name: str, folder: Path, artifacts: ArtifactPaths, names_path: Path) -> Category:
+def read_category(name: str, folder: Place, artifacts: ArtifactPaths, names_path: Path) -> Category:
     """Read the tables of a category.
 
     Parameters
