@@ -17,7 +17,7 @@ def test_what_the_compose_file_names_is_in_it() -> None:
     services = content["services"]
     assert set(services) == {"bucket", "scheduler", "worker", "client"}
     for name, service in services.items():
-        assert set(service["depends_on"] if "depends_on" in service else ()) <= set(services), name
+        assert set(service.get("depends_on", ())) <= set(services), name
         assert set(service["networks"]) <= set(content["networks"]), name
         for volume in service["volumes"]:
             source = volume.rpartition(":")[0]
