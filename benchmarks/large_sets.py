@@ -19,7 +19,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from dvc.repo import Repo
+from dvc.repo import Repo  # type: ignore[import-untyped]
 from ruamel.yaml import YAML
 
 from benchmarks.speed.growth import CATEGORY, make_checkout, run, stage_rows
@@ -70,9 +70,9 @@ def record(folder: Path) -> None:
 def idle_s(folder: Path) -> float:
     """Return the seconds of the second of two `dvc repro` with nothing to do."""
     for _ in range(2):
-        started = time.perf_counter()
+        start = time.perf_counter()
         text = run(["dvc", "repro"], folder)
-        taken = time.perf_counter() - started
+        taken = time.perf_counter() - start
         assert "up to date" in text, text[-1000:]
     return taken
 
