@@ -166,7 +166,7 @@ def write_bundle(category: str, out: Path, paths: ArtifactPaths, names: Path, me
             temporary / "regions.onnx",
             ["image", "mask"],
         )
-        np.savez(temporary / "arrays.npz", **_arrays(model, votes, bank, len(maps.runs)))  # type: ignore[arg-type]
+        np.savez(temporary / "arrays.npz", **_arrays(model, votes, bank, len(maps.runs)))
         write_json(temporary / "bundle.json", about)
         shutil.copyfile(bundle_program.__file__, temporary / "run.py")
         (temporary / "README.md").write_text(_README.format(category=category), encoding="utf-8")
