@@ -17,14 +17,12 @@ from pipeline.config.params import Params, Predict
 from pipeline.config.reading import load_params
 from pipeline.config.section import ConfigError
 from pipeline.curation.names import NAMES, ClassNames, names_or_numbers
-from pipeline.evaluation.promise import promise_of, promise_words
 from pipeline.io.datasets import collect
 from pipeline.io.images import sample_id
 from pipeline.io.map_files import find_maps
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.results import ResultLog
 from pipeline.io.schemas import CLASSIFIED
-from pipeline.io.scores import scores_of_reference_parts
 from pipeline.io.stored import parse_stored, read_object
 from pipeline.io.tables import write_parquet
 from pipeline.io.watched_folder import WatchedFolder
@@ -145,6 +143,10 @@ def _watch(
 
 def promise_of_run(category: str, paths: ArtifactPaths) -> str | None:
     """Return what the run's limit promises of good parts; None where it rests on no references."""
+    # Imported here: scipy and sklearn would make every command start more slowly.
+    from pipeline.evaluation.promise import promise_of, promise_words
+    from pipeline.io.scores import scores_of_reference_parts
+
     path = paths.predict(category) / "classifier.json"
     stored = read_object(path, {"params.predict.normal": (str,), "score_limit_basis": (str,)})
     options = parse_stored(path, "params.predict", Predict, stored["params"]["predict"])
