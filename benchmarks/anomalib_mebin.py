@@ -29,7 +29,9 @@ T, TAU, ERODE = 64, 4, 6
 def main(
     category: str,
     data: Annotated[Path, typer.Option(help="A run with maps.")] = Path("data"),
-    maps: Annotated[int, typer.Option(help="So many maps, spread over the set.")] = 6,
+    maps: Annotated[
+        int, typer.Option(help="So many maps, from the lowest score to the highest.")
+    ] = 6,
     size: Annotated[int, typer.Option(help="Side of the maps in pixels.")] = 128,
 ) -> None:
     """Print a row a comparison."""
@@ -37,7 +39,8 @@ def main(
     from anomalib.post_processing.mebin import mebin_binarize
 
     stored = open_arrays(ArtifactPaths(data).maps(category) / "maps.zarr")["maps"]
-    chosen = np.linspace(0, stored.shape[0] - 1, maps).round().astype(int)
+    by_score = np.argsort([stored[i].max() for i in range(stored.shape[0])])
+    chosen = by_score[np.linspace(0, len(by_score) - 1, maps).round().astype(int)]
     values = np.stack([_resized(stored[int(i)], size) for i in chosen])
     scores = score_range(values.max(axis=(1, 2)), rule="reference", floor=None)
 
