@@ -74,7 +74,7 @@ def main(
 
 def _resized(amap: NDArray[np.float32], size: int) -> NDArray[np.float32]:
     small = cv2.resize(amap, (size, size), interpolation=cv2.INTER_AREA)
-    return np.clip(small, 0, 1).astype(np.float32)
+    return np.asarray(np.clip(small, 0, 1), np.float32)
 
 
 if __name__ == "__main__":
