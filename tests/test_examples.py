@@ -1,4 +1,4 @@
-"""The scripts in examples/ run, over a tiny run."""
+"""The scripts and the notebook in examples/ run, over a tiny run."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import shutil
 from pathlib import Path
 from types import ModuleType
 
+import nbformat
 import numpy as np
 import pytest
+from nbclient import NotebookClient
 from PIL import Image
 
 from pipeline.config.reading import parse_params
@@ -85,3 +87,27 @@ def test_own_detector(made: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(found.scores, scores["score"], atol=1e-5)
     assert (found.nearest_classes[good] == 0).all()
     assert (found.nearest_classes[~good] > 0).all()
+
+
+def test_the_notebook_runs(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All cells, by a kernel, over another run; it is committed without outputs."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    notebook = nbformat.read(ROOT / "examples/tutorial.ipynb", as_version=4)
+    codes = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert not any(cell.outputs or cell.execution_count for cell in codes)
+    values = (str(made / "data"), CATEGORY, str(made / "images"))
+    assert codes[0].metadata.tags == ["parameters"]
+    codes[0].source = f"DATA, CATEGORY, ROOT = {values!r}"
+    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(made)}}).execute()
+    pictures = [out for cell in codes for out in cell.outputs if "image/png" in out.get("data", {})]
+    assert len(pictures) == 2
+    tables = [
+        out.data["text/plain"]
+        for cell in codes
+        for out in cell.outputs
+        if out.output_type == "execute_result"
+    ]
+    assert len(tables) == 3
+    rows = [line.split() for line in tables[1].splitlines()[1:]]
+    assert len(rows) >= 3
+    assert all(row[2] == row[3] for row in rows), tables[1]  # new is as the run had it

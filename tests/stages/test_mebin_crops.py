@@ -162,6 +162,20 @@ def test_mebin_stage_with_the_plain_thresholds(tmp_path: Path) -> None:
         assert len(counts) == 0
 
 
+def test_masks_of_another_program_are_taken_as_they_are(tmp_path: Path) -> None:
+    """By the settings of docs/detectors.md: a mask is a map of zeros and ones."""
+    maps = (some_maps() > 0.5).astype(np.float32)[1:]  # no image without a region
+    paths = write_inputs(tmp_path, maps, method="precomputed")
+    given = params(tmp_path, mebin={"method": "fixed", "erode_px": 0, "floor": 0})
+    run_stage(mebin, "c", given, paths)
+    masks, _, metadata = read_mebin(paths)
+    np.testing.assert_array_equal(masks, maps > 0)
+    assert (metadata["s_min"], metadata["s_max"]) == (0, 1)
+    run_stage(crops, "c", given, paths)
+    table = read_parquet(paths.crops("c") / "crops.parquet", schemas.CROPS)
+    assert (table["score"] == 1).all()
+
+
 def test_ground_truth_passes_through(tmp_path: Path) -> None:
     maps = (some_maps() > 0.5).astype(np.float32)[1:]
     paths = write_inputs(tmp_path, maps, method="ground_truth")
