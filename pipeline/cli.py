@@ -22,6 +22,7 @@ from pipeline.commands.name import name
 from pipeline.commands.preset import preset
 from pipeline.commands.promote import promote
 from pipeline.commands.reshape import UndoOption, merge, split
+from pipeline.commands.teach import teach
 from pipeline.config.reading import load_params
 from pipeline.config.section import ConfigError
 from pipeline.config.signature import arguments
@@ -181,7 +182,7 @@ for _stage in _ORDER:
 
 
 app.command("peer", help="Compare: run one method over a category.")(_peer)
-for _command in (classify, correct, doctor, init, name, preset, promote, split):
+for _command in (classify, correct, doctor, init, name, preset, promote, split, teach):
     app.command()(_command)
 app.add_typer(export, name="export")
 

@@ -203,9 +203,7 @@ def _fit_taught(
         for extra in extra_components
     ]
     responsibilities = _responsibilities(mixtures, x)
-    labels = taught_kmeans(
-        responsibilities, clusters, k, seed=seed, restarts=_RESTARTS_OF_THE_VOTE
-    )
+    labels = taught_kmeans(responsibilities, clusters, k, seed=seed, restarts=_RESTARTS_OF_THE_VOTE)
     votes = responsibilities.T @ np.eye(k)[labels]
     votes /= np.maximum(votes.sum(1, keepdims=True), 1e-12)
     free = (responsibilities @ votes)[:, len(classes) :]

@@ -17,6 +17,7 @@ from pipeline.clustering.descriptors import descriptor_space, one_row_a_part
 from pipeline.clustering.ensemble import fit_ensemble
 from pipeline.clustering.normal_images import known_normal
 from pipeline.clustering.novelty import fit_novelty
+from pipeline.clustering.taught import FREE
 from pipeline.config.params import Compute, Predict
 from pipeline.inference.region_features import normal_of_set
 from pipeline.io.networks import load_blocks, load_classifier, trained_sections
@@ -119,8 +120,9 @@ def fit_regions(
     n_classes: int,
     options: Predict,
     parts: NDArray[np.int64] | None = None,
+    taught: NDArray[np.int64] | None = None,
 ) -> RegionModel:
-    """Fit the classifier of regions to a set, without labels.
+    """Fit the classifier of regions to a set, without labels or with a few.
 
     Parameters
     ----------
@@ -135,16 +137,25 @@ def fit_regions(
     parts
         Numbers (M,) of the parts that their images show, each of which the mixtures see once; None:
         each image by itself.
+    taught
+        Classes (M,) that people gave to regions, or `FREE`; they are fixed in the mixtures,
+        whatever the score of their image. None: of no region.
     """
     normal, limit = normal_of_set(
         options.normal, crops, scores, references, options.false_alarms, parts
     )
     if seen.pooled is None:
         return RegionModel(limit, fit_novelty(seen.features[~normal]))
+    fixed = np.full(len(crops), FREE) if taught is None else np.asarray(taught, np.int64)
+    normal &= fixed == FREE
     space = descriptor_space(seen.pooled[~normal])
     descriptors = space(seen.pooled[~normal])
     images = pd.factorize(crops["sample_id"])[0][~normal]
-    shown = None if parts is None else parts[~normal]
+    shown = None if parts is None else parts[~normal].copy()
+    fixed = fixed[~normal]
+    if shown is not None:  # what people classified stands for itself
+        known = np.flatnonzero(fixed != FREE)
+        shown[known] = shown.max(initial=0) + 1 + np.arange(len(known))
     ensemble = fit_ensemble(
         one_row_a_part(descriptors, images, shown),
         one_row_a_part(crops["score"].to_numpy()[~normal], images, shown),
@@ -153,6 +164,7 @@ def fit_regions(
         dimensions=options.dimensions,
         extra_components=options.extra_components,
         seed=options.seed,
+        taught=one_row_a_part(fixed, images, shown).round().astype(np.int64),
     )
     return RegionModel(limit, fit_novelty(descriptors), space, ensemble)
 
