@@ -152,7 +152,8 @@ def taught_classes(paths: ArtifactPaths, category: str, crops: pd.DataFrame) -> 
     ids = dict(zip(images["path"], images["sample_id"], strict=True))
     rows = _rows(crops)
     names = (NORMAL, *sorted({e.name for e in examples} - {NORMAL}))
-    lost, exact = [], set()
+    lost: list[str] = []
+    exact: set[int] = set()
     for example in sorted(examples, key=lambda e: e.pixel is not None):  # whole images first
         if example.path not in ids:
             raise ConfigError(
