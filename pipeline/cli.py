@@ -26,6 +26,7 @@ from pipeline.commands.options import NamesOption
 from pipeline.commands.preset import preset
 from pipeline.commands.promote import promote
 from pipeline.commands.reshape import UndoOption, merge, split
+from pipeline.commands.teach import teach
 from pipeline.config.reading import load_params
 from pipeline.config.section import ConfigError
 from pipeline.config.signature import arguments
@@ -213,6 +214,7 @@ for _command in (
     preset,
     promote,
     split,
+    teach,
 ):
     app.command()(_command)
 app.add_typer(export, name="export")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Annotated, Any
 
+import pandas as pd
+
 from pipeline.config.params import Evaluate
 from pipeline.config.section import Key
 from pipeline.evaluation.intervals import Interval
@@ -24,7 +26,7 @@ from pipeline.io.part_table import read_parts
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.region_table import read_regions
 from pipeline.io.schemas import LABELS, MAP_SCORES, MERGED, PART_VERDICTS
-from pipeline.io.tables import read_parquet, write_json
+from pipeline.io.tables import read_metadata, read_parquet, write_json
 
 log = logging.getLogger("anomalyncd")
 
@@ -54,6 +56,7 @@ def run(
     if len(labels):
         metrics |= class_metrics(merged, label_of, normal)
         metrics |= region_metrics(regions, label_of, normal)
+        metrics |= _without_taught(category, merged, regions, label_of, normal, paths)
         scores = read_parquet(paths.maps(category) / "scores.parquet", MAP_SCORES)
         metrics |= score_metrics(scores, label_of, normal)
         metrics |= combined_metrics(merged, label_of, options.combined_label)
@@ -72,3 +75,31 @@ def run(
         name: value._asdict() for name, value in ends.items() if value is not None
     }
     write_json(paths.evaluate(category) / "metrics.json", metrics)
+
+
+def _without_taught(
+    category: str,
+    merged: pd.DataFrame,
+    regions: pd.DataFrame,
+    label_of: dict[str, str],
+    normal: list[str],
+    paths: ArtifactPaths,
+) -> dict[str, Any]:
+    """Return metrics over images of which people classified no region, if they did of others.
+
+    The classes of the others are partly the people's own, so metrics over all images flatter the
+    run.
+    """
+    taught = read_metadata(paths.predict(category) / "regions.parquet").get("taught")
+    if not taught:
+        return {}
+    ids = set(regions.loc[regions["crop_id"].isin(taught["crop_ids"]), "sample_id"])
+    rest = merged[~merged["sample_id"].isin(ids)]
+    log.warning(
+        "evaluate %s: people classified regions of %d of %d images, which were fixed in the fit; "
+        "untaught_* are over the other images",
+        *(category, len(ids), len(merged)),
+    )
+    found = class_metrics(rest, label_of, normal) if len(rest) else {}
+    counts = {"n_taught_regions": len(taught["crop_ids"]), "n_taught_images": len(ids)}
+    return counts | {f"untaught_{name}": value for name, value in found.items()}

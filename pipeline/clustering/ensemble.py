@@ -19,6 +19,8 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.mixture import GaussianMixture
 
+from pipeline.clustering.taught import FREE, taught_gaussians, taught_kmeans
+
 Array = NDArray[np.float64]
 
 _REGULARISATION = 1e-3
@@ -91,8 +93,9 @@ def fit_ensemble(
     dimensions: Sequence[int],
     extra_components: Sequence[int],
     seed: int,
+    taught: ArrayLike | None = None,
 ) -> MixtureEnsemble:
-    """Sort regions into classes without labels, by a vote of Gaussian mixtures.
+    """Sort regions into classes by a vote of Gaussian mixtures, without labels or with a few.
 
     For every layer and each of `dimensions` and `extra_components` three mixtures of as many
     Gaussians as there are clusters, plus the extra ones, are fitted; k-means on the
@@ -116,6 +119,11 @@ def fit_ensemble(
         Principal components of each layer; fewer where there are not four regions for each.
     extra_components
         Gaussians in addition to one a cluster.
+    taught
+        (M,) class of each region that people have classified, or `FREE`. Taught regions belong to
+        their class in every mixture and in the vote; taught classes keep their numbers, and the
+        other clusters have what numbers are left. Regions taught to be normal make class 0 a
+        cluster, whatever `normal_known` says.
 
     Returns
     -------
@@ -125,8 +133,8 @@ def fit_ensemble(
     Raises
     ------
     ValueError
-        For lengths that differ, fewer than two classes, and no or impossible dimensions or
-        components.
+        For lengths that differ, fewer than two classes, no or impossible dimensions or components,
+        and taught classes that are not below `n_classes`.
 
     Examples
     --------
@@ -142,6 +150,9 @@ def fit_ensemble(
     _check(x, s, n_classes, dimensions, extra_components)
     if not len(x):
         return MixtureEnsemble([], np.eye(1, n_classes))
+    if taught is not None and (np.asarray(taught) != FREE).any():
+        fixed = np.asarray(taught, np.int64)
+        return _fit_taught(x, s, fixed, n_classes, normal_known, dimensions, extra_components, seed)
     n_clusters = n_classes - int(normal_known)
     mixtures = [
         fit_mixture(x, layer, d, n_clusters + extra, _REPEATS * seed + repeat)
@@ -163,6 +174,46 @@ def fit_ensemble(
     return MixtureEnsemble(mixtures, class_votes)
 
 
+def _fit_taught(
+    x: Array,
+    scores: Array,
+    taught: NDArray[np.int64],
+    n_classes: int,
+    normal_known: bool,
+    dimensions: Sequence[int],
+    extra_components: Sequence[int],
+    seed: int,
+) -> MixtureEnsemble:
+    """Return the ensemble in which the classes (M,) of taught regions are fixed.
+
+    Clusters are numbered: the taught classes by number, then the others.
+    """
+    if len(taught) != len(x) or taught.max() >= n_classes:
+        raise ValueError(f"{len(taught)} taught classes of {n_classes} for {len(x)} regions")
+    classes = np.unique(taught[taught != FREE])
+    normal_free = not normal_known and 0 not in classes
+    numbers = [k for k in range(0 if normal_free else 1, n_classes) if k not in classes]
+    k = len(classes) + len(numbers)
+    clusters = np.where(taught == FREE, FREE, np.searchsorted(classes, taught))
+    mixtures = [
+        fit_mixture(x, layer, d, k + extra, _REPEATS * seed + repeat, clusters)
+        for repeat in range(_REPEATS)
+        for layer in range(x.shape[1])
+        for d in dimensions
+        for extra in extra_components
+    ]
+    responsibilities = _responsibilities(mixtures, x)
+    labels = taught_kmeans(responsibilities, clusters, k, seed=seed, restarts=_RESTARTS_OF_THE_VOTE)
+    votes = responsibilities.T @ np.eye(k)[labels]
+    votes /= np.maximum(votes.sum(1, keepdims=True), 1e-12)
+    free = (responsibilities @ votes)[:, len(classes) :]
+    order = _class_order(free, scores if normal_free else None) if len(numbers) else []
+    class_votes = np.zeros((len(votes), n_classes))
+    class_votes[:, classes] = votes[:, : len(classes)]
+    class_votes[:, numbers] = votes[:, len(classes) :][:, order]
+    return MixtureEnsemble(mixtures, class_votes)
+
+
 def _check(
     x: Array,
     scores: Array,
@@ -180,8 +231,18 @@ def _check(
         raise ValueError(f"extra_components are {list(extra_components)}: give 0 or more")
 
 
-def fit_mixture(x: Array, layer: int, dimensions: int, n_components: int, seed: int) -> Mixture:
-    """Fit one mixture, in fewer dimensions where there are not four regions for each."""
+def fit_mixture(
+    x: Array,
+    layer: int,
+    dimensions: int,
+    n_components: int,
+    seed: int,
+    taught: NDArray[np.int64] | None = None,
+) -> Mixture:
+    """Fit one mixture, in fewer dimensions where there are not four regions for each.
+
+    `taught` (M,) gives the component of a region, or `FREE`.
+    """
     rows = x[:, layer]
     d = min(dimensions, rows.shape[1], max(1, len(rows) // _SAMPLES_PER_DIMENSION))
     if len(rows) < 2 or len(np.unique(rows, axis=0)) < 2:
@@ -190,6 +251,16 @@ def fit_mixture(x: Array, layer: int, dimensions: int, n_components: int, seed: 
         )
     pca = PCA(d, random_state=seed)
     points = pca.fit_transform(rows)
+    if taught is not None:
+        fitted = taught_gaussians(points, taught, n_components, seed=seed)
+        return Mixture(
+            layer,
+            np.asarray(pca.mean_),
+            np.asarray(pca.components_),
+            fitted.centres,
+            fitted.precision_cholesky,
+            np.log(fitted.weights),
+        )
     gaussians = GaussianMixture(
         min(n_components, len(np.unique(points, axis=0))),
         covariance_type="tied",

@@ -39,3 +39,4 @@ def correct(
             f"corrects {n_corrected} of {len(regions)} regions"
         )
         say("update the report with `dvc repro report` (or `anomalyncd report`)")
+        say(f"let the next fit keep them with `anomalyncd teach {category}`")

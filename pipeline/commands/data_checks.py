@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.commands.checks import Line
+from pipeline.commands.image_health import sentences, unhealthy
 from pipeline.commands.part_hints import suggest_parts
 from pipeline.config.params import Params
 from pipeline.config.reading import load_params
@@ -42,7 +43,7 @@ def check_params(path: Path) -> tuple[Params | None, Line]:
 def check_data(params: Params, paths: ArtifactPaths, project: Path) -> tuple[int, list[Line]]:
     """Return the number of images without a finished run, and the lines about the data.
 
-    Images are counted by file name only.
+    Images are counted by file name; a sample is opened to see whether it looks healthy.
     """
     total, lines = 0, []
     for category in params.dataset.categories:
@@ -51,12 +52,25 @@ def check_data(params: Params, paths: ArtifactPaths, project: Path) -> tuple[int
         total += 0 if finished else n_images
         lines.append(line)
         lines += _parts(category, params, project)
+        lines += _health(category, params, project)
     return total, [
         *lines,
         *_demo(paths),
         *_demo_root(params, project),
         *_base(params, project),
     ]
+
+
+def _health(category: str, params: Params, project: Path) -> Iterator[Line]:
+    """Name images that look dark, overexposed, blurred or the same again; they are used."""
+    try:
+        scan = _scan(category, params, project)
+    except (DatasetError, OSError):
+        return
+    root = project / params.dataset.root / category
+    paths = [entry.path for entry in scan.entries if entry.split == "query"]
+    for sentence in sentences(unhealthy(root, paths, params.manifest.bits), len(paths)):
+        yield Line("warning", f"health {category}", sentence, "look at them; they are used as is")
 
 
 def _demo(paths: ArtifactPaths) -> Iterator[Line]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from pipeline.commands.image_health import sentences, unhealthy
 from pipeline.commands.part_hints import suggest_parts
 from pipeline.config.params import Base, Manifest
 from pipeline.config.section import CATEGORY_RULE, ConfigError, is_category_name
@@ -101,6 +102,9 @@ def describe(name: str, folder: Path, dataset: Dataset) -> Iterator[str]:
     hint = unused_bits(dataset.largest, Manifest().bits)
     if hint is not None:
         yield f"  {hint}"
+    bad = unhealthy(folder, [sample.path for sample in queries], Manifest().bits)
+    for sentence in sentences(bad, len(queries)):
+        yield f"  {printable(sentence)}"
     paths = [sample.path for sample in dataset.samples]
     parts = suggest_parts(paths, label_folders=dataset.layout != "folder")
     if parts is not None:

@@ -23,12 +23,12 @@ from ruamel.yaml.comments import CommentedMap
 
 from pipeline.config.reading import read_yaml
 from pipeline.config.section import ConfigError
-from pipeline.io.class_tree import has_tree, read_start
+from pipeline.io.class_tree import has_tree, moved_classes, read_start
 from pipeline.io.files import free_path, replacing, write_text
 from pipeline.io.paths import ArtifactPaths
 from pipeline.io.region_table import read_predicted
 from pipeline.io.schemas import CROPS
-from pipeline.io.tables import read_parquet
+from pipeline.io.tables import read_metadata, read_parquet
 
 NAMES = Path("names.yaml")
 NORMAL = "normal"
@@ -85,11 +85,11 @@ def names_for(path: Path, category: str, paths: ArtifactPaths) -> ClassNames:
     names = read_names(path).get(category, ClassNames())
     problem = _problem(path, category, paths, names)
     if problem is None:
-        return names
+        return _with_taught(names, category, paths, own=True)[0]
     carried = carried_names(category, paths, names)
     if carried is None:
         raise ConfigError(problem)
-    return carried[0]
+    return _with_taught(carried[0], category, paths, own=False)[0]
 
 
 def names_or_numbers(
@@ -104,9 +104,53 @@ def names_or_numbers(
     if problem is not None:
         carried = carried_names(category, paths, names)
         if carried is not None:
-            return carried
-        return ClassNames(), (f"Classes are shown by number: {problem}",)
-    return names, ()
+            found, notes = _with_taught(carried[0], category, paths, own=False)
+            return found, (*carried[1], *notes)
+        known, _ = _with_taught(ClassNames(), category, paths, own=False)
+        return known, (f"Classes are shown by number: {problem}",)
+    return _with_taught(names, category, paths, own=True)
+
+
+def _with_taught(
+    names: ClassNames, category: str, paths: ArtifactPaths, *, own: bool
+) -> tuple[ClassNames, tuple[str, ...]]:
+    """Return the names with those of classes that people taught by examples, and notes.
+
+    Names given in this run (`own`) count more than those of examples; names carried over from an
+    earlier one count less, and a note says where such a name went.
+    """
+    taught = taught_names(paths, category)
+    if not taught:
+        return names, ()
+    if own:
+        return ClassNames({**taught, **names.names}, names.run), ()
+    where = {name: number for number, name in taught.items()}
+    kept, notes = dict(taught), []
+    for number, name in names.names.items():
+        if number in taught:
+            if taught[number] != name:
+                notes.append(f"Class {number} was {name}, and is {taught[number]} by the examples.")
+        elif name in where:
+            notes.append(f"Class {number} was {name}; by the examples class {where[name]} is now.")
+        else:
+            kept[number] = name
+    return ClassNames(kept, names.run), tuple(notes)
+
+
+def taught_names(paths: ArtifactPaths, category: str) -> dict[int, str]:
+    """Return the names of the classes that people taught by examples, by number."""
+    path = paths.predict(category) / "regions.parquet"
+    if not path.exists():
+        return {}
+    taught = read_metadata(path).get("taught")
+    if not taught:
+        return {}
+    numbers = {int(number): str(name) for number, name in taught["names"].items()}
+    if not has_tree(paths, category):
+        return numbers
+    start, moved = read_start(paths, category).numbers, moved_classes(paths, category)
+    at = {start[number]: name for number, name in numbers.items() if number < len(start)}
+    return {number: name for number, name in at.items() if number not in moved}
 
 
 def carried_names(

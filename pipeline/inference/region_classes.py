@@ -18,6 +18,7 @@ from pipeline.clustering.descriptors import descriptor_space, l2_normalise, one_
 from pipeline.clustering.ensemble import fit_ensemble
 from pipeline.clustering.normal_images import known_normal
 from pipeline.clustering.novelty import fit_novelty
+from pipeline.clustering.taught import FREE
 from pipeline.config.params import Compute, Predict
 from pipeline.inference.region_features import fitted_rows, normal_of_set
 from pipeline.io.networks import load_blocks, load_classifier, trained_sections
@@ -131,8 +132,9 @@ def fit_regions(
     n_classes: int,
     options: Predict,
     parts: NDArray[np.int64] | None = None,
+    taught: NDArray[np.int64] | None = None,
 ) -> RegionModel:
-    """Fit the classifier of regions to a set, without labels.
+    """Fit the classifier of regions to a set, without labels or with a few.
 
     Of more than `predict.sample` regions that are not normal, to a sample (`fitted_rows`).
 
@@ -149,6 +151,9 @@ def fit_regions(
     parts
         Numbers (M,) of the parts that their images show, each of which the mixtures see once; None:
         each image by itself.
+    taught
+        Classes (M,) that people gave to regions, or `FREE`; they are fixed in the mixtures,
+        whatever the score of their image. None: of no region.
     """
     normal, limit = normal_of_set(
         options.normal,
@@ -159,14 +164,21 @@ def fit_regions(
         false_alarms=options.false_alarms,
         assumed_normal=options.assumed_normal,
     )
-    rows = fitted_rows(crops, normal, options.sample, options.seed)
+    fixed = np.full(len(crops), FREE) if taught is None else np.asarray(taught, np.int64)
+    normal &= fixed == FREE
+    sampled = fitted_rows(crops, normal, options.sample, options.seed)
+    rows = np.union1d(sampled, np.flatnonzero(fixed != FREE))
     seen = seen.rows(rows)
     if seen.pooled is None:
         return RegionModel(limit, fit_novelty(seen.features))
     space = descriptor_space(seen.pooled)
     descriptors = space(seen.pooled)
     images = pd.factorize(crops["sample_id"])[0][rows]
-    shown = None if parts is None else parts[rows]
+    shown = None if parts is None else parts[rows].copy()
+    fixed = fixed[rows]
+    if shown is not None:  # what people classified stands for itself
+        known = np.flatnonzero(fixed != FREE)
+        shown[known] = shown.max(initial=0) + 1 + np.arange(len(known))
     ensemble = fit_ensemble(
         one_row_a_part(descriptors, images, shown),
         one_row_a_part(crops["score"].to_numpy()[rows], images, shown),
@@ -175,6 +187,7 @@ def fit_regions(
         dimensions=options.dimensions,
         extra_components=options.extra_components,
         seed=options.seed,
+        taught=one_row_a_part(fixed, images, shown).round().astype(np.int64),
     )
     return RegionModel(limit, fit_novelty(descriptors), space, ensemble)
 

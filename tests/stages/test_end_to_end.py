@@ -25,7 +25,7 @@ from tests.graph import ROOT
 
 COPIED = (
     "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore",
-    "names.yaml", "data/choices", "data/corrections", "data/identity",
+    "names.yaml", "data/choices", "data/corrections", "data/examples", "data/identity",
     "pipeline", "stages",
 )  # fmt: skip
 FIRST_STAGES = {"demo", "backbone", "base", "manifest@a b", "maps@a b"}
