@@ -19,7 +19,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from dvc.repo import Repo  # type: ignore[import-untyped]
+from dvc.repo import Repo
 from ruamel.yaml import YAML
 
 from benchmarks.speed.growth import CATEGORY, make_checkout, run, stage_rows
