@@ -59,7 +59,8 @@ def parts_by_file(file: Place, known: Iterable[str]) -> dict[str, str]:
         text = read_bytes(file, LARGEST_FILE).decode("utf-8-sig")
         rows = list(csv.reader(io.StringIO(text, newline="")))
     except OSError as error:
-        raise DatasetError(f"manifest.part: {file}: {error.strerror or error}") from error
+        reason = str(error.strerror or error)
+        raise DatasetError(f"manifest.part: {file} cannot be read ({reason})") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(f"manifest.part: {file} cannot be read as CSV ({error})") from error
     if not rows or rows[0] != COLUMNS:
