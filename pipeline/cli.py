@@ -19,14 +19,13 @@ from pipeline.commands.export import export
 from pipeline.commands.fit import check_fit
 from pipeline.commands.init import init
 from pipeline.commands.name import name
-from pipeline.commands.options import NamesOption
+from pipeline.commands.options import NAMES, NamesOption
 from pipeline.commands.preset import preset
 from pipeline.commands.promote import promote
 from pipeline.commands.reshape import UndoOption, merge, split
 from pipeline.config.reading import load_params
 from pipeline.config.section import ConfigError
 from pipeline.config.signature import arguments
-from pipeline.curation.names import NAMES
 from pipeline.distributed.engines import engine_of
 from pipeline.executor import using
 from pipeline.io.paths import ArtifactPaths
