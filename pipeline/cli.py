@@ -22,7 +22,7 @@ from pipeline.commands.fit import check_fit
 from pipeline.commands.init import init
 from pipeline.commands.inventory import inventory
 from pipeline.commands.name import name
-from pipeline.commands.options import NamesOption
+from pipeline.commands.options import NAMES, NamesOption
 from pipeline.commands.preset import preset
 from pipeline.commands.promote import promote
 from pipeline.commands.reshape import UndoOption, merge, split
@@ -30,7 +30,6 @@ from pipeline.commands.teach import teach
 from pipeline.config.reading import load_params
 from pipeline.config.section import ConfigError
 from pipeline.config.signature import arguments
-from pipeline.curation.names import NAMES
 from pipeline.distributed.engines import engine_of
 from pipeline.distributed.ranks import joined, launch, processes, started
 from pipeline.executor import using

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from pipeline.curation.names import NAMES as NAMES
+
 CategoryArgument = Annotated[str, typer.Argument(help="One of dataset.categories.")]
 CategoryOption = Annotated[str, typer.Option("--category", help="One of dataset.categories.")]
 ParamsOption = Annotated[Path, typer.Option("--params", help="Parameter file.")]
