@@ -33,6 +33,7 @@ from pipeline.inference.map_settings import settle
 from pipeline.inference.region_features import pooled_tokens
 from pipeline.io import networks as model_store
 from pipeline.io.paths import ArtifactError, ArtifactPaths
+from pipeline.io.region_classifier import load_region_model
 from pipeline.io.schemas import CROPS, IMAGES, MERGED, REGIONS
 from pipeline.io.tables import read_json, read_parquet, write_parquet
 from stages import train
@@ -494,3 +495,16 @@ def test_every_parameter_has_a_test() -> None:
     found |= engine  # distributed/test_dask
     sections = Params().model_dump(by_alias=True)
     assert found == {(section, key) for section, keys in sections.items() for key in keys}
+
+
+def test_regions_are_described_at_the_size_of_the_views(made: Path) -> None:
+    """What `predict` keeps is what the fitted classifier makes of tokens at `views.image_size`."""
+    paths, params = ArtifactPaths(made / "data"), parse_params(settings(made))
+    layers, size = params.predict.layers, params.views.image_size
+    tokens = pooled_tokens(paths, CATEGORY, params.compute, layers, image_size=size)
+    model, _ = load_region_model(paths.predict(CATEGORY))
+    assert model.space is not None
+    assert model.vote is not None
+    regions = read_parquet(paths.predict(CATEGORY) / "regions.parquet", REGIONS)
+    expected = model.vote.components(model.space(tokens))
+    np.testing.assert_allclose(np.stack(regions["embedding"]), expected, rtol=1e-4, atol=1e-5)
