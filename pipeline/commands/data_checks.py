@@ -13,6 +13,7 @@ from pipeline.config.params import Params
 from pipeline.config.reading import load_params
 from pipeline.config.section import ConfigError
 from pipeline.demo.camera import NORMAL, PRODUCTS
+from pipeline.errors import AnomalyNCDError
 from pipeline.io.dataset_formats import DatasetError, Scan, scan_folder
 from pipeline.io.datasets import unused_bits
 from pipeline.io.demo_files import foreign_file
@@ -65,9 +66,11 @@ def _health(category: str, params: Params, project: Path) -> Iterator[Line]:
     """Name images that look dark, overexposed, blurred or the same again; they are used."""
     try:
         scan = _scan(category, params, project)
-    except (DatasetError, OSError):
+        root = source_of(_root(params, project) / category)
+    except (AnomalyNCDError, OSError):
         return
-    root = project / params.dataset.root / category
+    if not isinstance(root, Path):
+        return  # a bucket: nothing is fetched for this
     paths = [entry.path for entry in scan.entries if entry.split == "query"]
     for sentence in sentences(unhealthy(root, paths, params.manifest.bits), len(paths)):
         yield Line("warning", f"health {category}", sentence, "look at them; they are used as is")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config.section import ConfigError
+from pipeline.errors import AnomalyNCDError
 from pipeline.io.images import ImageError, read_image, sample_id
 from pipeline.io.parts import is_part_file, parts_by_expression
 from pipeline.io.results import COLUMNS, ResultLog, text_cell, worst
@@ -133,7 +134,7 @@ def watch(line: LineWatch, *, once: bool, interval: float) -> bool:
     return all_good
 
 
-class StoppedError(Exception):
+class StoppedError(AnomalyNCDError):
     """A signal ended `--once` before all images were looked at."""
 
 

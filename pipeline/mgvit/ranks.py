@@ -21,7 +21,7 @@ from pipeline.errors import AnomalyNCDError
 Index = NDArray[np.int64]
 
 
-class LostRankError(RuntimeError):
+class LostRankError(AnomalyNCDError):
     """Another rank does not answer: it ended, or the network between them did."""
 
 

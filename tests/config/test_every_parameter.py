@@ -478,6 +478,7 @@ ELSEWHERE = {
     "compare": ("stages/test_compare", "methods input budget seeds open"),
     "merge": ("config/test_every_parameter", "weights temperature"),
     "compute": ("stages/test_maps", "memory_mb"),
+    "predict": ("stages/test_predict", "assumed_normal"),
 }
 """Parameters without a case here, and the file that tests them."""
 
@@ -493,6 +494,7 @@ def test_every_parameter_has_a_test() -> None:
     found.add(("compute", "device"))  # test_a_device_that_is_not_there_is_named
     engine = {("compute", key) for key in ("engine", "address", "workers")}
     found |= engine  # distributed/test_dask
+    found.add(("train", "ranks"))  # distributed/test_ranks
     sections = Params().model_dump(by_alias=True)
     assert found == {(section, key) for section, keys in sections.items() for key in keys}
 

@@ -52,7 +52,9 @@ def write_manifest(root: Path, artifacts: ArtifactPaths) -> list[str]:
         cv2.imwrite(str(root / NAME / f"{i}.png"), pixels)
     rows = {"sample_id": ids, "path": [f"{i}.png" for i in range(6)], "split": "query"}
     frame = pd.DataFrame({**rows, "height": 48, "width": 64, "channels": 3, "part": ids})
-    write_parquet(artifacts.manifest(NAME) / "images.parquet", frame, schemas.IMAGES)
+    reference = frame[:1].assign(sample_id="r0", path="r0.png", split="normal", part="r0")
+    listed = pd.concat([frame, reference], ignore_index=True)
+    write_parquet(artifacts.manifest(NAME) / "images.parquet", listed, schemas.IMAGES)
     labels = pd.DataFrame({"sample_id": ids, "label": LABELS})
     write_parquet(artifacts.manifest(NAME) / "labels.parquet", labels, schemas.LABELS)
     mask = np.zeros((48, 64), np.uint8)
@@ -78,7 +80,11 @@ def write_maps(artifacts: ArtifactPaths, ids: list[str]) -> None:
 
 def write_classifier(artifacts: ArtifactPaths) -> None:
     stored = {"score_limit": 0.4, "score_limit_basis": "references", "false_alarms": 0.05}
-    content = {**stored, "separation": 2.5, "params": {"predict": {"normal": "scores"}}}
+    content = {
+        **stored,
+        "separation": 2.5,
+        "params": {"predict": {"normal": "scores", "false_alarms": 0.05}},
+    }
     write_json(artifacts.predict(NAME) / "classifier.json", content)
     known = pd.DataFrame({"sample_id": ["r0"], "score": [0.3], "image_score": [0.4]})
     write_parquet(artifacts.maps(NAME) / "references.parquet", known, schemas.REFERENCE_SCORES)

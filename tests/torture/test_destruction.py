@@ -54,6 +54,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     empty = pd.DataFrame(columns=CLASSIFIED.names)
     done = tmp_path / "classified"
+    monkeypatch.setattr("pipeline.commands.classify.promise_of_run", lambda *_: None)
     monkeypatch.setattr(
         "pipeline.commands.classify.classify_images", lambda *_: (done.touch(), (empty, []))[1]
     )

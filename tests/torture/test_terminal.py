@@ -68,6 +68,7 @@ def test_files_that_classify_leaves_out_are_escaped(
     frame = pd.DataFrame(columns=CLASSIFIED.names)
     found = (frame, [(EVIL, f"the same bytes as {EVIL}")])
     monkeypatch.setattr("pipeline.commands.classify.classify_images", lambda *_: found)
+    monkeypatch.setattr("pipeline.commands.classify.promise_of_run", lambda *_: None)
     monkeypatch.chdir(tmp_path)
     arguments = ["classify", "raw/c", "--category", "c", "--out", "found.parquet"]
     result = CliRunner().invoke(app, arguments)
