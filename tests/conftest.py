@@ -1,5 +1,6 @@
 """What holds for all tests."""
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # No deadline: 200 ms an example are not much where other work shares the machine.
 settings.register_profile("anomalyncd", deadline=None)
 settings.load_profile("anomalyncd")
+
+
+@pytest.fixture(autouse=True)
+def _log_level() -> Iterator[None]:
+    """Put the level of the log back: ranks other than the first log errors alone."""
+    log = logging.getLogger("anomalyncd")
+    level = log.level
+    yield
+    log.setLevel(level)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -458,7 +458,7 @@ def test_verdicts_on_parts_are_shown_only_where_there_are_parts(
     shutil.copytree(made, root)
     table = ArtifactPaths(root / "data").manifest(NAME) / "images.parquet"
     frame = read_parquet(table, schemas.IMAGES)
-    frame["part"] = ["good", "good", "<b>", "<b>", "<b>", "last"]
+    frame["part"] = ["good", "good", "<b>", "<b>", "<b>", "last", "r0"]
     write_parquet(table, frame, schemas.IMAGES)
     section = part(page(root, manifest={"part": "parts.csv"}), "Parts")
     assert "3 parts, 2 of them not normal" in section
