@@ -6,7 +6,8 @@ That takes scores which could come in any order. Images of one part are alike, s
 by the highest score (`part_scores`): one odd part of six exposures is one of R parts, not six of
 the highest images.
 Without references two modes of the set's own scores decide. Where none stands out, the images with
-the lowest scores are taken as normal, as most sets hold so many, and looks decide about the others.
+the lowest scores are taken as normal, a share that the user can set, and looks decide about the
+others.
 """
 
 from __future__ import annotations

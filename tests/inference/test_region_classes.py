@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import adjusted_rand_score
 
+from pipeline.clustering.taught import FREE
 from pipeline.config.params import Predict
 from pipeline.inference import region_classes
 from pipeline.inference.region_classes import Seen, classify_regions, fit_regions
@@ -128,3 +129,13 @@ def test_heads_know_a_sample_too() -> None:
     by_heads = Seen(probabilities=np.full((60, 3), 1 / 3), embeddings=seen.pooled[:, 0])
     model = fit_regions(by_heads, crops, np.full(60, 0.5), np.zeros(0), 3, options)
     assert len(model.known.unit_descriptors) == 10
+
+
+def test_taught_regions_are_fitted_to_whatever_the_sample_holds() -> None:
+    seen, crops, kinds = regions()
+    scores, options = np.full(60, 0.5), OPTIONS.model_copy(update={"sample": 5})
+    taught = np.where(kinds == 2, 2, FREE)
+    model = fit_regions(seen, crops, scores, np.zeros(0), 3, options, None, taught)
+    assert 20 <= len(model.known.unit_descriptors) <= 25
+    found = classify_regions(seen, crops["area_px"], scores, model, options)
+    assert (found.probabilities[kinds == 2].argmax(1) == 2).all()
